@@ -1,0 +1,144 @@
+"""What a model costs: parameters and training FLOPs by component. The only file that counts.
+
+Conventions differ between papers and move the fitted exponents (arXiv:2406.19146), so each count has a name and none
+is the default. A multiply-add is two FLOPs, and a training step costs three forward passes: each matrix product is
+met again in the gradients of its two factors (arXiv:2001.08361, section 2.1).
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Literal
+
+from scaling.spec import ModelSpec, Refusal, RunSpec
+
+ParamConvention = Literal["matmul", "kaplan", "total"]
+FlopConvention = Literal["exact", "matmul", "kaplan", "chinchilla"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParamCount:
+    """Parameters by component, in scalars. `head` is counted whether or not it shares the embedding's table."""
+
+    embedding: int  # input table
+    positions: int  # table of learned positions
+    attention: int  # query, key, value and output projections
+    mlp: int
+    norms: int  # gains
+    head: int  # output projection
+    shared: int  # scalars that embedding and head have in common: the whole table when tied, else 0
+
+    @property
+    def kaplan(self) -> int:
+        """N without embeddings, head and sub-leading terms (arXiv:2001.08361, table 1)."""
+        return self.attention + self.mlp
+
+    @property
+    def matmul(self) -> int:
+        """N that multiplies each token: non-embedding and head (arXiv:2406.19146, section 3.1)."""
+        return self.kaplan + self.head
+
+    @property
+    def total(self) -> int:
+        """N as stored, every scalar once (arXiv:2203.15556)."""
+        return self.embedding + self.positions + self.norms + self.matmul - self.shared
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlopCount:
+    """Training FLOPs of one token by component; optimizer and rematerialisation are not among them."""
+
+    attention: int  # the four projections
+    scores_causal: int  # scores and weighted values, on or below the diagonal only: what is useful
+    scores_dense: int  # the same over the full square, as a kernel without causal skipping executes it
+    mlp: int
+    head: int
+
+    @property
+    def exact(self) -> int:
+        """Useful matrix-product FLOPs: the compute axis of every law here."""
+        return self.attention + self.scores_causal + self.mlp + self.head
+
+
+def count_params(model: ModelSpec) -> ParamCount:
+    """Parameters of the model that `scaling.train.model` builds, exactly."""
+    has_attention = model.attention == "causal"
+    table = model.vocab_size * model.d_model
+    mlp_matrices = 3 if model.mlp == "swiglu" else 2
+    return ParamCount(
+        embedding=table,
+        positions=model.context * model.d_model if model.positions == "learned" else 0,
+        attention=model.n_layers * 4 * model.d_model**2 if has_attention else 0,
+        mlp=model.n_layers * mlp_matrices * model.d_model * model.d_ff,
+        norms=(model.n_layers * (2 if has_attention else 1) + 1) * model.d_model,
+        head=table,
+        shared=table if model.tied else 0,
+    )
+
+
+def count_flops(model: ModelSpec) -> FlopCount:
+    """Training FLOPs per token at full context, forward and backward.
+
+    A query of a causal model meets (context + 1) / 2 keys on average, and each meeting costs one product for the
+    score and one for the weighted value, of d_model multiply-adds each over all heads.
+    """
+    params = count_params(model)
+    meeting = 3 * 2 * 2 * model.n_layers * model.d_model if model.attention == "causal" else 0
+    return FlopCount(
+        attention=6 * params.attention,
+        scores_causal=meeting * (model.context + 1) // 2,
+        scores_dense=meeting * model.context,
+        mlp=6 * params.mlp,
+        head=6 * params.head,
+    )
+
+
+def flops_per_token(model: ModelSpec, convention: FlopConvention) -> int:
+    """Training FLOPs of one token as `convention` counts them; all but exact are 6 N."""
+    params = count_params(model)
+    return {
+        "exact": count_flops(model).exact,
+        "matmul": 6 * params.matmul,
+        "kaplan": 6 * params.kaplan,
+        "chinchilla": 6 * params.total,
+    }[convention]
+
+
+def train_flops(run: RunSpec, convention: FlopConvention = "exact") -> int:
+    """C: training FLOPs of a run from its first step, a branch's share of its trunk included."""
+    return run.tokens * flops_per_token(run.model, convention)
+
+
+def marginal_flops(run: RunSpec) -> int:
+    """FLOPs that this run itself executes: a branch starts where it leaves its trunk."""
+    shared_steps = run.branch.step if run.branch else 0
+    return (run.steps - shared_steps) * run.batch_tokens * flops_per_token(run.model, "exact")
+
+
+def at_width(model: ModelSpec, d_model: int) -> ModelSpec:
+    """The same shape at another width: d_ff keeps its ratio, and heads their size where the width holds one."""
+    d_ff = round(model.d_ff * d_model / model.d_model)
+    return dataclasses.replace(model, d_model=d_model, d_ff=d_ff, d_head=min(model.d_head, d_model))
+
+
+def nearest_shape(model: ModelSpec, n_params: float, convention: ParamConvention) -> ModelSpec:
+    """The width, in whole heads, whose parameters come nearest to `n_params` in ratio.
+
+    Raises `Refusal` when even that misses by more than 5 %: depth, head size or vocabulary must give instead.
+    """
+    if not n_params >= 1:
+        raise Refusal(f"n_params = {n_params:g}: must be at least 1")
+
+    def count(heads: int) -> int:
+        return getattr(count_params(at_width(model, heads * model.d_head)), convention)
+
+    heads = 1
+    while count(heads) < n_params:
+        heads += 1
+    best = min({max(1, heads - 1), heads}, key=lambda h: max(count(h) / n_params, n_params / count(h)))
+    miss = count(best) / n_params - 1
+    if abs(miss) > 0.05:
+        raise Refusal(
+            f"n_params = {n_params:g}: the nearest width in heads of {model.d_head} is {best * model.d_head} with "
+            f"{count(best)} ({miss:+.0%}); change n_layers or d_head, or ask for {count(best)}"
+        )
+    return at_width(model, best * model.d_head)

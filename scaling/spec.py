@@ -1,0 +1,304 @@
+"""What one run is: the numbers that fix its loss curve, and nothing else.
+
+A spec is inert: it reads no file, starts nothing and never changes. Where a run executes (devices, worker, kernel)
+may change the clock but not the curve, so it has no field here; `scaling.train.placement` owns it.
+
+`faults(spec)` lists everything that is wrong with a spec, and `refuse_faulty` raises them together: a user mends a
+study once, not one error at a time.
+"""
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import math
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+S = TypeVar("S")
+
+
+class Refusal(ValueError):
+    """A request that is refused before any compute; `faults` holds one line for each thing that is wrong."""
+
+    def __init__(self, faults: str | Iterable[str]):
+        self.faults: tuple[str, ...] = (faults,) if isinstance(faults, str) else tuple(faults)
+        super().__init__("\n".join(self.faults))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """A pre-norm decoder-only transformer (arXiv:1706.03762; RMSNorm arXiv:1910.07467)."""
+
+    n_layers: int
+    d_model: int
+    d_ff: int  # hidden width of the MLP, of each of its two input matrices when gated
+    vocab_size: int
+    context: int  # tokens that one prediction may look back on
+    d_head: int = 16  # fixed while the width grows, so that attention is the same thing at every size
+    attention: Literal["causal", "none"] = "causal"  # none: each token is predicted from the last one alone
+    mlp: Literal["gelu", "swiglu"] = "gelu"  # swiglu: arXiv:2002.05202
+    positions: Literal["rotary", "learned", "none"] = "rotary"  # rotary: arXiv:2104.09864
+    tied: bool = False  # the head reads out with the embedding table
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"  # of activations; weights and reductions stay float32
+
+    @property
+    def n_heads(self) -> int:
+        return self.d_model // self.d_head
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimSpec:
+    """How the weights move. Rates are per optimizer step; `scaling.train.parametrization` scales them by width."""
+
+    name: Literal["adamw", "sgd"] = "adamw"  # adamw: arXiv:1711.05101; sgd: with momentum (heavy ball)
+    peak_lr: float
+    schedule: Literal["constant", "wsd", "cosine"] = "wsd"  # after warm-up; cosine ends exactly at the last step
+    warmup_steps: int = 0
+    cooldown_steps: int = 0  # wsd: length of the final linear decay to zero (arXiv:2405.18392)
+    final_lr: float = 0.0  # cosine: what is left at the last step, as a fraction of peak_lr
+    beta1: float = 0.9
+    beta2: float = 0.95
+    epsilon: float = 1e-8
+    momentum: float = 0.9  # sgd only
+    weight_decay: float = 0.0  # per step, times the learning rate; on matrices only, whatever their width
+    clip_norm: float = 1.0  # largest norm of the whole gradient
+    parametrization: Literal["width", "standard"] = "width"  # width: learning rates transfer across d_model
+    base_width: int = 16  # d_model at which both parametrizations are the same
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSpec:
+    """Which tokens, in which order. Sources: bytes:stdlib, text:PATH, tokens:PATH, zipf-facts (see `scaling.data`)."""
+
+    source: str
+    seed: int = 0  # of the order in which windows of text are read
+    max_epochs: int = 1  # how often a run may read the same text; more tokens than that are refused
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalSpec:
+    """What the loss is measured on: always the first `tokens` of the held-out text, cut into windows of the context."""
+
+    tokens: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Branch:
+    """Where a cooldown leaves its trunk."""
+
+    trunk: str  # id of the run with a constant schedule
+    step: int  # optimizer steps taken on the trunk before leaving it
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSpec:
+    """One training run: from these numbers its curve follows."""
+
+    model: ModelSpec
+    optim: OptimSpec
+    data: DataSpec
+    eval: EvalSpec
+    batch: int  # sequences per optimizer step, over all devices
+    steps: int  # optimizer steps, those taken on the trunk included
+    seed: int = 0  # of the initial weights
+    branch: Branch | None = None
+
+    @property
+    def batch_tokens(self) -> int:
+        return self.batch * self.model.context
+
+    @property
+    def tokens(self) -> int:
+        """D: tokens that were predicted in training, repeats included."""
+        return self.steps * self.batch_tokens
+
+    @property
+    def id(self) -> str:
+        """Twelve hex digits: equal specs, equal ids, on any machine.
+
+        Fields at their default do not enter, so that a later version may add a field without renaming old runs; a
+        default, once published, therefore never changes.
+        """
+        text = json.dumps(_changed(self), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _changed(spec: Any) -> dict[str, Any]:
+    """The fields that differ from their defaults, nested."""
+    changed = {}
+    for field in dataclasses.fields(spec):
+        value = getattr(spec, field.name)
+        if value != field.default:
+            changed[field.name] = _changed(value) if dataclasses.is_dataclass(value) else value
+    return changed
+
+
+def to_json(spec: Any) -> dict[str, Any]:
+    """Every field of a spec, nested, as JSON values."""
+    return dataclasses.asdict(spec)
+
+
+def from_json(kind: type[S], values: Mapping[str, Any]) -> S:
+    """A spec from what `to_json` gave; unknown and missing names are refused together."""
+    hints = typing.get_type_hints(kind)
+    fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    faults = [f"{name}: {kind.__name__} has no such field{_did_you_mean(name, fields)}" for name in values.keys() - fields]
+    faults += [
+        f"{name}: {kind.__name__} needs this field"
+        for name, field in fields.items()
+        if name not in values and field.default is dataclasses.MISSING
+    ]
+    if faults:
+        raise Refusal(sorted(faults))
+    nested = {name: _spec_type(hints[name]) for name in values}
+    return kind(
+        **{name: from_json(nested[name], v) if nested[name] and v is not None else v for name, v in values.items()}
+    )
+
+
+def _spec_type(hint: Any) -> Any:
+    """The spec class behind `Spec` or `Spec | None`, or None for a plain value."""
+    return next((t for t in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(t)), None)
+
+
+def _did_you_mean(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {near[0]}?" if near else f"; there are {', '.join(sorted(known))}"
+
+
+def override(run: RunSpec, changes: Mapping[str, str]) -> RunSpec:
+    """A run with some fields replaced, as `--set optim.peak_lr=1e-3` asks.
+
+    Values are text and take the field's type. Raises `Refusal` naming every unknown field and ill-typed value.
+    """
+    faults = []
+    for path, text in changes.items():
+        try:
+            run = _replaced(run, path.split("."), text, path)
+        except Refusal as refusal:
+            faults += refusal.faults
+    if faults:
+        raise Refusal(faults)
+    return run
+
+
+def _replaced(spec: S, path: list[str], text: str, whole: str) -> S:
+    name, *rest = path
+    hints = typing.get_type_hints(type(spec))
+    if name not in hints or name == "branch":
+        raise Refusal(f"--set {whole}={text}: {type(spec).__name__} has no field {name!r}{_did_you_mean(name, hints)}")
+    inner = getattr(spec, name)
+    if dataclasses.is_dataclass(inner) != bool(rest):
+        wanted = f"name one of its fields, e.g. {whole}.{dataclasses.fields(inner)[0].name}" if not rest else "it is a plain value"  # type: ignore[arg-type]
+        raise Refusal(f"--set {whole}={text}: {wanted}")
+    value = _replaced(inner, rest, text, whole) if rest else _parsed(hints[name], text, whole)
+    return dataclasses.replace(spec, **{name: value})  # type: ignore[type-var]
+
+
+def _parsed(hint: Any, text: str, whole: str) -> Any:
+    if typing.get_origin(hint) is Literal:
+        if text in typing.get_args(hint):
+            return text
+        raise Refusal(f"--set {whole}={text}: must be one of {', '.join(typing.get_args(hint))}")
+    try:
+        return {"true": True, "false": False}[text.lower()] if hint is bool else hint(text)
+    except (ValueError, KeyError):
+        kind = {int: "a whole number", float: "a number", bool: "true or false"}[hint]
+        raise Refusal(f"--set {whole}={text}: must be {kind}") from None
+
+
+def refuse_faulty(runs: Iterable[RunSpec]) -> None:
+    """Raise one `Refusal` with every distinct fault of these runs, or return."""
+    found = dict.fromkeys(fault for run in runs for fault in faults(run))
+    if found:
+        raise Refusal(found)
+
+
+def faults(run: RunSpec) -> list[str]:
+    """One line for each thing that is wrong with a run: field = value: rule."""
+    ill_typed = _ill_typed(run, "")
+    return ill_typed or [*_model_faults(run.model), *_optim_faults(run), *_run_faults(run)]
+
+
+def _ill_typed(spec: Any, prefix: str) -> list[str]:
+    lines = []
+    for name, hint in typing.get_type_hints(type(spec)).items():
+        value, path = getattr(spec, name), f"{prefix}{name}"
+        kind = _spec_type(hint)
+        if kind:
+            if isinstance(value, kind):
+                lines += _ill_typed(value, f"{path}.")
+            elif value is not None or hint is kind:
+                lines.append(f"{path} = {value!r}: must be a {kind.__name__}")
+        elif typing.get_origin(hint) is Literal:
+            if value not in typing.get_args(hint):
+                lines.append(f"{path} = {value!r}: must be one of {', '.join(typing.get_args(hint))}")
+        elif hint is float:
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+                lines.append(f"{path} = {value!r}: must be a finite number")
+        elif type(value) is not hint:
+            name_of = {int: "a whole number", bool: "true or false", str: "text"}[hint]
+            lines.append(f"{path} = {value!r}: must be {name_of}")
+    return lines
+
+
+def _below(low: int, **fields: int) -> list[str]:
+    return [f"{name.replace('__', '.')} = {v}: must be at least {low}" for name, v in fields.items() if v < low]
+
+
+def _model_faults(m: ModelSpec) -> list[str]:
+    lines = _below(1, model__n_layers=m.n_layers, model__d_model=m.d_model, model__d_ff=m.d_ff, model__d_head=m.d_head,
+                   model__context=m.context)  # fmt: skip
+    lines += _below(2, model__vocab_size=m.vocab_size)
+    if lines or m.attention == "none":
+        return lines
+    if m.d_model % m.d_head:
+        near = sorted({max(1, m.d_model // m.d_head) * m.d_head, (m.d_model // m.d_head + 1) * m.d_head})
+        lines.append(f"model.d_model = {m.d_model}: must be a multiple of model.d_head = {m.d_head}; near: {near}")
+    if m.positions == "rotary" and m.d_head % 2:
+        lines.append(f"model.d_head = {m.d_head}: rotary positions turn pairs, so it must be even")
+    return lines
+
+
+def _optim_faults(run: RunSpec) -> list[str]:
+    o = run.optim
+    lines = _below(0, optim__warmup_steps=o.warmup_steps, optim__cooldown_steps=o.cooldown_steps)
+    lines += _below(1, optim__base_width=o.base_width)
+    for name in ("peak_lr", "epsilon", "clip_norm"):
+        if getattr(o, name) <= 0:
+            lines.append(f"optim.{name} = {getattr(o, name):g}: must be above 0")
+    for name in ("beta1", "beta2", "momentum"):
+        if not 0 <= getattr(o, name) < 1:
+            lines.append(f"optim.{name} = {getattr(o, name):g}: must be in [0, 1)")
+    if o.weight_decay < 0:
+        lines.append(f"optim.weight_decay = {o.weight_decay:g}: must be at least 0")
+    if not 0 <= o.final_lr <= 1:
+        lines.append(f"optim.final_lr = {o.final_lr:g}: is a fraction of peak_lr, so it must be in [0, 1]")
+    if o.schedule != "wsd" and o.cooldown_steps:
+        lines.append(f"optim.cooldown_steps = {o.cooldown_steps}: only the wsd schedule cools down, not {o.schedule}")
+    if o.schedule == "wsd" and not o.cooldown_steps:
+        lines.append("optim.cooldown_steps = 0: the wsd schedule needs at least 1; without a cooldown say constant")
+    if o.schedule != "cosine" and o.final_lr:
+        lines.append(f"optim.final_lr = {o.final_lr:g}: only the cosine schedule ends above zero, not {o.schedule}")
+    if o.warmup_steps + o.cooldown_steps > run.steps:
+        lines.append(
+            f"steps = {run.steps}: must hold warm-up and cooldown, {o.warmup_steps} + {o.cooldown_steps} steps"
+        )
+    return lines
+
+
+def _run_faults(run: RunSpec) -> list[str]:
+    lines = _below(1, batch=run.batch, steps=run.steps, data__max_epochs=run.data.max_epochs)
+    lines += _below(0, seed=run.seed, data__seed=run.data.seed)
+    lines += _below(run.model.context, eval__tokens=run.eval.tokens)
+    if run.branch and not run.optim.warmup_steps <= run.branch.step <= run.steps - run.optim.cooldown_steps:
+        lines.append(
+            f"branch.step = {run.branch.step}: must lie between the end of warm-up ({run.optim.warmup_steps}) "
+            f"and the start of the cooldown ({run.steps - run.optim.cooldown_steps})"
+        )
+    if run.branch and run.optim.schedule == "cosine":
+        lines.append("optim.schedule = cosine: cannot branch from a trunk, whose learning rate is constant")
+    return lines

@@ -1,0 +1,58 @@
+"""Where a run executes. May change the clock, never the curve."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+MESH_AXES = ("data", "fsdp", "tensor")
+
+# Logical axis of a tensor -> mesh axes that split it. The only such table.
+RULES: Mapping[str | None, str | tuple[str, ...] | None] = {
+    "batch": ("data", "fsdp"),
+    "embed": "fsdp",
+    "heads": "tensor",
+    "ff": "tensor",
+    "vocab": "tensor",
+    "positions": None,
+    None: None,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """Sizes of the mesh axes; a laptop is (1, 1, 1)."""
+
+    data: int = 1  # copies of the weights, each with its share of the batch
+    fsdp: int = 1  # weights and optimizer state are cut along d_model, the batch too
+    tensor: int = 1  # heads, MLP hidden units and vocabulary are cut
+
+    def mesh(self) -> Mesh:
+        """The first data * fsdp * tensor devices; raises ValueError when there are fewer."""
+        sizes = (self.data, self.fsdp, self.tensor)
+        devices = jax.devices()
+        if math.prod(sizes) > len(devices):
+            raise ValueError(f"placement {sizes} needs {math.prod(sizes)} devices, here are {len(devices)}")
+        grid = np.array(devices[: math.prod(sizes)]).reshape(sizes)
+        # Auto on purpose: with explicit axes each contraction over a split dimension would have to name its result.
+        return Mesh(grid, MESH_AXES, axis_types=(jax.sharding.AxisType.Auto,) * len(MESH_AXES))
+
+
+def sharding(mesh: Mesh, *axes: str | None) -> NamedSharding:
+    """How a tensor with these logical axes lies on the mesh; `sharding(mesh)` is a copy on every device."""
+    return NamedSharding(mesh, PartitionSpec(*(RULES[axis] for axis in axes)))
+
+
+def fitting(mesh: Mesh, axes: tuple[str | None, ...], shape: tuple[int, ...]) -> NamedSharding:
+    """`sharding`, with the dimensions that the mesh cannot cut evenly left whole."""
+
+    def cut(axis: str | None, size: int) -> Any:
+        names = RULES[axis]
+        parts = math.prod(mesh.shape[name] for name in ((names,) if isinstance(names, str) else names or ()))
+        return names if size % parts == 0 else None
+
+    return NamedSharding(mesh, PartitionSpec(*(cut(axis, size) for axis, size in zip(axes, shape, strict=True))))

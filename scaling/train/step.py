@@ -1,0 +1,99 @@
+"""Many optimizer steps in one compiled call, as a pure function of (state, tokens)."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from scaling.spec import ModelSpec, OptimSpec
+from scaling.train.model import Transformer
+from scaling.train.optim import Knobs, moved, optimizer
+from scaling.train.parametrization import lr_multiplier
+
+PyTree = Any
+
+
+class TrainState(NamedTuple):
+    params: PyTree
+    opt_state: PyTree
+
+
+class StepMetrics(NamedTuple):
+    """One value a step, [K]."""
+
+    loss_K: jax.Array  # training loss before the step, nats per token
+    grad_norm_K: jax.Array  # before clipping
+
+
+def init_state(model: ModelSpec, optim: OptimSpec, key: jax.Array) -> TrainState:
+    params = nnx.state(Transformer(model, optim, key), nnx.Param)
+    knobs = Knobs.of(optim)
+    return TrainState(params, optimizer(optim.name, knobs).init(params))
+
+
+def graph(model: ModelSpec, optim: OptimSpec) -> nnx.GraphDef:
+    """The model without its weights."""
+    abstract = nnx.eval_shape(lambda: Transformer(model, optim, jax.random.key(0)))
+    return nnx.split(abstract, nnx.Param)[0]
+
+
+def mean_loss(params: PyTree, window_BxM: jax.Array, *, graphdef: nnx.GraphDef) -> jax.Array:
+    """Next-token cross-entropy of windows of M = context + 1 tokens, nats per token."""
+    return token_losses(params, window_BxM, graphdef=graphdef).mean()
+
+
+def token_losses(params: PyTree, window_BxM: jax.Array, *, graphdef: nnx.GraphDef) -> jax.Array:
+    """[B, context] float32."""
+    window_BxM = window_BxM.astype(jnp.int32)
+    logit_BxLxV = nnx.merge(graphdef, params)(window_BxM[:, :-1])
+    return optax.softmax_cross_entropy_with_integer_labels(logit_BxLxV, window_BxM[:, 1:])
+
+
+def train_steps(
+    state: TrainState,
+    window_KxBxM: jax.Array,
+    lr_K: jax.Array,
+    count: jax.Array,
+    knobs: Knobs,
+    *,
+    graphdef: nnx.GraphDef,
+    model: ModelSpec,
+    optim: OptimSpec,
+) -> tuple[TrainState, StepMetrics]:
+    """The first `count` of K steps.
+
+    The number of steps is an argument, so one compiled program serves chunks of any length, trunks, cooldowns and
+    restarts alike, and a step computes the same bits wherever a chunk begins. Of `optim` only the name and the
+    parametrization are read here; the rest comes as arguments.
+    """
+    tx = optimizer(optim.name, knobs)
+    multipliers = jax.tree.map(
+        lambda param: param.replace(lr_multiplier(param.get_metadata()["role"], model.d_model, optim)),
+        state.params,
+        is_leaf=lambda leaf: isinstance(leaf, nnx.Param),
+    )
+
+    def one_step(i: jax.Array, carry: tuple[TrainState, StepMetrics]) -> tuple[TrainState, StepMetrics]:
+        (params, opt_state), metrics = carry
+        loss, grads = jax.value_and_grad(mean_loss)(params, window_KxBxM[i], graphdef=graphdef)
+        directions, opt_state = tx.update(grads, opt_state, params)
+        params = jax.tree.map(
+            lambda weight, direction, multiplier: moved(weight, direction, lr_K[i], multiplier, knobs.weight_decay),
+            params,
+            directions,
+            multipliers,
+        )
+        metrics = StepMetrics(
+            metrics.loss_K.at[i].set(loss), metrics.grad_norm_K.at[i].set(optax.global_norm(grads))
+        )
+        return TrainState(params, opt_state), metrics
+
+    unset_K = jnp.zeros(window_KxBxM.shape[0], jnp.float32)
+    return jax.lax.fori_loop(0, count, one_step, (state, StepMetrics(unset_K, unset_K)))
+
+
+def window_losses(params: PyTree, window_CxBxM: jax.Array, *, graphdef: nnx.GraphDef) -> jax.Array:
+    """Mean loss of each held-out window, [C, B], in C batches of B."""
+    return jax.lax.map(lambda window_BxM: token_losses(params, window_BxM, graphdef=graphdef).mean(-1), window_CxBxM)
