@@ -1,0 +1,61 @@
+"""The record of one run: written once, when the run is over, and never edited."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from scaling.cost import count_flops, count_params
+from scaling.spec import RunSpec, from_json, to_json
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clock:
+    """Where the time of a run went, in seconds of the process that ended it. Never enters a result."""
+
+    compile: float
+    train: float
+    evaluate: float
+    steps: int  # optimizer steps that `train` covers; fewer than the run's after a branch or a restart
+    tokens_per_second: float  # in training, compilation excluded
+    flops_per_second: float  # the same in useful training FLOPs (`cost.FlopCount.exact`)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """Losses are on the held-out windows; None where there is none, as for a trunk or a run that diverged."""
+
+    run: RunSpec
+    status: Literal["finished", "diverged", "failed"]
+    reason: str  # empty when finished
+    tokens: int  # trained on, repeats and those before the branch included
+    unique_tokens: int
+    epochs: float  # passes over the source's training text
+    loss: float | None  # nats per token
+    loss_se: float | None  # standard error of that mean over blocks of held-out text, nats per token
+    bits_per_byte: float | None  # None where a token's length in bytes is unknown
+    entropy: float | None  # the source's exact entropy, nats per token, where it is known
+    clock: Clock | None  # None for a run that never took a step
+    data: Mapping[str, str]  # content hashes and origin of the text
+    machine: Mapping[str, str]  # device, versions, commit
+
+    def to_json(self) -> dict[str, Any]:
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return values | {
+            "id": self.run.id,
+            "run": to_json(self.run),
+            "clock": dataclasses.asdict(self.clock) if self.clock else None,
+            "data": dict(self.data),
+            "machine": dict(self.machine),
+            "params": dataclasses.asdict(count_params(self.run.model)),
+            "flops_per_token": dataclasses.asdict(count_flops(self.run.model)),
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "RunRecord":
+        """The counts in the file are for readers of the file; ours follow from the spec, so a mended count reaches
+        old runs too."""
+        known = {field.name: values[field.name] for field in dataclasses.fields(cls)}
+        known["run"] = from_json(RunSpec, values["run"])
+        known["clock"] = Clock(**values["clock"]) if values["clock"] else None
+        return cls(**known)

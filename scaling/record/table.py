@@ -1,0 +1,86 @@
+"""The table of a results folder: one row per evaluated run, and `runs.csv`.
+
+Nothing that depends on the clock is in it, so that an interrupted and an uninterrupted sweep give the same bytes.
+"""
+
+import csv
+import io
+import math
+from typing import Any
+
+from scaling.cost import count_params, train_flops
+from scaling.record.files import commit_text
+from scaling.record.ledger import Ledger
+from scaling.record.run_record import RunRecord
+
+COLUMNS = (
+    "run_id", "group", "role", "status", "n_params", "n_params_kaplan", "n_params_total", "tokens", "unique_tokens",
+    "epochs", "flops", "loss", "loss_se", "bits_per_byte", "entropy", "seed", "peak_lr", "batch_tokens", "steps",
+    "trunk", "branch_step", "optimizer", "schedule", "attention", "n_layers", "d_model", "d_ff", "d_head", "context",
+    "vocab_size", "source", "reason",
+)  # fmt: skip
+
+
+def rows(ledger: Ledger) -> list[dict[str, Any]]:
+    """One dict per evaluated run with a record, in the order of the plan; keys are `COLUMNS`."""
+    return [
+        _row(ledger[planned["id"]], planned["group"], planned["role"])
+        for planned in ledger.study()["plan"]
+        if planned["role"] != "trunk" and planned["id"] in ledger
+    ]
+
+
+def _row(record: RunRecord, group: str, role: str) -> dict[str, Any]:
+    run, params = record.run, count_params(record.run.model)
+    return {
+        "run_id": run.id,
+        "group": group,
+        "role": role,
+        "status": record.status,
+        "n_params": params.matmul,
+        "n_params_kaplan": params.kaplan,
+        "n_params_total": params.total,
+        "tokens": record.tokens,
+        "unique_tokens": record.unique_tokens,
+        "epochs": record.epochs,
+        "flops": train_flops(run),
+        "loss": record.loss,
+        "loss_se": record.loss_se,
+        "bits_per_byte": record.bits_per_byte,
+        "entropy": record.entropy,
+        "seed": run.seed,
+        "peak_lr": run.optim.peak_lr,
+        "batch_tokens": run.batch_tokens,
+        "steps": run.steps,
+        "trunk": run.branch.trunk if run.branch else "",
+        "branch_step": run.branch.step if run.branch else "",
+        "optimizer": run.optim.name,
+        "schedule": run.optim.schedule,
+        "attention": run.model.attention,
+        "n_layers": run.model.n_layers,
+        "d_model": run.model.d_model,
+        "d_ff": run.model.d_ff,
+        "d_head": run.model.d_head,
+        "context": run.model.context,
+        "vocab_size": run.model.vocab_size,
+        "source": run.data.source,
+        "reason": record.reason,
+    }
+
+
+def write(ledger: Ledger) -> None:
+    """Make `runs.csv` of what is recorded now."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for row in rows(ledger):
+        writer.writerow(_cell(row[column]) for column in COLUMNS)
+    commit_text(ledger.folder / "runs.csv", text.getvalue())
+
+
+def _cell(value: Any) -> str:
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return ""
+    if isinstance(value, str) and value[:1] in "=+-@\t\r" and value:
+        return f"'{value}"  # a spreadsheet would run it as a formula
+    return repr(value) if isinstance(value, float) else str(value)

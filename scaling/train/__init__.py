@@ -1,0 +1,6 @@
+"""Make one run: `train(run, results=folder) -> RunRecord`. The only room with JAX in it."""
+
+from scaling.train.loop import Interrupted as Interrupted
+from scaling.train.loop import Watch as Watch
+from scaling.train.loop import train as train
+from scaling.train.placement import Placement as Placement

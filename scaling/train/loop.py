@@ -1,0 +1,255 @@
+"""Drive one run from its spec to its record."""
+
+import functools
+import math
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from flax import nnx
+
+from scaling import data
+from scaling.cost import flops_per_token
+from scaling.record import Clock, Ledger, RunRecord
+from scaling.spec import EvalSpec, ModelSpec, OptimSpec, RunSpec
+from scaling.train import host
+from scaling.train.checkpoint import Checkpoints
+from scaling.train.curve import Curve
+from scaling.train.evaluate import Loss, loss_of
+from scaling.train.optim import Knobs, learning_rates
+from scaling.train.placement import Placement, fitting, sharding
+from scaling.train.step import StepMetrics, TrainState, graph, init_state, train_steps, window_losses
+
+CHUNK_FLOPS = 2e10  # of one compiled call: long enough to hide its dispatch, short enough to stop within a second
+MAX_CHUNK = 512  # steps
+CHECKPOINT_SECONDS = 60.0  # work that a killed run may lose
+EVAL_TOKENS = 8192  # of one forward pass
+
+
+class Interrupted(Exception):
+    """Training was asked to stop; what was done is saved, and the same call goes on from there."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watch:
+    """What the caller sees and says while a run trains."""
+
+    progress: Callable[[dict[str, Any]], None] = lambda event: None
+    stop: Callable[[], bool] = lambda: False
+
+
+class Program(NamedTuple):
+    """Everything compiled for one shape; every run of that shape uses it."""
+
+    initial: Callable[[jax.Array], TrainState]
+    steps: Callable[..., tuple[TrainState, StepMetrics]]  # (state, window_KxBxM, lr_K, count, knobs)
+    losses: Callable[..., jax.Array]  # (params, window_CxBxM)
+    chunk: int  # K: steps that one call can hold
+    width: np.dtype  # of a token
+
+
+def train(
+    run: RunSpec,
+    *,
+    results: Path,
+    branch_steps: Collection[int] = (),
+    machine: Mapping[str, str] | None = None,
+    watch: Watch | None = None,
+    placement: Placement | None = None,
+) -> RunRecord:
+    """Train `run` in its folder under `results` and return its record, which the caller commits.
+
+    A trunk is a run with `branch_steps`: the steps at which it is left, kept as checkpoints; it is not evaluated.
+    Goes on from the run's last checkpoint where there is one, else from its trunk's where it is a branch. A loss that
+    is not a number ends the run as `diverged`. `machine` adds to what the record says of the machine. Raises
+    `Interrupted` within one chunk of `watch.stop()` turning true, and KeyError when the trunk was not trained.
+    """
+    watch = watch or Watch()
+    ledger, source = Ledger(results), data.open_source(run.data, run.model)
+    machine = {**host.describe(), **(machine or {})}
+    clock = {"compile": -time.monotonic(), "train": 0.0, "evaluate": 0.0}
+    watch.progress({"phase": "compile"})
+    program = _program(run.model, _compiled_in(run.optim), run.batch, run.eval, placement or Placement())
+    clock["compile"] += time.monotonic()
+    if run.branch and (reason := _lost_with_its_trunk(run, ledger)):
+        return _record(run, source, machine, clock, first=0, last=run.branch.step, reason=reason)
+
+    folder = ledger.begin(run)
+    with Checkpoints(folder / "checkpoints") as checkpoints:
+        first, state = _start(run, ledger, program, checkpoints)
+        with Curve(folder / "metrics.jsonl", run, ledger.curve(run.id), resumed_at=first) as curve:
+            clock["train"] -= time.monotonic()
+            step = first
+            saved_at = time.monotonic()
+            knobs, kept = Knobs.of(run.optim), {*branch_steps}
+            in_flight: tuple[int, int, StepMetrics] | None = None
+            while step < run.steps and curve.diverged_at is None:
+                end = min(m for m in (*kept, run.steps, step - step % program.chunk + program.chunk) if m > step)
+                windows = _padded(data.batches(source, run, step, end - step), program.chunk).astype(program.width, copy=False)
+                rates = _padded(learning_rates(run, step, end - step), program.chunk)
+                state, metrics = program.steps(state, windows, rates, np.int32(end - step), knobs)
+                if in_flight:  # logged while the device is already busy with the next steps
+                    curve.add(*in_flight)
+                in_flight, step = (step, end, metrics), end
+                stopping = watch.stop()
+                due = time.monotonic() - saved_at > CHECKPOINT_SECONDS
+                if step in kept or stopping or due or step == run.steps:
+                    curve.add(*in_flight)
+                    in_flight = None
+                    if curve.diverged_at is None and (step in kept or step < run.steps):
+                        checkpoints.save(step, state, keep=kept)
+                        saved_at = time.monotonic()
+                    if stopping and step < run.steps and curve.diverged_at is None:
+                        raise Interrupted(f"run {run.id} stopped at step {step} of {run.steps}")
+                watch.progress(_progress(run, step, curve.loss, step - first, clock["train"] + time.monotonic()))
+        clock["train"] += time.monotonic()
+        diverged_at, loss = curve.diverged_at, None
+        if diverged_at is None and not branch_steps:
+            watch.progress({"phase": "evaluate"})
+            clock["evaluate"] -= time.monotonic()
+            loss = _evaluate(run, source, state, program)
+            clock["evaluate"] += time.monotonic()
+        if not branch_steps:
+            checkpoints.drop(*checkpoints.steps())
+    reason = ""
+    if diverged_at is not None:
+        reason = f"the training loss was not finite at step {diverged_at}; the last that was: {curve.loss:.4f}"
+    elif loss is not None and not math.isfinite(loss.mean):
+        diverged_at, reason = run.steps, "the held-out loss was not finite"
+    return _record(run, source, machine, clock, first=first, last=diverged_at or run.steps, loss=loss, reason=reason)
+
+
+def _progress(run: RunSpec, step: int, loss: float, done: int, seconds: float) -> dict[str, Any]:
+    rate = done * run.batch_tokens / max(seconds, 1e-9)
+    return {
+        "phase": "train",
+        "step": step,
+        "loss": loss if math.isfinite(loss) else None,
+        "tokens_per_second": rate,
+        "flops_per_second": rate * flops_per_token(run.model, "exact"),
+    }
+
+
+def _start(run: RunSpec, ledger: Ledger, program: Program, own: Checkpoints) -> tuple[int, TrainState]:
+    state = program.initial(jax.random.key(run.seed))
+    if own.steps():
+        return own.steps()[-1], own.restore(own.steps()[-1], state)
+    if run.branch is None:
+        return 0, state
+    with Checkpoints(ledger.run_folder(run.branch.trunk) / "checkpoints") as trunk:
+        return run.branch.step, trunk.restore(run.branch.step, state)
+
+
+def _lost_with_its_trunk(run: RunSpec, ledger: Ledger) -> str:
+    """Why a branch cannot be trained, where its trunk diverged before the step it leaves at; else empty."""
+    assert run.branch
+    if run.branch.trunk not in ledger or ledger[run.branch.trunk].status == "finished":
+        return ""
+    with Checkpoints(ledger.run_folder(run.branch.trunk) / "checkpoints") as trunk:
+        reached = run.branch.step in trunk.steps()
+    return "" if reached else f"its trunk {run.branch.trunk} diverged before step {run.branch.step}"
+
+
+def _compiled_in(optim: OptimSpec) -> OptimSpec:
+    """What of an optimizer is fixed in a compiled step; the other numbers are its arguments."""
+    names = {"name": optim.name, "parametrization": optim.parametrization, "base_width": optim.base_width}
+    return OptimSpec(**names, peak_lr=1.0, cooldown_steps=1)
+
+
+@functools.lru_cache(maxsize=16)
+def _program(model: ModelSpec, optim: OptimSpec, batch: int, evaluation: EvalSpec, placement: Placement) -> Program:
+    mesh, graphdef = placement.mesh(), graph(model, optim)
+    abstract = jax.eval_shape(functools.partial(init_state, model, optim), jax.random.key(0))
+    layout = jax.tree.map(
+        lambda leaf: _place(leaf, mesh), abstract, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable)
+    )
+    everywhere, rows_KxBxM = sharding(mesh), sharding(mesh, None, "batch", None)
+    width = np.min_scalar_type(model.vocab_size - 1)
+    chunk = max(1, min(MAX_CHUNK, round(CHUNK_FLOPS / (batch * model.context * flops_per_token(model, "exact")))))
+    calls, per_call = _eval_shape(evaluation, model)
+
+    steps = jax.jit(
+        functools.partial(train_steps, graphdef=graphdef, model=model, optim=optim),
+        in_shardings=(layout, rows_KxBxM, everywhere, everywhere, everywhere),
+        out_shardings=(layout, everywhere),
+        donate_argnums=0,
+    ).lower(
+        abstract,
+        jax.ShapeDtypeStruct((chunk, batch, model.context + 1), width),
+        jax.ShapeDtypeStruct((chunk,), np.float32),
+        jax.ShapeDtypeStruct((), np.int32),
+        Knobs.of(optim),
+    )
+    losses = jax.jit(
+        functools.partial(window_losses, graphdef=graphdef),
+        in_shardings=(layout.params, rows_KxBxM),
+        out_shardings=everywhere,
+    ).lower(abstract.params, jax.ShapeDtypeStruct((calls, per_call, model.context + 1), width))
+    initial = jax.jit(functools.partial(init_state, model, optim), out_shardings=layout)
+    return Program(initial, steps.compile(), losses.compile(), chunk, width)
+
+
+def _place(leaf: Any, mesh: jax.sharding.Mesh) -> Any:
+    """A weight, and an optimizer's moment of it, lies as its axes say; a counter lies everywhere."""
+    if isinstance(leaf, nnx.Variable):
+        return leaf.replace(fitting(mesh, leaf.get_metadata()["axes"], leaf.get_value().shape))
+    return sharding(mesh)
+
+
+def _padded(rows: np.ndarray, length: int) -> np.ndarray:
+    """`rows` with zeros behind them up to `length`: a compiled call has one shape."""
+    return np.concatenate([rows, np.zeros((length - len(rows), *rows.shape[1:]), rows.dtype)])
+
+
+def _eval_shape(evaluation: EvalSpec, model: ModelSpec) -> tuple[int, int]:
+    """(calls, windows a call) that cover the held-out windows; the last call is padded."""
+    per_call = max(1, EVAL_TOKENS // model.context)
+    return math.ceil(evaluation.tokens // model.context / per_call), per_call
+
+
+def _evaluate(run: RunSpec, source: data.Source, state: TrainState, program: Program) -> Loss:
+    held_out = data.held_out(source, run.eval.tokens, run.model.context)
+    calls, per_call = _eval_shape(run.eval, run.model)
+    window_CxBxM = _padded(held_out.token_RxT, calls * per_call).reshape(calls, per_call, run.model.context + 1)
+    loss_R = np.asarray(program.losses(state.params, window_CxBxM.astype(program.width, copy=False))).reshape(-1)[: len(held_out.token_RxT)]
+    return loss_of(loss_R, held_out, source.entropy)
+
+
+def _record(
+    run: RunSpec,
+    source: data.Source,
+    machine: Mapping[str, str],
+    seconds: Mapping[str, float],
+    *,
+    first: int,
+    last: int,
+    loss: Loss | None = None,
+    reason: str = "",
+) -> RunRecord:
+    sound = loss if not reason else None
+    seen = replace(run, steps=last)
+    rate = (last - first) * run.batch_tokens / max(seconds["train"], 1e-9)
+    return RunRecord(
+        run=run,
+        status="diverged" if reason else "finished",
+        reason=reason,
+        tokens=seen.tokens,
+        unique_tokens=data.unique_tokens(source, seen),
+        epochs=data.epochs(source, seen),
+        loss=sound.mean if sound else None,
+        loss_se=sound.standard_error if sound else None,
+        bits_per_byte=sound.mean / math.log(2) / source.bytes_per_token if sound and source.bytes_per_token else None,
+        entropy=source.entropy,
+        clock=Clock(
+            **seconds,
+            steps=last - first,
+            tokens_per_second=rate,
+            flops_per_second=rate * flops_per_token(run.model, "exact"),
+        ),
+        data=source.provenance,
+        machine=machine,
+    )
