@@ -145,7 +145,9 @@ def from_json(kind: type[S], values: Mapping[str, Any]) -> S:
     """A spec from what `to_json` gave; unknown and missing names are refused together."""
     hints = typing.get_type_hints(kind)
     fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    faults = [f"{name}: {kind.__name__} has no such field{_did_you_mean(name, fields)}" for name in values.keys() - fields]
+    faults = [
+        f"{name}: {kind.__name__} has no such field{_did_you_mean(name, fields)}" for name in values.keys() - fields
+    ]
     faults += [
         f"{name}: {kind.__name__} needs this field"
         for name, field in fields.items()
@@ -192,7 +194,11 @@ def _replaced(spec: S, path: list[str], text: str, whole: str) -> S:
         raise Refusal(f"--set {whole}={text}: {type(spec).__name__} has no field {name!r}{_did_you_mean(name, hints)}")
     inner = getattr(spec, name)
     if dataclasses.is_dataclass(inner) != bool(rest):
-        wanted = f"name one of its fields, e.g. {whole}.{dataclasses.fields(inner)[0].name}" if not rest else "it is a plain value"  # type: ignore[arg-type]
+        wanted = (
+            f"name one of its fields, e.g. {whole}.{dataclasses.fields(inner)[0].name}"
+            if not rest
+            else "it is a plain value"
+        )  # type: ignore[arg-type]
         raise Refusal(f"--set {whole}={text}: {wanted}")
     value = _replaced(inner, rest, text, whole) if rest else _parsed(hints[name], text, whole)
     return dataclasses.replace(spec, **{name: value})  # type: ignore[type-var]

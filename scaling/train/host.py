@@ -17,7 +17,9 @@ def keep_compiled_programs(folder: Path) -> None:
 
 def describe() -> dict[str, str]:
     """Device, versions and processor, for the record."""
-    versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint")}
+    versions = {
+        name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
+    }
     device = jax.devices()[0]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return {

@@ -89,7 +89,9 @@ def train(
             in_flight: tuple[int, int, StepMetrics] | None = None
             while step < run.steps and curve.diverged_at is None:
                 end = min(m for m in (*kept, run.steps, step - step % program.chunk + program.chunk) if m > step)
-                windows = _padded(data.batches(source, run, step, end - step), program.chunk).astype(program.width, copy=False)
+                windows = _padded(data.batches(source, run, step, end - step), program.chunk).astype(
+                    program.width, copy=False
+                )
                 rates = _padded(learning_rates(run, step, end - step), program.chunk)
                 state, metrics = program.steps(state, windows, rates, np.int32(end - step), knobs)
                 if in_flight:  # logged while the device is already busy with the next steps
@@ -215,7 +217,9 @@ def _evaluate(run: RunSpec, source: data.Source, state: TrainState, program: Pro
     held_out = data.held_out(source, run.eval.tokens, run.model.context)
     calls, per_call = _eval_shape(run.eval, run.model)
     window_CxBxM = _padded(held_out.token_RxT, calls * per_call).reshape(calls, per_call, run.model.context + 1)
-    loss_R = np.asarray(program.losses(state.params, window_CxBxM.astype(program.width, copy=False))).reshape(-1)[: len(held_out.token_RxT)]
+    loss_R = np.asarray(program.losses(state.params, window_CxBxM.astype(program.width, copy=False))).reshape(-1)[
+        : len(held_out.token_RxT)
+    ]
     return loss_of(loss_R, held_out, source.entropy)
 
 

@@ -1,0 +1,105 @@
+"""Plan combinators: from a base run and some lists to many runs."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from scaling.cost import flops_per_token
+from scaling.plan.plan import Plan, Planned, Role
+from scaling.spec import Branch, ModelSpec, RunSpec, refuse_faulty
+
+COOLDOWN = 0.2  # share of a run's steps; 10-20 % matches a tuned cosine (arXiv:2405.18392, section 4)
+
+
+def trunks(
+    base: RunSpec,
+    models: Iterable[ModelSpec],
+    tokens: Sequence[float],
+    *,
+    group: str,
+    role: Role = "fitted",
+    cooldown: float = COOLDOWN,
+) -> Plan:
+    """Every model at every horizon: one constant-rate trunk a model, and a cooldown branch for each horizon.
+
+    `tokens` are horizons D; a run has the nearest whole number of steps. `base.optim` gives everything but the
+    schedule. K horizons in ratio r cost D_max (1 + cooldown / (r - 1)) tokens instead of D_max / (1 - 1/r).
+    """
+    runs: list[Planned] = []
+    for model in models:
+        horizons = [_cooled(replace(base, model=model), d, cooldown) for d in tokens]
+        leave = [run.steps - run.optim.cooldown_steps for run in horizons]
+        steady = replace(base.optim, schedule="constant", cooldown_steps=0)
+        trunk = replace(base, model=model, optim=steady, steps=max(leave))
+        refuse_faulty([trunk, *horizons])
+        runs.append(Planned(run=trunk, group=group, role="trunk"))
+        runs += [
+            Planned(run=replace(run, branch=Branch(trunk=trunk.id, step=step)), group=group, role=role)
+            for run, step in zip(horizons, leave, strict=True)
+        ]
+    return Plan(tuple(runs))
+
+
+def straight(
+    base: RunSpec,
+    models: Iterable[ModelSpec],
+    tokens: Sequence[float],
+    *,
+    group: str,
+    role: Role = "fitted",
+    cooldown: float = COOLDOWN,
+) -> Plan:
+    """Every model at every horizon, each run from its first step to its last; a cosine schedule is left as it is."""
+    runs = [
+        _cooled(replace(base, model=model), d, cooldown)
+        if base.optim.schedule == "wsd"
+        else replace(base, model=model, steps=_steps(replace(base, model=model), d))
+        for model in models
+        for d in tokens
+    ]
+    refuse_faulty(runs)
+    return Plan(tuple(Planned(run=run, group=group, role=role) for run in runs))
+
+
+def isoflop(
+    base: RunSpec,
+    models: Iterable[ModelSpec],
+    budgets: Sequence[float],
+    *,
+    group: str,
+    role: Role = "fitted",
+    cooldown: float = COOLDOWN,
+) -> Plan:
+    """Every model at every compute budget in exact FLOPs (arXiv:2203.15556, approach 2), by trunks and branches."""
+    plan = Plan()
+    for model in models:
+        tokens = [budget / flops_per_token(model, "exact") for budget in budgets]
+        plan += trunks(base, [model], tokens, group=group, role=role, cooldown=cooldown)
+    return plan
+
+
+def repeated(plan: Plan, seeds: Iterable[int]) -> Plan:
+    """The same runs with other initial weights and another order of the data, one copy for each seed."""
+    copies = Plan()
+    for seed in seeds:
+        trunk_of = {p.run.id: _reseeded(p.run, seed) for p in plan.runs if p.role == "trunk"}
+        for p in plan.runs:
+            run = _reseeded(p.run, seed)
+            if run.branch:
+                run = replace(run, branch=replace(run.branch, trunk=trunk_of[run.branch.trunk].id))
+            copies += Plan((replace(p, run=run),))
+    return copies
+
+
+def _reseeded(run: RunSpec, seed: int) -> RunSpec:
+    return replace(run, seed=seed, data=replace(run.data, seed=seed))
+
+
+def _steps(run: RunSpec, tokens: float) -> int:
+    return max(1, round(tokens / run.batch_tokens))
+
+
+def _cooled(run: RunSpec, tokens: float, cooldown: float) -> RunSpec:
+    steps = _steps(run, tokens)
+    return replace(
+        run, steps=steps, optim=replace(run.optim, schedule="wsd", cooldown_steps=max(1, round(cooldown * steps)))
+    )

@@ -1,0 +1,98 @@
+"""A plan: runs, each with the group that it belongs to and the role that it plays."""
+
+import re
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from scaling.cost import marginal_flops
+from scaling.spec import Branch, RunSpec, faults, override, to_json
+
+# trunk: trained for its branches, not evaluated; fitted: the law is fitted to it; held_out: forecast, then trained;
+# compare: measured for another question than the law, e.g. another algorithm.
+Role = Literal["trunk", "fitted", "held_out", "compare"]
+
+GROUP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,99}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    run: RunSpec
+    group: str
+    role: Role
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Runs in the order in which they were planned; `a + b` holds both, a run that both ask for once."""
+
+    runs: tuple[Planned, ...] = ()
+
+    def __add__(self, other: "Plan") -> "Plan":
+        known = {planned.run.id for planned in self.runs}
+        return Plan(self.runs + tuple(p for p in other.runs if p.run.id not in known))
+
+    def __len__(self) -> int:
+        return len(self.runs)
+
+    @property
+    def flops(self) -> int:
+        """Training FLOPs that the plan executes, trunks once."""
+        return sum(marginal_flops(planned.run) for planned in self.runs)
+
+    def pending(self, done: Container[str]) -> "Plan":
+        """The runs that are not done: how a sweep resumes."""
+        return Plan(tuple(p for p in self.runs if p.run.id not in done))
+
+    def with_role(self, *roles: Role) -> "Plan":
+        return Plan(tuple(p for p in self.runs if p.role in roles))
+
+    def branch_steps(self, trunk: str) -> tuple[int, ...]:
+        """The steps at which the plan leaves this trunk, each once."""
+        return tuple(sorted({p.run.branch.step for p in self.runs if p.run.branch and p.run.branch.trunk == trunk}))
+
+    def overridden(self, changes: Mapping[str, str]) -> "Plan":
+        """Every run with these fields replaced (`spec.override`); branches follow their trunks to the new ids."""
+        renamed = {p.run.id: override(p.run, changes) for p in self.runs if p.run.branch is None}
+
+        def change(run: RunSpec) -> RunSpec:
+            if run.branch is None or run.branch.trunk not in renamed:
+                return override(run, changes)
+            return replace(
+                override(run, changes), branch=Branch(trunk=renamed[run.branch.trunk].id, step=run.branch.step)
+            )
+
+        return Plan(tuple(replace(p, run=change(p.run)) for p in self.runs)) if changes else self
+
+    def faults(self) -> list[str]:
+        """Everything that is wrong with the plan's runs and with how they hang together, each line once."""
+        if not self.runs:
+            return ["plan: holds no runs"]
+        lines = [fault for planned in self.runs for fault in faults(planned.run)]
+        lines += [
+            f"group = {name!r}: must be letters, digits, space, '.', '_' or '-', beginning with a letter or digit"
+            for name in {p.group for p in self.runs}
+            if not GROUP_NAME.fullmatch(name)
+        ]
+        trunks = {p.run.id: p.run for p in self.runs if p.role == "trunk"}
+        for planned in self.runs:
+            lines += _branch_faults(planned.run, trunks)
+        return list(dict.fromkeys(lines))
+
+    def to_json(self) -> list[dict[str, Any]]:
+        return [{"id": p.run.id, "group": p.group, "role": p.role, "run": to_json(p.run)} for p in self.runs]
+
+
+def _branch_faults(run: RunSpec, trunks: Mapping[str, RunSpec]) -> Iterable[str]:
+    if run.branch is None:
+        return
+    if run.branch.trunk not in trunks:
+        yield f"branch.trunk = {run.branch.trunk}: no trunk of the plan has this id"
+        return
+    trunk = trunks[run.branch.trunk]
+    if run.branch.step > trunk.steps:
+        yield f"branch.step = {run.branch.step}: its trunk {trunk.id} ends at step {trunk.steps}"
+    same = replace(run, optim=trunk.optim, eval=trunk.eval, steps=trunk.steps, branch=trunk.branch)
+    optim = replace(run.optim, schedule="constant", cooldown_steps=0)
+    if same != trunk or optim != trunk.optim:
+        yield f"branch.trunk = {trunk.id}: differs from its branch {run.id} in more than the cooldown"
