@@ -1,0 +1,48 @@
+"""Which sources there are, and what each of them has:
+
+    name               as the spec says it
+    vocab_size         ids it can emit are below this; for token files found by reading them all, once
+    dtype              of its windows: the smallest unsigned type that holds the model's vocabulary
+    train_tokens       None: endless
+    held_out_tokens    never among those trained on
+    bytes_per_token    None: unknown, so that bits per byte cannot be told
+    entropy            exact, nats per token; None where nobody knows it
+    provenance         what identifies the content: sha256, sizes, versions; the first access reads up to 1 GiB
+    train_rows(row_R, context, seed) -> [R, context + 1]
+    held_out_rows(rows, context) -> [rows, context + 1], exact log-probabilities [rows, context] or None
+    misfits(model) -> what keeps a model from reading it, one line each
+
+A new source is a file beside this one, a line in `open_source` and one in `FORMS`.
+"""
+
+import difflib
+
+from scaling.data.corpus import Corpus
+from scaling.data.text import open_stdlib, open_text
+from scaling.data.tokens import open_tokens
+from scaling.data.zipf_facts import ZipfFacts, open_zipf_facts
+from scaling.spec import DataSpec, ModelSpec, Refusal
+
+Source = Corpus | ZipfFacts
+
+FORMS = ("bytes:stdlib", "text:PATH", "tokens:PATH", "zipf-facts")
+
+
+def open_source(spec: DataSpec, model: ModelSpec) -> Source:
+    """The source that `spec.source` names. Opening the same content again in one process costs next to nothing.
+
+    Raises `Refusal` where there is no such source, or where it cannot be read.
+    """
+    name = spec.source
+    kind, _, argument = name.partition(":")
+    if name == "bytes:stdlib":
+        return open_stdlib(name)
+    if kind == "text" and argument:
+        return open_text(name, argument)
+    if kind == "tokens" and argument:
+        return open_tokens(name, argument, model.vocab_size)
+    if kind == "zipf-facts":
+        return open_zipf_facts(name, argument)
+    near = difflib.get_close_matches(name, FORMS, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(FORMS)}"
+    raise Refusal(f"data.source = {name!r}: no such source; {hint}")
