@@ -58,6 +58,16 @@ class Ledger:
             raise FileExistsError(f"run {record.run.id} is already recorded in {self.folder}")
         commit_json(self.begin(record.run) / "record.json", record.to_json())
 
+    def reopen(self, run_id: str) -> None:
+        """Make a recorded run pending again; its record is kept beside, numbered."""
+        path = self.run_folder(run_id) / "record.json"
+        older = len(list(path.parent.glob("record.*.json")))
+        path.rename(path.with_name(f"record.{older}.json"))
+
+    def checkpoint_steps(self, run_id: str) -> set[int]:
+        """The optimizer steps whose weights are on disk."""
+        return {int(p.name) for p in (self.run_folder(run_id) / "checkpoints").glob("*") if p.name.isdigit()}
+
     def curve(self, run_id: str) -> list[dict[str, Any]]:
         """The logged rows of a run, oldest first; a line torn by a crash is left out."""
         rows = []

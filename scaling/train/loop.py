@@ -80,7 +80,7 @@ def train(
 
     folder = ledger.begin(run)
     with Checkpoints(folder / "checkpoints") as checkpoints:
-        first, state = _start(run, ledger, program, checkpoints)
+        first, state = _start(run, branch_steps, ledger, program, checkpoints)
         with Curve(folder / "metrics.jsonl", run, ledger.curve(run.id), resumed_at=first) as curve:
             clock["train"] -= time.monotonic()
             step = first
@@ -136,10 +136,15 @@ def _progress(run: RunSpec, step: int, loss: float, done: int, seconds: float) -
     }
 
 
-def _start(run: RunSpec, ledger: Ledger, program: Program, own: Checkpoints) -> tuple[int, TrainState]:
+def _start(
+    run: RunSpec, branch_steps: Collection[int], ledger: Ledger, program: Program, own: Checkpoints
+) -> tuple[int, TrainState]:
     state = program.initial(jax.random.key(run.seed))
-    if own.steps():
-        return own.steps()[-1], own.restore(own.steps()[-1], state)
+    # A trunk may be trained again for a step at which an earlier plan did not leave it: go back before that step.
+    missing = set(branch_steps) - set(own.steps())
+    reached = [step for step in own.steps() if not missing or step < min(missing)]
+    if reached:
+        return reached[-1], own.restore(reached[-1], state)
     if run.branch is None:
         return 0, state
     with Checkpoints(ledger.run_folder(run.branch.trunk) / "checkpoints") as trunk:

@@ -1,0 +1,78 @@
+"""Finding things: the study that a name means, the folder its results go to."""
+
+import difflib
+import importlib.util
+from pathlib import Path
+
+from scaling.plan import Study
+from scaling.spec import Refusal
+
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"  # of this checkout
+
+
+def study_of(experiment: str, changes: list[str]) -> tuple[Study, Path]:
+    """The checked study that EXPERIMENT names, with `--set` applied, and its file. Raises `Refusal` with every fault."""
+    path = _file_of(experiment)
+    study = _loaded(path)
+    pairs = dict(change.partition("=")[::2] for change in changes)
+    bare = [change for change in changes if "=" not in change]
+    if bare:
+        raise Refusal(f"--set {change}: must be FIELD=VALUE, e.g. optim.peak_lr=1e-3" for change in bare)
+    study = study.overridden(pairs)
+    faults = study.faults()
+    if faults:
+        raise Refusal(f"{path.name}: {fault}" for fault in faults)
+    return study, path
+
+
+def results_of(study: Study, path: Path, out: str | None) -> Path:
+    """`--out`, else results/NAME beside the experiments folder that the file lies in, else under this folder."""
+    if out:
+        return Path(out)
+    home = path.parent.parent if path.parent.name == "experiments" else Path.cwd()
+    return home / "results" / study.name
+
+
+def _file_of(experiment: str) -> Path:
+    given = Path(experiment)
+    if given.suffix == ".py" or len(given.parts) > 1:
+        if given.is_file():
+            return given.resolve()
+        raise Refusal(f"{experiment}: there is no such file")
+    folders = [Path.cwd() / "experiments", EXPERIMENTS]
+    for folder in folders:
+        if (folder / f"{experiment}.py").is_file():
+            return (folder / f"{experiment}.py").resolve()
+    known = sorted({p.stem for folder in folders for p in folder.glob("*.py") if not p.stem.startswith("_")})
+    near = difflib.get_close_matches(experiment, known, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known) or 'none'}"
+    raise Refusal(f"{experiment}: no experiment of this name; {hint} A path to a file will do, too")
+
+
+def _loaded(path: Path) -> Study:
+    described = importlib.util.spec_from_file_location(f"experiment_{path.stem}", path)
+    assert described and described.loader
+    module = importlib.util.module_from_spec(described)
+    try:
+        described.loader.exec_module(module)
+    except Refusal as refusal:
+        raise Refusal(f"{path.name}: {fault}" for fault in refusal.faults) from refusal
+    except Exception as error:
+        line = next((frame for frame in _frames(error) if frame[0] == str(path)), (str(path), 0))[1]
+        said = f"{error}".splitlines() or [""]
+        raise Refusal(f"{path.name}, line {line}: {type(error).__name__}: {said[0]}") from error
+    study = getattr(module, "STUDY", None)
+    if not isinstance(study, Study):
+        raise Refusal(f"{path.name}: defines no STUDY = Study(...); see experiments/smoke.py for a small one")
+    return study
+
+
+def _frames(error: BaseException) -> list[tuple[str, int]]:
+    """(file, line) of each frame, innermost first; a syntax error names its own place."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return [(error.filename, error.lineno or 0)]
+    frames, trace = [], error.__traceback__
+    while trace:
+        frames.append((trace.tb_frame.f_code.co_filename, trace.tb_lineno))
+        trace = trace.tb_next
+    return frames[::-1]

@@ -1,0 +1,89 @@
+"""`scaling plan`: what would run, what it costs, what it could resolve."""
+
+import argparse
+import json
+
+from rich.console import Console
+from rich.table import Table
+
+from scaling.cli.locate import results_of, study_of
+from scaling.cost import count_params, train_flops
+from scaling.launch.local import default_workers
+from scaling.plan import Plan, Study
+from scaling.plan.design import design, seconds
+from scaling.record import Ledger
+
+
+def run(arguments: argparse.Namespace) -> int:
+    study, path = study_of(arguments.experiment, arguments.changes)
+    folder = results_of(study, path, arguments.out)
+    workers = default_workers()
+    if arguments.json:
+        print(json.dumps(as_json(study, Ledger(folder), workers), indent=1))
+    else:
+        show(study, Ledger(folder), workers, Console())
+    return 0
+
+
+def as_json(study: Study, ledger: Ledger, workers: int) -> dict:
+    judged = design(study.plan, study.analysis.params)
+    return study.to_json() | {
+        "flops": study.runs.flops,
+        "pending_flops": study.runs.pending(ledger).flops,
+        "pending": [p.run.id for p in study.runs.pending(ledger).runs],
+        "seconds": round(wall_seconds(study.runs.pending(ledger), workers)),
+        "workers": workers,
+        "design": judged.to_json() if judged else None,
+    }
+
+
+def wall_seconds(plan: Plan, workers: int) -> float:
+    """About how long a plan takes here: no shorter than its longest chain of trunk and branch."""
+    each = {p.run.id: seconds(p) for p in plan.runs}
+    chains = [each[p.run.id] + each.get(p.run.branch.trunk if p.run.branch else "", 0.0) for p in plan.runs]
+    return max([sum(each.values()) / workers, *chains], default=0.0)
+
+
+def show(study: Study, ledger: Ledger, workers: int, console: Console) -> None:
+    pending = study.runs.pending(ledger)
+    console.print(f"[bold]{study.name}[/bold]: {study.question}")
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    for name in ("group", "role", "runs", "N (non-embedding + head)", "D tokens", "D/N", "C FLOPs a run"):
+        table.add_column(name, justify="left" if name in ("group", "role") else "right")
+    for group, role in dict.fromkeys((p.group, p.role) for p in study.runs.runs):
+        runs = [p.run for p in study.runs.runs if (p.group, p.role) == (group, role)]
+        n = [count_params(run.model).matmul for run in runs]
+        table.add_row(
+            group, role.replace("_", "-"), str(len(runs)), _span(n), _span([run.tokens for run in runs]),
+            _span([run.tokens / k for run, k in zip(runs, n, strict=True)]), _span([train_flops(run) for run in runs]),
+        )  # fmt: skip
+    console.print(table)
+    judged = design(study.plan, study.analysis.params)
+    if judged and judged.half_width:
+        widths = ", ".join(f"{name} ±{width:.2g}" for name, width in judged.half_width.items())
+        console.print(
+            f"design: {judged.sizes} sizes x {judged.horizons} horizons, D/N over {judged.span_ratio:.0f}x, condition "
+            f"{judged.condition:.0f}; at 1 % noise the fit would know {widths} (90 %)"
+        )
+    for warning in judged.warnings if judged else []:
+        console.print(f"[yellow]design: {warning}[/yellow]")
+    done = len(study.runs) - len(pending)
+    console.print(
+        f"cost: {study.runs.flops:.3g} FLOPs in {len(study.runs)} runs"
+        + (f", of which {done} are done" if done else "")
+        + f"; about {_duration(wall_seconds(pending, workers))} with {workers} worker{'s' * (workers > 1)} on this kind "
+        "of CPU"
+        if pending.runs
+        else f"cost: nothing left to train: all {done} runs are done"
+    )
+
+
+def _span(values: list) -> str:
+    low, high = min(values), max(values)
+    return f"{low:.3g}" if low == high else f"{low:.3g} .. {high:.3g}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,116 @@
+"""The live view of a sweep, on standard error: a line a worker on a terminal, a line a finished run elsewhere."""
+
+import time
+from typing import Any
+
+from rich.console import Console, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+
+from scaling.cost import count_params
+from scaling.launch.local import Event
+from scaling.plan import Plan
+from scaling.plan.design import seconds
+from scaling.plan.plan import Planned
+from scaling.record import Ledger
+
+
+class SweepView:
+    """Called with every event of a sweep; `with` shows it while the sweep lasts."""
+
+    def __init__(self, plan: Plan, ledger: Ledger, workers: int):
+        self.console = Console(stderr=True)
+        self._ledger = ledger
+        self._planned = {p.run.id: p for p in plan.runs}
+        pending = plan.pending(ledger).runs
+        self._estimate = {p.run.id: seconds(p) for p in pending}
+        self._before = len(plan) - len(pending)
+        self._latest: dict[int, tuple[Planned, dict[str, Any]]] = {}  # by worker
+        self._done: set[str] = set()
+        self._workers = min(workers, max(1, len(pending)))
+        self._started = time.monotonic()
+        self._live = Live(get_renderable=self._render, console=self.console, refresh_per_second=4, transient=True)
+
+    def __enter__(self) -> "SweepView":
+        if self.console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def __call__(self, event: Event) -> None:
+        planned = self._planned.get(event.run_id)
+        if planned is None:
+            return
+        if event.kind == "progress":
+            values = self._latest.get(event.worker, (planned, {}))
+            known = values[1] if values[0] is planned else {}
+            self._latest[event.worker] = (planned, known | event.values)
+            return
+        self._latest.pop(event.worker, None)
+        if event.kind == "done":
+            self._done.add(event.run_id)
+            self.console.print(self._line(planned, event.values["status"]), highlight=False)
+        elif event.kind == "failed":
+            self.console.print(f"[red]failed[/red]   {label(planned)}: {event.values['reason']}", highlight=False)
+        elif event.kind == "gone":
+            self.console.print(f"[red]worker lost[/red] in {label(planned)}", highlight=False)
+
+    def _line(self, planned: Planned, status: str) -> str:
+        record = self._ledger[planned.run.id]
+        clock = record.clock
+        speed = f"{clock.tokens_per_second:9,.0f} tok/s {clock.flops_per_second / 1e9:6.1f} GFLOP/s" if clock else ""
+        result = "trunk" if planned.role == "trunk" else f"loss {record.loss:.4f}" if record.loss else f"[red]{status}[/red]"
+        count = f"{self._before + len(self._done):3d}/{len(self._planned)}"
+        return f"{count} {label(planned):<46} {result:<12} {speed}"
+
+    def _fraction(self, planned: Planned, values: dict[str, Any]) -> float:
+        begin = planned.run.branch.step if planned.run.branch else 0
+        return max(0.0, (values.get("step", begin) - begin) / max(1, planned.run.steps - begin))
+
+    def _time_left(self) -> float:
+        """By the plan's estimate, corrected by how the finished part went."""
+        partial = {p.run.id: self._fraction(p, v) for p, v in self._latest.values()}
+        spent = sum(self._estimate.get(i, 0) * (1.0 if i in self._done else partial.get(i, 0.0)) for i in self._estimate)
+        left = sum(self._estimate.values()) - spent
+        elapsed = time.monotonic() - self._started
+        pace = elapsed * self._workers / spent if spent > 5 else 1.0
+        return left * pace / self._workers
+
+    def _render(self) -> RenderableType:
+        table = Table.grid(padding=(0, 2))
+        total = sum(self._estimate.values()) or 1.0
+        left = self._time_left()
+        done = self._before + len(self._done)
+        table.add_row(
+            f"[bold]{done}/{len(self._planned)} runs", ProgressBar(total=1.0, completed=1 - min(1, left / total), width=24),
+            f"about {left:.0f} s left",
+        )  # fmt: skip
+        for _, (planned, values) in sorted(self._latest.items()):
+            fraction = self._fraction(planned, values)
+            speed, loss = values.get("tokens_per_second"), values.get("loss")
+            table.add_row(
+                label(planned), ProgressBar(total=1.0, completed=fraction, width=24), values.get("phase", ""),
+                f"loss {loss:.3f}" if loss else "", f"{speed:,.0f} tok/s" if speed else "",
+                f"{values['flops_per_second'] / 1e9:.1f} GFLOP/s" if speed else "",
+                f"{(1 - fraction) / fraction * self._estimate.get(planned.run.id, 0) * fraction:.0f} s" if fraction else "",
+            )  # fmt: skip
+        return table
+
+
+def label(planned: Planned) -> str:
+    """A run in a few words: its group, N and D."""
+    run = planned.run
+    kind = "trunk to" if planned.role == "trunk" else "D"
+    seed = f" seed {run.seed}" if run.seed else ""
+    return f"{planned.group}: N {short(count_params(run.model).matmul)}, {kind} {short(run.tokens)}{seed}"
+
+
+def short(value: float) -> str:
+    """1234567 -> 1.23M."""
+    for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:.3g}{letter}"
+    return f"{value:.3g}"

@@ -1,0 +1,136 @@
+"""`scaling run`: plan, train, record, forecast, fit, report. Run it again and it goes on where it was."""
+
+import argparse
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from scaling import data
+from scaling.cli.locate import results_of, study_of
+from scaling.cli.plan import show
+from scaling.cli.progress import SweepView, label
+from scaling.launch import provenance
+from scaling.launch.local import FolderLock, LocalSweep, Outcome, default_workers
+from scaling.plan import Study
+from scaling.record import Ledger, table
+from scaling.record.files import commit_json
+from scaling.spec import Refusal
+
+
+def run(arguments: argparse.Namespace) -> int:
+    study, path = study_of(arguments.experiment, arguments.changes)
+    folder = results_of(study, path, arguments.out)
+    ledger = Ledger(folder)
+    workers = default_workers() if arguments.workers is None else arguments.workers
+    _refuse_unfit(study, ledger, workers)
+    console = Console(stderr=True)
+    show(study, ledger, workers, console)
+    if arguments.dry_run:
+        return 0
+    with FolderLock(folder) as lock:
+        if ledger_study(ledger) != study.to_json():
+            commit_json(folder / "study.json", study.to_json())
+        outcome = _sweep(study, ledger, workers, lock)
+        table.write(ledger)
+    if outcome.stopped:
+        again = " ".join(["scaling run", arguments.experiment, *(f"--set {c}" for c in arguments.changes)])
+        console.print(f"stopped; what is done is kept. To go on: {again}" + (f" --out {folder}" if arguments.out else ""))
+        return 75
+    return _close(study, ledger, outcome, console)
+
+
+def ledger_study(ledger: Ledger) -> dict | None:
+    return ledger.study() if (ledger.folder / "study.json").exists() else None
+
+
+def _refuse_unfit(study: Study, ledger: Ledger, workers: int) -> None:
+    """What can only be known here: the laws, the folder, the text that earlier runs were trained on."""
+    from scaling.fit.laws import LAWS
+
+    faults = [
+        f"analysis.laws = {law!r}: no such law; there are {', '.join(LAWS)}"
+        for law in study.analysis.laws
+        if law not in LAWS
+    ]
+    if workers < 1:
+        faults.append(f"--workers = {workers}: must be at least 1")
+    nearest = next(p for p in [ledger.folder, *ledger.folder.absolute().parents] if p.exists())
+    if not nearest.is_dir():
+        faults.append(f"--out = {ledger.folder}: {nearest} is a file, not a folder")
+    elif not os.access(nearest, os.W_OK):
+        faults.append(f"--out = {ledger.folder}: {nearest} cannot be written to; give another --out")
+    else:
+        faults += _changed_texts(study, ledger)
+    if faults:
+        raise Refusal(faults)
+
+
+def _changed_texts(study: Study, ledger: Ledger) -> list[str]:
+    """One study is trained on one text: a source that changed since its first record is refused."""
+    then = {p.run.data.source: ledger[p.run.id].data for p in study.runs.runs if p.run.id in ledger}
+    now = {p.run.data.source: p.run for p in study.runs.runs if p.run.data.source in then}
+    lines = []
+    for source, spec in now.items():
+        said = data.open_source(spec.data, spec.model).provenance
+        if any(said.get(key) != then[source].get(key) for key in ("sha256", "sha256_held_out")):
+            lines.append(
+                f"data.source = {source}: its text changed since the runs in {ledger.folder} (then "
+                f"{then[source].get('python', '')} {then[source].get('sha256', '')[:12]}, now {said.get('python', '')} "
+                f"{said.get('sha256', '')[:12]}); give another --out"
+            )
+    return lines
+
+
+def _sweep(study: Study, ledger: Ledger, workers: int, lock: FolderLock) -> Outcome:
+    stop = threading.Event()
+    before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+    machine = json.dumps(provenance.commit())
+    command = [sys.executable, "-m", "scaling", "worker", str(ledger.folder.absolute()), machine]
+    view = SweepView(study.runs, ledger, workers)
+
+    def release() -> None:
+        table.write(ledger)
+        line = register(study, ledger)
+        if line:
+            view.console.print(line, highlight=False)
+
+    try:
+        with view:
+            return LocalSweep(
+                study.runs,
+                ledger,
+                command=command,
+                workers=workers,
+                lock=lock,
+                held_back=[p.run.id for p in study.held_out.runs],
+                release=release,
+                seen=view,
+                stop=stop,
+            ).run()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def register(study: Study, ledger: Ledger) -> str:
+    """Write down the forecast of the held-out runs, before they are trained; what is written stays."""
+    return ""
+
+
+def _close(study: Study, ledger: Ledger, outcome: Outcome, console: Console) -> int:
+    started = time.monotonic()
+    print(started)
+    unfinished = {p.run.id: p for p in study.runs.runs if p.run.id not in ledger or ledger[p.run.id].status != "finished"}
+    for run_id, planned in unfinished.items():
+        reason = ledger[run_id].reason if run_id in ledger else outcome.failed.get(run_id, "not started")
+        console.print(f"[red]{label(planned)}[/red] ({run_id}): {reason}", highlight=False)
+    return 1 if unfinished else 0
+
+
+__all__ = ["Path"]

@@ -1,0 +1,37 @@
+"""`scaling worker`: one worker process of a local sweep; started by `scaling run`, not by people."""
+
+import argparse
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from scaling.launch.worker import Stopped, serve
+from scaling.record import Ledger
+from scaling.spec import RunSpec
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from scaling.train import Interrupted, Watch, train
+    from scaling.train.host import keep_compiled_programs
+
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "scaling" / "programs"
+    keep_compiled_programs(cache)
+    ledger, machine = Ledger(Path(arguments.folder)), json.loads(arguments.machine)
+
+    def make(
+        spec: RunSpec,
+        branch_steps: tuple[int, ...],
+        progress: Callable[[dict[str, Any]], None],
+        stop: Callable[[], bool],
+    ) -> str:
+        watch = Watch(progress=progress, stop=stop)
+        try:
+            record = train(spec, results=ledger.folder, branch_steps=branch_steps, machine=machine, watch=watch)
+        except Interrupted as interrupted:
+            raise Stopped(str(interrupted)) from None
+        ledger.commit(record)
+        return record.status
+
+    return serve(make)

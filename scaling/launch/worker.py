@@ -1,0 +1,80 @@
+"""The worker's side of a local sweep: jobs in on stdin, events out on stdout, one JSON document a line.
+
+A worker serves one supervisor. When the supervisor is gone, its end of stdin closes and the worker ends at once, so
+that nobody writes into a run folder that a new sweep may be taking up.
+"""
+
+import json
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import Any
+
+from scaling.spec import RunSpec, from_json
+
+STOPPED = 75  # exit status: interrupted, resumable (EX_TEMPFAIL)
+
+
+class Stopped(Exception):
+    """Raised by `make` when it was asked to stop and has saved its work."""
+
+
+Make = Callable[[RunSpec, tuple[int, ...], Callable[[dict[str, Any]], None], Callable[[], bool]], str]
+
+
+def serve(make: Make) -> int:
+    """Make runs until told to stop. `make(run, branch_steps, progress, stop)` returns the status of its record."""
+    events = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # whatever a library prints goes to the log, not into the events
+    stop, jobs = threading.Event(), SimpleQueue()
+
+    def wind_up(*_: object) -> None:
+        stop.set()
+        jobs.put(None)
+
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, wind_up)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the supervisor's to handle
+
+    def say(**event: Any) -> None:
+        events.write(json.dumps(event) + "\n")
+        events.flush()
+
+    threading.Thread(target=_listen, args=(jobs, stop), daemon=True).start()
+    say(event="ready")
+    while not stop.is_set():
+        job = jobs.get()
+        if job is None:
+            break
+        run = from_json(RunSpec, job["run"])
+
+        def progress(values: dict[str, Any], run_id: str = run.id) -> None:
+            say(event="progress", id=run_id, **values)
+
+        try:
+            status = make(run, tuple(job["branch_steps"]), progress, stop.is_set)
+            say(event="done", id=run.id, status=status)
+        except Stopped:
+            say(event="stopped", id=run.id)
+        except Exception as error:
+            traceback.print_exc()
+            said = f"{error}".splitlines() or [""]
+            say(event="failed", id=run.id, reason=f"{type(error).__name__}: {said[0]}")
+    return STOPPED if stop.is_set() else 0
+
+
+def _listen(jobs: "SimpleQueue[dict[str, Any] | None]", stop: threading.Event) -> None:
+    for line in sys.stdin:
+        message = json.loads(line)
+        if message["do"] == "run":
+            jobs.put(message)
+        else:  # "stop" saves and ends; "end" lets the run in hand finish
+            if message["do"] == "stop":
+                stop.set()
+            jobs.put(None)
+    if not stop.is_set():
+        os._exit(STOPPED)
