@@ -1,0 +1,317 @@
+"""Formulas for the loss L: a law is its parameters and one formula, and a fitted law is an instance.
+
+Losses are in nats per token, N in parameters, D in tokens, C in FLOPs; every law takes arrays and broadcasts. A law
+that is linear in some parameters once the others are known says so in `basis`: for the shape parameters it gives the
+columns X with L = X c, c >= 0, and `from_basis` gives the parameters for that c. Estimators start there, from the
+instance that `form` makes: its parameters are placeholders, its constants (if the law has any) those of the runs.
+
+A new law is a class of this form and a line in `LAWS`.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Array = NDArray[Any]
+EXPONENT = (0.01, 5.0)  # range in which an exponent is looked for
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimum:
+    """The allocation of `flops` with the least loss; fields have the shape of `flops`."""
+
+    flops: Any
+    n: Any  # parameters
+    d: Any  # tokens
+    loss: Any  # nats per token
+
+
+@dataclass(frozen=True, kw_only=True)
+class PowerLaw:
+    """L(x) = E + A x^-alpha in one variable: N, D or C (arXiv:2001.08361, eqs. 1.1-1.3; E as in arXiv:2010.14701).
+
+    E is the loss that no x removes; fix it at 0 for the law without a floor. Units: E nats, A nats, alpha none.
+    """
+
+    E: float
+    A: float
+    alpha: float
+
+    names: ClassVar = ("E", "A", "alpha")
+    bounds: ClassVar = {"E": (0.0, np.inf), "alpha": EXPONENT}
+    positive: ClassVar = ("A", "alpha")  # estimated as logarithms
+    grid: ClassVar = {"alpha": np.geomspace(0.02, 2.5, 60)}
+
+    @classmethod
+    def form(cls, *x: Array) -> "PowerLaw":
+        return cls(E=1.0, A=1.0, alpha=1.0)
+
+    def __call__(self, x: ArrayLike) -> Any:
+        return self.E + self.A * np.asarray(x, float) ** -self.alpha
+
+    def gradient(self, x: ArrayLike) -> Array:
+        """dL/d(E, A, alpha), [..., R, 3]."""
+        x = np.asarray(x, float)
+        term = x**-self.alpha
+        return _stack(1.0, term, -self.A * term * np.log(x))
+
+    def basis(self, shape: Array, x: Array) -> Array:
+        """Columns 1, x^-alpha for shape [..., 1]: [..., R, 2]."""
+        return _stack(1.0, x ** -shape[..., 0:1])
+
+    def from_basis(self, shape: Array, coefficient: Array, *x: Array) -> Array:
+        return np.concatenate([coefficient, shape], axis=-1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chinchilla:
+    """L(N, D) = E + A N^-alpha + B D^-beta (arXiv:2203.15556, eq. 2).
+
+    E is the entropy of text, the next two terms what a finite model and finite data add. Units: E, A, B nats.
+    """
+
+    E: float
+    A: float
+    B: float
+    alpha: float
+    beta: float
+
+    names: ClassVar = ("E", "A", "B", "alpha", "beta")
+    bounds: ClassVar = {"E": (0.0, np.inf), "alpha": EXPONENT, "beta": EXPONENT}
+    positive: ClassVar = ("A", "B", "alpha", "beta")
+    grid: ClassVar = {"alpha": np.geomspace(0.04, 1.6, 16), "beta": np.geomspace(0.04, 1.6, 16)}
+
+    @classmethod
+    def form(cls, *x: Array) -> "Chinchilla":
+        return cls(E=1.0, A=1.0, B=1.0, alpha=1.0, beta=1.0)
+
+    def __call__(self, n: ArrayLike, d: ArrayLike) -> Any:
+        return self.E + self.A * np.asarray(n, float) ** -self.alpha + self.B * np.asarray(d, float) ** -self.beta
+
+    def gradient(self, n: ArrayLike, d: ArrayLike) -> Array:
+        """dL/d(E, A, B, alpha, beta), [..., R, 5]."""
+        n, d = np.asarray(n, float), np.asarray(d, float)
+        size, data = n**-self.alpha, d**-self.beta
+        return _stack(1.0, size, data, -self.A * size * np.log(n), -self.B * data * np.log(d))
+
+    def slopes(self, n: ArrayLike, d: ArrayLike) -> tuple[Any, Any]:
+        """dL/d ln N and dL/d ln D."""
+        n, d = np.asarray(n, float), np.asarray(d, float)
+        return -self.alpha * self.A * n**-self.alpha, -self.beta * self.B * d**-self.beta
+
+    def optimum(self, flops: ArrayLike, cost: tuple[float, float]) -> Optimum:
+        """The least loss under C = k N^p D, cost = (k, p), in closed form (arXiv:2203.15556, eq. 4, for p = 1).
+
+        alpha A N^-alpha = p beta B D^-beta at the optimum, hence N* ~ C^(beta / (alpha + p beta)).
+        """
+        k, p = cost
+        c = np.asarray(flops, float) / k
+        g = self.alpha * self.A / (p * self.beta * self.B)
+        n = (g * c**self.beta) ** (1 / (self.alpha + p * self.beta))
+        d = c / n**p
+        return Optimum(flops=flops, n=n, d=d, loss=self(n, d))
+
+    def exponents(self, flops: ArrayLike, cost: tuple[float, float]) -> tuple[Any, Any]:
+        """d ln N*/d ln C and d ln D*/d ln C: beta / (alpha + p beta) and alpha / (alpha + p beta), at any C."""
+        total = self.alpha + cost[1] * self.beta
+        same = np.zeros_like(np.asarray(flops, float))
+        return self.beta / total + same, self.alpha / total + same
+
+    def basis(self, shape: Array, n: Array, d: Array) -> Array:
+        """Columns 1, N^-alpha, D^-beta for shape [..., 2]: [..., R, 3]."""
+        return _stack(1.0, n ** -shape[..., 0:1], d ** -shape[..., 1:2])
+
+    def from_basis(self, shape: Array, coefficient: Array, *x: Array) -> Array:
+        return np.concatenate([coefficient, shape], axis=-1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kaplan:
+    """L(N, D) = E + [(Nc/N)^(alpha_n/alpha_d) + Dc/D]^alpha_d: arXiv:2001.08361, eq. 1.5, on top of a floor E.
+
+    The paper has E = 0. Units: E nats, Nc parameters, Dc tokens; with a floor their values are not the paper's.
+    """
+
+    E: float
+    Nc: float
+    Dc: float
+    alpha_n: float
+    alpha_d: float
+
+    names: ClassVar = ("E", "Nc", "Dc", "alpha_n", "alpha_d")
+    bounds: ClassVar = {"E": (0.0, np.inf), "alpha_n": EXPONENT, "alpha_d": EXPONENT}
+    positive: ClassVar = ("Nc", "Dc", "alpha_n", "alpha_d")
+    # `balance` is the log ratio of the two terms in the bracket at the geometric middle of the runs.
+    grid: ClassVar = {
+        "alpha_n": np.geomspace(0.04, 1.6, 10),
+        "alpha_d": np.geomspace(0.04, 1.6, 10),
+        "balance": np.linspace(-5, 5, 9),
+    }
+
+    @classmethod
+    def form(cls, *x: Array) -> "Kaplan":
+        return cls(E=1.0, Nc=1.0, Dc=1.0, alpha_n=1.0, alpha_d=1.0)
+
+    def _terms(self, n: ArrayLike, d: ArrayLike) -> tuple[Any, Any, Any]:
+        n, d = np.asarray(n, float), np.asarray(d, float)
+        return self.alpha_n / self.alpha_d, (self.Nc / n) ** (self.alpha_n / self.alpha_d), self.Dc / d
+
+    def __call__(self, n: ArrayLike, d: ArrayLike) -> Any:
+        _, size, data = self._terms(n, d)
+        return self.E + (size + data) ** self.alpha_d
+
+    def gradient(self, n: ArrayLike, d: ArrayLike) -> Array:
+        """dL/d(E, Nc, Dc, alpha_n, alpha_d), [..., R, 5]."""
+        ratio, size, data = self._terms(n, d)
+        both = size + data
+        outer = self.alpha_d * both ** (self.alpha_d - 1)  # dL/d(size + data)
+        turn = size * np.log(self.Nc / np.asarray(n, float))  # d size / d ratio
+        return _stack(
+            1.0,
+            outer * size * ratio / self.Nc,
+            outer * data / self.Dc,
+            outer * turn / self.alpha_d,
+            both**self.alpha_d * np.log(both) - outer * turn * ratio / self.alpha_d,
+        )
+
+    def slopes(self, n: ArrayLike, d: ArrayLike) -> tuple[Any, Any]:
+        """dL/d ln N and dL/d ln D."""
+        ratio, size, data = self._terms(n, d)
+        outer = self.alpha_d * (size + data) ** (self.alpha_d - 1)
+        return -outer * ratio * size, -outer * data
+
+    def optimum(self, flops: ArrayLike, cost: tuple[float, float]) -> Optimum:
+        """The least loss under C = k N^p D, cost = (k, p): there (alpha_n/alpha_d) (Nc/N)^(...) = p Dc/D."""
+        k, p = cost
+        c = np.asarray(flops, float) / k
+        ratio = self.alpha_n / self.alpha_d
+        n = np.exp((np.log(ratio / (p * self.Dc)) + ratio * np.log(self.Nc) + np.log(c)) / (ratio + p))
+        d = c / n**p
+        return Optimum(flops=flops, n=n, d=d, loss=self(n, d))
+
+    def exponents(self, flops: ArrayLike, cost: tuple[float, float]) -> tuple[Any, Any]:
+        """d ln N*/d ln C = 1 / (alpha_n/alpha_d + p) and the same of D*, at any C."""
+        total = self.alpha_n / self.alpha_d + cost[1]
+        same = np.zeros_like(np.asarray(flops, float))
+        return 1 / total + same, self.alpha_n / self.alpha_d / total + same
+
+    def _log_weight(self, shape: Array, n: Array, d: Array) -> Array:
+        """ln w in (w N^-ratio + 1/D), [..., 1]."""
+        ratio = shape[..., 0:1] / shape[..., 1:2]
+        return shape[..., 2:3] + ratio * np.log(n).mean() - np.log(d).mean()
+
+    def basis(self, shape: Array, n: Array, d: Array) -> Array:
+        """Columns 1, (w N^-ratio + 1/D)^alpha_d for shape [..., 3] (alpha_n, alpha_d, balance): [..., R, 2]."""
+        ratio = shape[..., 0:1] / shape[..., 1:2]
+        both = np.logaddexp(self._log_weight(shape, n, d) - ratio * np.log(n), -np.log(d))
+        return _stack(1.0, np.exp(shape[..., 1:2] * both))
+
+    def from_basis(self, shape: Array, coefficient: Array, *x: Array) -> Array:
+        alpha_n, alpha_d = shape[..., 0:1], shape[..., 1:2]
+        log_dc = np.log(coefficient[..., 1:2]) / alpha_d
+        nc = np.exp((self._log_weight(shape, *x) + log_dc) * alpha_d / alpha_n)
+        return np.concatenate([coefficient[..., 0:1], nc, np.exp(log_dc), alpha_n, alpha_d], axis=-1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interaction:
+    """L(N, D) = E + A N^-alpha + B (D/d_mid)^-(beta + gamma ln(N/n_mid)): data helps larger models more if gamma > 0.
+
+    The idea that the data term depends on N is Farseer's (arXiv:2506.10972); its exponent there is a stretched power
+    of N and its coefficient moves too. This form is simpler: one parameter more than Chinchilla's. `n_mid` and
+    `d_mid` are the geometric middle of the runs, not parameters: there beta is the data exponent and B, in nats, what
+    finite data adds. Units: E, A, B nats. It is an expansion about the middle: far from there the exponent may turn
+    negative.
+    """
+
+    E: float
+    A: float
+    B: float
+    alpha: float
+    beta: float
+    gamma: float
+    n_mid: float  # parameters
+    d_mid: float  # tokens
+
+    names: ClassVar = ("E", "A", "B", "alpha", "beta", "gamma")
+    bounds: ClassVar = {"E": (0.0, np.inf), "alpha": EXPONENT, "beta": (-5.0, 5.0), "gamma": (-1.0, 1.0)}
+    positive: ClassVar = ("A", "B", "alpha")
+    grid: ClassVar = {
+        "alpha": np.geomspace(0.04, 1.6, 9),
+        "beta": np.geomspace(0.04, 1.6, 9),
+        "gamma": np.linspace(-0.12, 0.12, 9),
+    }
+
+    @classmethod
+    def form(cls, *x: Array) -> "Interaction":
+        n_mid, d_mid = (float(np.exp(np.log(v).mean())) for v in x)
+        return cls(E=1.0, A=1.0, B=1.0, alpha=1.0, beta=1.0, gamma=0.0, n_mid=n_mid, d_mid=d_mid)
+
+    def _exponent(self, n: Any) -> Any:
+        return self.beta + self.gamma * np.log(n / self.n_mid)
+
+    def __call__(self, n: ArrayLike, d: ArrayLike) -> Any:
+        n, d = np.asarray(n, float), np.asarray(d, float)
+        return self.E + self.A * n**-self.alpha + self.B * (d / self.d_mid) ** -self._exponent(n)
+
+    def gradient(self, n: ArrayLike, d: ArrayLike) -> Array:
+        """dL/d(E, A, B, alpha, beta, gamma), [..., R, 6]."""
+        n, d = np.asarray(n, float), np.asarray(d, float)
+        size, data = n**-self.alpha, (d / self.d_mid) ** -self._exponent(n)
+        per_beta = -self.B * data * np.log(d / self.d_mid)
+        return _stack(1.0, size, data, -self.A * size * np.log(n), per_beta, per_beta * np.log(n / self.n_mid))
+
+    def slopes(self, n: ArrayLike, d: ArrayLike) -> tuple[Any, Any]:
+        """dL/d ln N and dL/d ln D."""
+        n, d = np.asarray(n, float), np.asarray(d, float)
+        data = self.B * (d / self.d_mid) ** -self._exponent(n)
+        by_n = -self.alpha * self.A * n**-self.alpha - self.gamma * np.log(d / self.d_mid) * data
+        return by_n, -self._exponent(n) * data
+
+    def optimum(self, flops: ArrayLike, cost: tuple[float, float]) -> Optimum:
+        """The least loss under C = k N^p D, cost = (k, p), by bisection of its slope along ln N; NaN where it has none.
+
+        Sizes within a factor of 10,000 of n_mid are looked at.
+        """
+        k, p = cost
+        c = np.asarray(flops, float)[..., None] / k  # [..., F, 1]: the search adds a last axis
+        wide = replace(self, **{name: np.asarray(getattr(self, name))[..., None] for name in self.names})
+        log_n = np.log(self.n_mid) + np.linspace(-9.2, 9.2, 185)
+        loss = wide(np.exp(log_n), c / np.exp(log_n) ** p)
+        best = loss.argmin(axis=-1)
+        edge = (best == 0) | (best == len(log_n) - 1)
+        best = best.clip(1, len(log_n) - 2)[..., None]
+        low, high = log_n[best - 1], log_n[best + 1]
+        for _ in range(60):
+            middle = (low + high) / 2
+            n = np.exp(middle)
+            by_n, by_d = wide.slopes(n, c / n**p)
+            falling = by_n - p * by_d < 0
+            low, high = np.where(falling, middle, low), np.where(falling, high, middle)
+        n = np.where(edge, np.nan, np.exp((low + high) / 2)[..., 0])
+        d = c[..., 0] / n**p
+        return Optimum(flops=flops, n=n, d=d, loss=self(n, d))
+
+    def exponents(self, flops: ArrayLike, cost: tuple[float, float]) -> tuple[Any, Any]:
+        """d ln N*/d ln C and d ln D*/d ln C at this C, by a central difference: they drift with C here."""
+        flops, step = np.asarray(flops, float), 0.02
+        low, high = self.optimum(flops * np.exp(-step), cost), self.optimum(flops * np.exp(step), cost)
+        return np.log(high.n / low.n) / (2 * step), np.log(high.d / low.d) / (2 * step)
+
+    def basis(self, shape: Array, n: Array, d: Array) -> Array:
+        """Columns 1, N^-alpha, (D/d_mid)^-(beta + gamma ln(N/n_mid)) for shape [..., 3]: [..., R, 3]."""
+        exponent = shape[..., 1:2] + shape[..., 2:3] * np.log(n / self.n_mid)
+        return _stack(1.0, n ** -shape[..., 0:1], (d / self.d_mid) ** -exponent)
+
+    def from_basis(self, shape: Array, coefficient: Array, *x: Array) -> Array:
+        return np.concatenate([coefficient, shape], axis=-1)
+
+
+def _stack(*columns: Any) -> Array:
+    return np.stack(np.broadcast_arrays(*columns), axis=-1)
+
+
+Law = Chinchilla | Kaplan | Interaction
+LAWS: dict[str, type[Law]] = {"chinchilla": Chinchilla, "kaplan": Kaplan, "interaction": Interaction}
