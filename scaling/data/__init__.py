@@ -69,4 +69,4 @@ def unique_tokens(source: Source, run: RunSpec) -> int:
 
 def epochs(source: Source, run: RunSpec) -> float:
     """How often the run predicts each of its unique tokens on average, D / U of arXiv:2305.16264: 1 without repeats."""
-    return run.tokens / unique_tokens(source, run)
+    return run.tokens / max(1, unique_tokens(source, run))

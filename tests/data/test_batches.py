@@ -140,3 +140,5 @@ def test_more_held_out_text_than_there_is_is_refused(counted):
     assert held_out(source, most, 7).token_RxT.shape == (most // 7, 8)
     with pytest.raises(Refusal, match=f"eval.tokens = {most + 7}: .* holds out {source.held_out_tokens} tokens"):
         held_out(source, most + 7, 7)
+    with pytest.raises(Refusal):
+        held_out(source, source.held_out_tokens, 1)  # the last token is a target only

