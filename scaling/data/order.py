@@ -20,7 +20,7 @@ def key(*words: object) -> int:
 def mix(x_N: np.ndarray) -> np.ndarray:
     """A bijection of 64-bit integers that leaves no visible pattern: the output function of SplitMix64.
 
-    Steele, Lea and Flood, Fast Splittable Pseudorandom Number Generators (OOPSLA 2014), figure 16.
+    Steele, Lea and Flood, Fast Splittable Pseudorandom Number Generators (OOPSLA 2014).
     """
     x_N = x_N + np.uint64(0x9E3779B97F4A7C15)
     x_N = (x_N ^ (x_N >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
