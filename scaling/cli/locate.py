@@ -11,7 +11,7 @@ EXPERIMENTS = Path(__file__).parents[2] / "experiments"  # of this checkout
 
 
 def study_of(experiment: str, changes: list[str]) -> tuple[Study, Path]:
-    """The checked study that EXPERIMENT names, with `--set` applied, and its file. Raises `Refusal` with every fault."""
+    """The checked study that EXPERIMENT names, with `--set` applied, and its file; `Refusal` has every fault."""
     path = _file_of(experiment)
     study = _loaded(path)
     pairs = dict(change.partition("=")[::2] for change in changes)

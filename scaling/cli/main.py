@@ -6,9 +6,8 @@ import os
 import sys
 from collections.abc import Sequence
 
+from scaling.cli.exits import DONE, INTERRUPTED, REFUSED
 from scaling.spec import Refusal
-
-DONE, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 75
 
 DESCRIPTION = """Scaling-law experiments: from a question to a plan, runs, fitted laws and a report.
 
@@ -41,7 +40,9 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--workers", type=int, metavar="N", help="worker processes (default: one a core on CPU, else 1)")
     run.add_argument("--dry-run", action="store_true", help="print the plan and stop")
 
-    status = command("status", "progress of a sweep: what is done, under way, pending", "scaling status results/quickstart")
+    status = command(
+        "status", "progress of a sweep: what is done, under way, pending", "scaling status results/quickstart"
+    )
     status.add_argument("folder", metavar="DIR")
     _json_argument(status)
 
@@ -50,7 +51,9 @@ def _parser() -> argparse.ArgumentParser:
         "fit a law to a table of runs, with intervals",
         "scaling fit my_runs.csv --law chinchilla --params n_params --columns tokens=D,loss=val_loss --json",
     )
-    fit.add_argument("table", metavar="TABLE|DIR", help="a CSV with columns n_params, tokens, loss, or a results folder")
+    fit.add_argument(
+        "table", metavar="TABLE|DIR", help="a CSV with columns n_params, tokens, loss, or a results folder"
+    )
     fit.add_argument("--law", default="chinchilla", help="chinchilla (default), interaction, kaplan")
     fit.add_argument(
         "--params", required=True, metavar="COLUMN",
@@ -58,7 +61,9 @@ def _parser() -> argparse.ArgumentParser:
         "Ours are n_params (non-embedding and head), n_params_kaplan, n_params_total",
     )  # fmt: skip
     fit.add_argument("--columns", default="", metavar="OURS=THEIRS,...", help="names that differ, e.g. tokens=D")
-    fit.add_argument("--group", metavar="NAME", help="only the runs of this group (default: those with the role fitted)")
+    fit.add_argument(
+        "--group", metavar="NAME", help="only the runs of this group (default: those with the role fitted)"
+    )
     fit.add_argument("--bootstrap", type=int, default=0, metavar="B", help="intervals from B resamples of whole trunks")
     fit.add_argument("--level", type=float, default=0.9, help="of every interval (default 0.9)")
     fit.add_argument("--seed", type=int, default=0, help="of the resamples")

@@ -68,13 +68,15 @@ def show(study: Study, ledger: Ledger, workers: int, console: Console) -> None:
     for warning in judged.warnings if judged else []:
         console.print(f"[yellow]design: {warning}[/yellow]")
     done = len(study.runs) - len(pending)
+    if not pending.runs:
+        console.print(f"cost: nothing left to train: all {done} runs are done", highlight=False)
+        return
+    so_far = f", of which {done} are done" if done else ""
+    hands = f"{workers} worker{'s' * (workers > 1)}"
     console.print(
-        f"cost: {study.runs.flops:.3g} FLOPs in {len(study.runs)} runs"
-        + (f", of which {done} are done" if done else "")
-        + f"; about {_duration(wall_seconds(pending, workers))} with {workers} worker{'s' * (workers > 1)} on this kind "
-        "of CPU"
-        if pending.runs
-        else f"cost: nothing left to train: all {done} runs are done"
+        f"cost: {study.runs.flops:.3g} FLOPs in {len(study.runs)} runs{so_far}; about "
+        f"{_duration(wall_seconds(pending, workers))} with {hands} on the CPU that the estimate was made on",
+        highlight=False,
     )
 
 

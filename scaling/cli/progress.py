@@ -62,7 +62,9 @@ class SweepView:
         record = self._ledger[planned.run.id]
         clock = record.clock
         speed = f"{clock.tokens_per_second:9,.0f} tok/s {clock.flops_per_second / 1e9:6.1f} GFLOP/s" if clock else ""
-        result = "trunk" if planned.role == "trunk" else f"loss {record.loss:.4f}" if record.loss else f"[red]{status}[/red]"
+        result = (
+            "trunk" if planned.role == "trunk" else f"loss {record.loss:.4f}" if record.loss else f"[red]{status}[/red]"
+        )
         count = f"{self._before + len(self._done):3d}/{len(self._planned)}"
         return f"{count} {label(planned):<46} {result:<12} {speed}"
 
@@ -73,7 +75,9 @@ class SweepView:
     def _time_left(self) -> float:
         """By the plan's estimate, corrected by how the finished part went."""
         partial = {p.run.id: self._fraction(p, v) for p, v in self._latest.values()}
-        spent = sum(self._estimate.get(i, 0) * (1.0 if i in self._done else partial.get(i, 0.0)) for i in self._estimate)
+        spent = sum(
+            self._estimate.get(i, 0) * (1.0 if i in self._done else partial.get(i, 0.0)) for i in self._estimate
+        )
         left = sum(self._estimate.values()) - spent
         elapsed = time.monotonic() - self._started
         pace = elapsed * self._workers / spent if spent > 5 else 1.0
@@ -84,20 +88,25 @@ class SweepView:
         total = sum(self._estimate.values()) or 1.0
         left = self._time_left()
         done = self._before + len(self._done)
-        table.add_row(
-            f"[bold]{done}/{len(self._planned)} runs", ProgressBar(total=1.0, completed=1 - min(1, left / total), width=24),
-            f"about {left:.0f} s left",
-        )  # fmt: skip
+        table.add_row(f"[bold]{done}/{len(self._planned)} runs", _bar(1 - left / total), f"about {left:.0f} s left")
         for _, (planned, values) in sorted(self._latest.items()):
             fraction = self._fraction(planned, values)
             speed, loss = values.get("tokens_per_second"), values.get("loss")
+            steps_left = (1 - fraction) * (planned.run.steps - (planned.run.branch.step if planned.run.branch else 0))
             table.add_row(
-                label(planned), ProgressBar(total=1.0, completed=fraction, width=24), values.get("phase", ""),
-                f"loss {loss:.3f}" if loss else "", f"{speed:,.0f} tok/s" if speed else "",
+                label(planned),
+                _bar(fraction),
+                values.get("phase", ""),
+                f"loss {loss:.3f}" if loss else "",
+                f"{speed:,.0f} tok/s" if speed else "",
                 f"{values['flops_per_second'] / 1e9:.1f} GFLOP/s" if speed else "",
-                f"{(1 - fraction) / fraction * self._estimate.get(planned.run.id, 0) * fraction:.0f} s" if fraction else "",
-            )  # fmt: skip
+                f"{steps_left * planned.run.batch_tokens / speed:.0f} s left" if speed else "",
+            )
         return table
+
+
+def _bar(fraction: float) -> ProgressBar:
+    return ProgressBar(total=1.0, completed=min(1.0, max(0.0, fraction)), width=24)
 
 
 def label(planned: Planned) -> str:

@@ -3,15 +3,15 @@
 import argparse
 import json
 import os
+import shlex
 import signal
 import sys
 import threading
-import time
-from pathlib import Path
 
 from rich.console import Console
 
 from scaling import data
+from scaling.cli.exits import INTERRUPTED
 from scaling.cli.locate import results_of, study_of
 from scaling.cli.plan import show
 from scaling.cli.progress import SweepView, label
@@ -34,19 +34,15 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         return 0
     with FolderLock(folder) as lock:
-        if ledger_study(ledger) != study.to_json():
-            commit_json(folder / "study.json", study.to_json())
+        commit_json(folder / "study.json", study.to_json())
         outcome = _sweep(study, ledger, workers, lock)
         table.write(ledger)
     if outcome.stopped:
-        again = " ".join(["scaling run", arguments.experiment, *(f"--set {c}" for c in arguments.changes)])
-        console.print(f"stopped; what is done is kept. To go on: {again}" + (f" --out {folder}" if arguments.out else ""))
-        return 75
+        again = ["scaling", "run", arguments.experiment, *(word for c in arguments.changes for word in ("--set", c))]
+        again += ["--out", arguments.out] if arguments.out else []
+        console.print(f"stopped; what is done is kept. To go on: {shlex.join(again)}", highlight=False)
+        return INTERRUPTED
     return _close(study, ledger, outcome, console)
-
-
-def ledger_study(ledger: Ledger) -> dict | None:
-    return ledger.study() if (ledger.folder / "study.json").exists() else None
 
 
 def _refuse_unfit(study: Study, ledger: Ledger, workers: int) -> None:
@@ -88,6 +84,8 @@ def _changed_texts(study: Study, ledger: Ledger) -> list[str]:
 
 
 def _sweep(study: Study, ledger: Ledger, workers: int, lock: FolderLock) -> Outcome:
+    from scaling.report.findings import register
+
     stop = threading.Event()
     before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
     machine = json.dumps(provenance.commit())
@@ -96,8 +94,11 @@ def _sweep(study: Study, ledger: Ledger, workers: int, lock: FolderLock) -> Outc
 
     def release() -> None:
         table.write(ledger)
-        line = register(study, ledger)
-        if line:
+        try:
+            lines = register(ledger)
+        except Refusal as refusal:
+            lines = [f"no forecast: {fault}" for fault in refusal.faults]
+        for line in lines:
             view.console.print(line, highlight=False)
 
     try:
@@ -118,19 +119,22 @@ def _sweep(study: Study, ledger: Ledger, workers: int, lock: FolderLock) -> Outc
             signal.signal(number, handler)
 
 
-def register(study: Study, ledger: Ledger) -> str:
-    """Write down the forecast of the held-out runs, before they are trained; what is written stays."""
-    return ""
-
-
 def _close(study: Study, ledger: Ledger, outcome: Outcome, console: Console) -> int:
-    started = time.monotonic()
-    print(started)
-    unfinished = {p.run.id: p for p in study.runs.runs if p.run.id not in ledger or ledger[p.run.id].status != "finished"}
-    for run_id, planned in unfinished.items():
-        reason = ledger[run_id].reason if run_id in ledger else outcome.failed.get(run_id, "not started")
-        console.print(f"[red]{label(planned)}[/red] ({run_id}): {reason}", highlight=False)
+    """Fit, report, and say what is not finished and why."""
+    from scaling.report import findings, page
+    from scaling.report.table import closing
+
+    unfinished = [p for p in study.runs.runs if p.run.id not in ledger or ledger[p.run.id].status != "finished"]
+    if any(planned["role"] != "trunk" and planned["id"] in ledger for planned in study.runs.to_json()):
+        found = findings.find(ledger)
+        findings.write(found, ledger)
+        closing(found, Console(), page.write(found, ledger))
+    for planned in unfinished:
+        run_id = planned.run.id
+        recorded = ledger[run_id] if run_id in ledger else None
+        status = recorded.status if recorded else "pending"
+        reason = recorded.reason if recorded else outcome.failed.get(run_id, "not started")
+        console.print(f"[red]{status}[/red] {label(planned)} ({run_id}): {reason}", highlight=False)
+    if any(p.run.id not in ledger for p in unfinished):
+        console.print("the same command tries the pending ones again")
     return 1 if unfinished else 0
-
-
-__all__ = ["Path"]

@@ -1,0 +1,81 @@
+"""`scaling doctor`: versions, devices, and what is missing for what. Asks a child process for the devices, so that a
+broken accelerator stack is reported and not suffered."""
+
+import argparse
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import sys
+
+from rich.console import Console
+
+from scaling.cli.exits import DONE, FAILED
+from scaling.launch.local import default_workers
+from scaling.launch.provenance import devices
+
+CORE = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "pandas", "matplotlib", "rich")
+EXTRAS = {
+    "gpu": ("jax_cuda12_plugin", "training on NVIDIA GPUs"),
+    "tpu": ("libtpu", "training on TPUs"),
+    "dev": ("pytest", "./check"),
+    "slurm": ("submitit", "sweeps on SLURM"),
+    "ray": ("ray", "sweeps on Ray"),
+    "wandb": ("wandb", "metrics to Weights & Biases"),
+    "hf": ("tokenizers", "training a tokenizer"),
+    "gcs": ("gcsfs", "results in gs:// buckets"),
+}
+
+
+def run(arguments: argparse.Namespace) -> int:
+    found = examine()
+    if arguments.json:
+        print(json.dumps(found, indent=1))
+    else:
+        show(found, Console())
+    return FAILED if found["problems"] else DONE
+
+
+def examine() -> dict:
+    versions = {name: _version(name) for name in CORE}
+    problems = [
+        f"{name} is not installed: pip install -e '.[cpu]'" for name, version in versions.items() if not version
+    ]
+    seen = devices(sys.executable)
+    if "error" in seen:
+        problems.append(f"jax sees no device: {seen['error']}")
+    return {
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "workers": default_workers(),
+        "versions": versions,
+        "devices": seen,
+        "extras": {name: importlib.util.find_spec(module) is not None for name, (module, _) in EXTRAS.items()},
+        "problems": problems,
+    }
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def show(found: dict, console: Console) -> None:
+    console.print(f"Python {found['python']} on {found['system']}, {found['cores']} cores", highlight=False)
+    console.print(
+        ", ".join(f"{name} {version or 'missing'}" for name, version in found["versions"].items()), highlight=False
+    )
+    if "error" not in found["devices"]:
+        console.print(
+            f"devices: {found['devices']['count']} x {found['devices']['kind']} ({found['devices']['backend']}); "
+            f"a sweep uses {found['workers']} worker{'s' * (found['workers'] > 1)}",
+            highlight=False,
+        )
+    for name, there in found["extras"].items():
+        console.print(f"  {name:<6} {'installed' if there else 'not installed':<14} {EXTRAS[name][1]}", highlight=False)
+    for problem in found["problems"]:
+        console.print(f"[red]{problem}[/red]", highlight=False)

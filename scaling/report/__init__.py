@@ -1,0 +1,1 @@
+"""What we say: findings of a results folder, figures, one page."""

@@ -1,0 +1,292 @@
+"""What a results folder shows: every fit of a study's analysis, and its answer to each of the four concepts.
+
+Everything is computed from `study.json`, `runs.csv` and `forecast.json`; `write` puts the fits beside them.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from scaling.fit.compare import Comparison, Noise, compare, seed_noise
+from scaling.fit.fitted import Fit
+from scaling.fit.forecast import Forecast, Score, forecast, forecast_from_json, score
+from scaling.fit.isoflop import IsoFlop, isoflop
+from scaling.fit.observe import Observations, observe, read_table
+from scaling.fit.surface import fit
+from scaling.fit.uncertainty import Interval
+from scaling.record import Ledger
+from scaling.record.files import commit_json
+from scaling.spec import Refusal
+
+if TYPE_CHECKING:
+    import pandas
+
+PARAMS_COLUMN = {"matmul": "n_params", "kaplan": "n_params_kaplan", "total": "n_params_total"}
+Concept = Literal["model scale", "data scale", "compute", "algorithms"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What one concept bought, in a line with a number and its interval."""
+
+    concept: Concept
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Floor:
+    """A fitted floor beside the entropy that it should be, on a source whose entropy is known."""
+
+    fit: Fit
+    observations: Observations
+    entropy: float  # exact, nats per token
+
+    @property
+    def fitted(self) -> Interval | None:
+        return self.fit.estimates().get("E") if self.fit.law else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Registered:
+    """A forecast that was written down before its run was trained, and its score when the run is finished."""
+
+    run_id: str
+    forecast: Forecast
+    score: Score | None
+    measured_se: float | None  # of the evaluation, nats per token
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Findings:
+    study: Mapping[str, Any]  # study.json
+    table: "pandas.DataFrame"  # runs.csv
+    observations: Observations | None  # what the laws were fitted to; None where nothing is fitted
+    fits: dict[str, Fit]  # by law, in the order of the analysis
+    isoflop: IsoFlop | None
+    noise: Noise | None  # between seeds
+    comparisons: tuple[Comparison, ...]  # algorithms against the fitted runs
+    floor: Floor | None
+    registered: tuple[Registered, ...]
+    answers: tuple[Answer, ...]
+    warnings: tuple[str, ...]  # what could not be said, and why
+
+    @property
+    def level(self) -> float:
+        return self.study["analysis"]["level"]
+
+    @property
+    def headline(self) -> Fit | None:
+        """The fit that the answers are read from: of the laws that are identified, the one that extrapolates best."""
+        known = [found for found in self.fits.values() if found.law is not None]
+        return min(known, key=lambda f: (f.holdout or {}).get("error", math.inf), default=None)
+
+
+def find(ledger: Ledger) -> Findings:
+    """Fit everything that the study's analysis asks for and the records allow. Raises `Refusal` without a study."""
+    study, table = ledger.study(), read_table(ledger.folder / "runs.csv")
+    analysis = study["analysis"]
+    params, level = PARAMS_COLUMN[analysis["params"]], analysis["level"]
+    warnings: list[str] = []
+    observations = _observed(table, warnings, params=params) if _has(table, role="fitted") else None
+    fits = fit_laws(study, table) if observations is not None else {}
+    valleys = noise = None
+    if observations is not None:
+        noise = seed_noise(observations)
+        try:
+            valleys = isoflop(observations, level=level)
+        except Refusal as refusal:
+            warnings += refusal.faults
+    found = Findings(
+        study=study,
+        table=table,
+        observations=observations,
+        fits=fits,
+        isoflop=valleys,
+        noise=noise,
+        comparisons=_compared(table, analysis, params, noise, warnings),
+        floor=_floor(table, analysis, params, warnings),
+        registered=registered(ledger, table),
+        answers=(),
+        warnings=tuple(warnings),
+    )
+    return _answered(found)
+
+
+def fit_laws(study: Mapping[str, Any], table: "pandas.DataFrame") -> dict[str, Fit]:
+    """Every law of the analysis, fitted to the finished runs with the role fitted."""
+    analysis = study["analysis"]
+    observations = observe(table, params=PARAMS_COLUMN[analysis["params"]])
+    return {
+        law: fit(observations, law, level=analysis["level"], bootstrap=analysis["bootstrap"])
+        for law in analysis["laws"]
+    }
+
+
+def register(ledger: Ledger) -> list[str]:
+    """Write `forecast.json`: what the laws say of each held-out run, before it is trained. What stands there stays.
+
+    Returns a line to print for each forecast; raises `Refusal` when no law can forecast.
+    """
+    path = ledger.folder / "forecast.json"
+    study, table = ledger.study(), read_table(ledger.folder / "runs.csv")
+    if not path.exists():
+        fits = list(fit_laws(study, table).values())
+        level = study["analysis"]["level"]
+        documents = []
+        for planned in (p for p in study["plan"] if p["role"] == "held_out"):
+            n, d, flops = _coordinates(planned, study["analysis"]["params"])
+            documents.append({"run_id": planned["id"]} | forecast(fits, n, d, flops, level=level).to_json())
+        commit_json(path, documents)
+    return [
+        f"forecast of {r.run_id}, {r.forecast.extrapolation:.2g} times the largest fitted compute: loss "
+        f"{r.forecast.loss:.4f} [{r.forecast.low:.4f}, {r.forecast.high:.4f}], written to {path.name} before it is trained"
+        for r in registered(ledger, table)
+    ]
+
+
+def _coordinates(planned: Mapping[str, Any], params: str) -> tuple[float, float, float]:
+    from scaling.cost import count_params, train_flops
+    from scaling.spec import RunSpec, from_json
+
+    run = from_json(RunSpec, planned["run"])
+    return getattr(count_params(run.model), params), run.tokens, train_flops(run)
+
+
+def registered(ledger: Ledger, table: "pandas.DataFrame") -> tuple[Registered, ...]:
+    """The forecasts of `forecast.json`, scored where their run is finished."""
+    path = ledger.folder / "forecast.json"
+    documents = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    found = []
+    for document in documents:
+        run_id = document.pop("run_id")
+        said = forecast_from_json(document)
+        row = table[(table["run_id"] == run_id) & (table["status"] == "finished")]
+        measured = float(row["loss"].iloc[0]) if len(row) else None
+        se = float(row["loss_se"].iloc[0]) if len(row) else None
+        found.append(
+            Registered(
+                run_id=run_id,
+                forecast=said,
+                score=score(said, measured) if measured is not None else None,
+                measured_se=se,
+            )
+        )
+    return tuple(found)
+
+
+def _has(table: "pandas.DataFrame", **wanted: str) -> bool:
+    return all(bool((table[column] == value).any()) for column, value in wanted.items())
+
+
+def _observed(table: "pandas.DataFrame", warnings: list[str], **how: Any) -> Observations | None:
+    try:
+        return observe(table, **how)
+    except Refusal as refusal:
+        warnings += refusal.faults
+        return None
+
+
+def _compared(
+    table: "pandas.DataFrame", analysis: Mapping[str, Any], params: str, noise: Noise | None, warnings: list[str]
+) -> tuple[Comparison, ...]:
+    """Each algorithm's group against the runs that the laws are fitted to."""
+    found = []
+    baseline = next(iter(table.loc[table["role"] == "fitted", "group"]), None)
+    for group in analysis["algorithms"]:
+        rows = table[((table["role"] == "fitted") | (table["group"] == group)) & (table["status"] == "finished")]
+        if baseline is None or not _has(rows, group=group):
+            warnings.append(f"{group}: no finished runs to compare")
+            continue
+        both = _observed(rows, warnings, params=params, roles=("fitted", "compare"))
+        if both is not None:
+            found += compare(both, baseline, level=analysis["level"], noise=noise)
+    return tuple(found)
+
+
+def _floor(table: "pandas.DataFrame", analysis: Mapping[str, Any], params: str, warnings: list[str]) -> Floor | None:
+    group = analysis["known_entropy"]
+    if not group or not _has(table, group=group):
+        return None
+    observations = _observed(table, warnings, params=params, group=group)
+    if observations is None:
+        return None
+    entropy = float(table.loc[table["group"] == group, "entropy"].iloc[0])
+    try:
+        found = fit(observations, "chinchilla", level=analysis["level"], bootstrap=0)
+    except Refusal as refusal:
+        warnings += refusal.faults
+        return None
+    return Floor(fit=found, observations=observations, entropy=entropy)
+
+
+def _answered(found: Findings) -> Findings:
+    from dataclasses import replace
+
+    answers: list[Answer] = []
+    law = found.headline
+    if law is not None and found.observations is not None:
+        top = law.optimum(law.flops_max)
+        n, d = float(top.n), float(top.d)
+        per_cent = f"{law.level:.0%}"
+        at = f"at N = {_short(n)}, D = {_short(d)}, the best split of {law.flops_max:.2g} FLOPs"
+        twice_n, twice_d = law.gain((n, d), (2 * n, d)), law.gain((n, d), (n, 2 * d))
+        further = law.optimum(2 * law.flops_max)
+        twice_c = law.gain((n, d), (float(further.n), float(further.d)))
+        exponents = law.optimum_intervals(law.flops_max)
+        answers += [
+            Answer(
+                concept="model scale",
+                text=f"twice the parameters: {_nats(twice_n)} {at} ({per_cent} interval, {law.name} law)",
+            ),
+            Answer(concept="data scale", text=f"twice the tokens: {_nats(twice_d)} at the same point"),
+            Answer(
+                concept="compute",
+                text=f"twice the compute, split best: {_nats(twice_c)}; N* grows as C^{_number(exponents['exponent_n'])}, "
+                f"D* as C^{_number(exponents['exponent_d'])}",
+            ),
+        ]
+    answers += [Answer(concept="algorithms", text=comparison.verdict) for comparison in found.comparisons]
+    return replace(found, answers=tuple(answers))
+
+
+def _nats(change: Interval) -> str:
+    return f"{-change.value:+.3f} nats [{-change.high:+.3f}, {-change.low:+.3f}]"
+
+
+def _number(item: Interval) -> str:
+    return f"{item.value:.2f} [{item.low:.2f}, {item.high:.2f}]"
+
+
+def _short(value: float) -> str:
+    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:.3g}{letter}"
+    return f"{value:.3g}"
+
+
+def write(found: Findings, ledger: Ledger) -> None:
+    """fits/*.json: each law, the algorithms, the noise, the floor."""
+    folder = ledger.folder / "fits"
+    for law, fitted in found.fits.items():
+        commit_json(folder / f"{law}.json", fitted.to_json())
+    if found.comparisons:
+        commit_json(folder / "algorithms.json", [c.to_json() for c in found.comparisons])
+    if found.noise is not None:
+        commit_json(folder / "noise.json", {"sd_of_ln_loss": found.noise.sd, "degrees_of_freedom": found.noise.dof})
+    if found.floor is not None:
+        commit_json(folder / "floor.json", {"entropy": found.floor.entropy, "fit": found.floor.fit.to_json()})
+    scored = [
+        {
+            "run_id": r.run_id,
+            "measured": r.score.measured,
+            "error": r.score.error,
+            "inside": r.score.inside,
+            "errors": r.score.errors,
+        }
+        for r in found.registered
+        if r.score
+    ]
+    if scored:
+        commit_json(folder / "score.json", scored)
