@@ -16,7 +16,7 @@ import numpy as np
 
 from scaling.fit.laws import Array
 from scaling.fit.observe import Observations
-from scaling.fit.uncertainty import Interval
+from scaling.fit.uncertainty import Interval, t_quantile
 from scaling.spec import Refusal
 
 LOSSES = 9  # matched losses, evenly spread in ln L over the overlap
@@ -92,8 +92,8 @@ def compare(
 ) -> list[Comparison]:
     """Every other group against `baseline`. The baseline takes part with the group's own sizes where it has them.
 
-    Intervals are percentiles over `draws` redrawings of the losses under `noise`, by default that of `seed_noise`;
-    its own uncertainty (few replicates) is drawn too, so that they are as wide as Student's t. Without any noise
+    Intervals come from `draws` redrawings of the losses under `noise`, by default that of `seed_noise`: the standard
+    deviation of ln m and Student's t with as many degrees of freedom as there are replicates. Without any noise
     there are no intervals, and a warning. Raises `Refusal` for an unknown baseline or a single group.
     """
     groups = sorted(set(observations.group))
@@ -146,12 +146,11 @@ def _compare(
         warnings.append("the losses of the two groups overlap by less than 2 %: the multiplier rests on little")
     v = log_c[0] - log_c[0].mean()
     slope = _nan_line(v, log_m)
-    has_noise = noise is not None
-    multiplier = _interval(np.exp(np.nanmean(log_m, axis=1))[:, None], level, has_noise)
-    multiplier, slope_interval = _at(multiplier, 0), _at(_interval(slope[:, None], level, has_noise), 0)
+    multiplier = _at(_exp(_interval(np.nanmean(log_m, axis=1)[:, None], level, noise)), 0)
+    slope_interval = _at(_interval(slope[:, None], level, noise), 0)
     return replace(
         found, multiplier=multiplier, slope=slope_interval, loss=loss_G, flops=np.exp(log_c[0]),
-        by_loss=_interval(np.exp(log_m), level, has_noise), warnings=tuple(warnings),
+        by_loss=_exp(_interval(log_m, level, noise)), warnings=tuple(warnings),
         verdict=_verdict(multiplier, slope_interval, name, base, np.exp(log_c[0])),
     )  # fmt: skip
 
@@ -182,13 +181,11 @@ def _redrawn(
     """(ln C [K], ln L [1 + B, K]) of each curve: as measured first, then under noise."""
     if noise is None:
         return [(log_c, log_l[None]) for log_c, log_l, _ in curves]
-    # The replicates' variance is known to within chi^2 / dof: drawn once for each resample, as in Student's t.
-    scale = noise.sd * np.sqrt(noise.dof / rng.chisquare(noise.dof, size=draws))
     redrawn = []
     for log_c, log_l, count in curves:
         own = rng.normal(size=(draws, len(log_l))) * math.sqrt(1 - SHARED)
         shared = rng.normal(size=(draws, 1)) * math.sqrt(SHARED)
-        moved = log_l + scale[:, None] * (own + shared) / np.sqrt(count)
+        moved = log_l + noise.sd * (own + shared) / np.sqrt(count)
         redrawn.append((log_c, np.concatenate([log_l[None], moved])))
     return redrawn
 
@@ -255,13 +252,19 @@ def _nan_line(v: Array, y_BxG: Array) -> Array:
     return (centred * np.where(known, y_BxG, 0.0)).sum(axis=1) / np.maximum((centred**2).sum(axis=1), 1e-300)
 
 
-def _interval(every: Array, level: float, has_noise: bool) -> Interval:
-    """The first row and percentiles of the others, [G]."""
-    if not has_noise:
+def _interval(every: Array, level: float, noise: Noise | None) -> Interval:
+    """The first row [G], with the standard deviation of the others and Student's t for few replicates."""
+    if noise is None:
         unknown = np.full(every.shape[1], np.nan)
         return Interval(value=every[0], se=unknown, low=unknown, high=unknown)
-    low, high = np.nanquantile(every[1:], [(1 - level) / 2, (1 + level) / 2], axis=0)
-    return Interval(value=every[0], se=np.nanstd(every[1:], axis=0, ddof=1), low=low, high=high)
+    se = np.nanstd(every[1:], axis=0, ddof=1)
+    reach = t_quantile(level, noise.dof) * se
+    return Interval(value=every[0], se=se, low=every[0] - reach, high=every[0] + reach)
+
+
+def _exp(found: Interval) -> Interval:
+    value = np.exp(found.value)
+    return Interval(value=value, se=value * found.se, low=np.exp(found.low), high=np.exp(found.high))
 
 
 def _at(found: Interval, i: int) -> Interval:

@@ -34,8 +34,9 @@ class Fit:
     at_bound: tuple[str, ...] = ()  # parameters that rest on the edge of their range; they get no standard error
     covariance: Array = field(default_factory=lambda: np.zeros((0, 0)))  # [P, P] of z, see `robust.jacobian`
     draws: Array | None = None  # [B, P], parameters refitted to resampled runs
-    dof: int = 0  # runs that count, less parameters
+    dof: int = 0  # of Student's t, see `uncertainty.Spread`
     correlation: float = 0.0  # of residuals within a trunk
+    noise: float = math.nan  # standard deviation of ln L of one new run about the law
     scale: float = math.nan  # standard deviation of a clean residual of ln L
     objective: float = math.nan  # sum of bisquare(residual / scale)
     residuals: Array | None = None  # [R], ln L_law - ln L_measured; None when read from JSON
@@ -63,11 +64,11 @@ class Fit:
         found = self._spread(lambda law: np.log(law(np.array([float(n)]), np.array([float(d)]))), level)
         reach = t_quantile(level, self.dof)
         if self.draws is None:
-            width = reach * math.hypot(float(found.se[0]), self.scale)
+            width = reach * math.hypot(float(found.se[0]), self.noise)
             low, high = -width, width
         else:  # percentiles and the run's own noise, added in quadrature on either side
-            low = -math.hypot(float(found.value[0] - found.low[0]), reach * self.scale)
-            high = math.hypot(float(found.high[0] - found.value[0]), reach * self.scale)
+            low = -math.hypot(float(found.value[0] - found.low[0]), reach * self.noise)
+            high = math.hypot(float(found.high[0] - found.value[0]), reach * self.noise)
         middle = float(found.value[0])
         return math.exp(middle + low), math.exp(middle + high)
 
@@ -125,7 +126,8 @@ class Fit:
             "status": self.status, "level": self.level,
             "estimates": {name: _interval_json(item) for name, item in self.estimates().items()},
             "unidentified": list(self.unidentified), "at_bound": list(self.at_bound), "constants": constants,
-            "objective": _number(self.objective), "scale": _number(self.scale), "dof": self.dof,
+            "objective": _number(self.objective), "scale": _number(self.scale), "noise": _number(self.noise),
+            "dof": self.dof,
             "correlation": self.correlation, "covariance": self.covariance.tolist(),
             "draws": None if self.draws is None else self.draws.tolist(),
             "cost": {"k": self.cost[0], "p": self.cost[1]}, "flops_max": self.flops_max,
@@ -168,7 +170,8 @@ def fit_from_json(document: Mapping[str, Any]) -> Fit:
         flops_max=document["flops_max"], unidentified=tuple(document["unidentified"]),
         at_bound=tuple(document["at_bound"]), covariance=np.array(document["covariance"], float),
         draws=None if document["draws"] is None else np.array(document["draws"], float), dof=document["dof"],
-        correlation=document["correlation"], scale=_float(document["scale"]), objective=_float(document["objective"]),
+        correlation=document["correlation"], scale=_float(document["scale"]), noise=_float(document["noise"]),
+        objective=_float(document["objective"]),
         partial={} if law else estimates, holdout=document["holdout"],
         design={k: _float(v) for k, v in document["design"].items()}, warnings=tuple(document["warnings"]),
     )  # fmt: skip

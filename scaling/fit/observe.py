@@ -98,7 +98,7 @@ def read_table(path: str | Path, columns: Mapping[str, str] | None = None) -> pa
     table.index = table.index + 2
     table.index.name = "line"
     table = table.fillna("")
-    table = table[(table != "").any(axis=1)]
+    table = table.loc[(table != "").any(axis=1)]
     if len(table.columns) == 1 and any(mark in table.columns[0] for mark in ";\t|"):
         mark = next(mark for mark in ";\t|" if mark in table.columns[0])
         raise Refusal(
@@ -114,9 +114,10 @@ def read_table(path: str | Path, columns: Mapping[str, str] | None = None) -> pa
     if faults:
         raise Refusal(faults)
     replaced = [ours for ours, theirs in columns.items() if ours != theirs and ours in table.columns]
-    return table.drop(columns=replaced).rename(
-        columns=lambda name: {theirs: ours for ours, theirs in columns.items()}.get(name, name)
-    )
+    ours = {theirs: ours for ours, theirs in columns.items()}
+    table = table.drop(columns=replaced)
+    table.columns = [ours.get(name, name) for name in table.columns]
+    return table
 
 
 def observe(

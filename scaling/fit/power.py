@@ -73,9 +73,9 @@ def fit_power(x: ArrayLike, loss: ArrayLike, *, floor: bool = True, level: float
     form = PowerLaw.form()
     found = estimate(form, (x,), loss, floor=floor)
     free = np.array([name not in found.at_bound and (floor or name != "E") for name in form.names])
-    spread_z, _ = covariance(form, found, (x,), free, [str(i) for i in range(len(x))])
+    noise = covariance(form, found, (x,), free, [str(i) for i in range(len(x))])
     E, A, alpha = found.theta.tolist()
     return PowerFit(
-        law=PowerLaw(E=E, A=A, alpha=alpha), runs=len(x), level=level, covariance=spread_z,
-        dof=max(int((found.weight > 0).sum() - free.sum()), 1), scale=found.scale, at_bound=found.at_bound,
+        law=PowerLaw(E=E, A=A, alpha=alpha), runs=len(x), level=level, covariance=noise.covariance,
+        dof=noise.dof, scale=found.scale, at_bound=found.at_bound,
     )  # fmt: skip

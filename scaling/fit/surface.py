@@ -66,17 +66,18 @@ def fit(
             **base, law=None, status="unidentified", unidentified=blurred, design=design, warnings=(words, *o.warnings)
         )
 
-    spread, correlation = covariance(form, found, x, free, o.trunk)
+    noise = covariance(form, found, x, free, o.trunk)
     draws = resample(form, found, x, np.log(o.loss), free, o.trunk, bootstrap, seed) if bootstrap else None
     result = Fit(
         **base,
         law=replace(form, **dict(zip(form.names, found.theta.tolist(), strict=True))),
         status="at_bound" if found.at_bound else "converged",
         at_bound=found.at_bound,
-        covariance=spread,
+        covariance=noise.covariance,
         draws=draws,
-        dof=max(int((found.weight > 0).sum() - free.sum()), 1),
-        correlation=correlation,
+        dof=noise.dof,
+        correlation=noise.correlation,
+        noise=noise.noise,
         scale=found.scale,
         objective=found.objective,
         residuals=found.residual,

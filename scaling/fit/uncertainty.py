@@ -24,10 +24,18 @@ def t_quantile(level: float, dof: int) -> float:
     return float(stdtrit(max(dof, 1), (1 + level) / 2))
 
 
-def covariance(
-    form: Any, estimate: Estimate, x: tuple[Array, ...], free: Array, trunk: Sequence[str]
-) -> tuple[Array, float]:
-    """Covariance of z [P, P], zero where `free` is False, and the correlation of residuals within a trunk.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Spread:
+    """What the residuals say about the noise, and so about z."""
+
+    covariance: Array  # [P, P] of z, zero where a parameter is not free
+    correlation: float  # of residuals within a trunk
+    noise: float  # standard deviation of ln L of one new run about the law, what it shares with its trunk included
+    dof: int  # for Student's t: runs less parameters, or what few trunks leave of that (Satterthwaite 1946)
+
+
+def covariance(form: Any, estimate: Estimate, x: tuple[Array, ...], free: Array, trunk: Sequence[str]) -> Spread:
+    """The spread of an estimate on R runs at x, each [R]; `free` [P] tells which parameters were estimated.
 
     Three cases. Where trunks hold several runs their correlation is estimated by restricted maximum likelihood on the
     linearised law, and if it is above 0 the covariance is that of this estimator under such noise. Else, with
@@ -52,14 +60,19 @@ def covariance(
             inverse = np.linalg.inv(curve)
             score = j * (psi / (1 - np.minimum(leverage, 0.9)))[:, None]
             full[np.ix_(free, free)] = estimate.scale**2 * inverse @ (score.T @ score) @ inverse
-            return full, 0.0
+            return Spread(covariance=full, correlation=0.0, noise=estimate.scale, dof=spare)
     mean = max(float(curvature[used].mean()), 0.1)
     small = 1 + j.shape[1] / used.sum() * float(curvature[used].var()) / mean**2  # Huber 1973
     variance = estimate.scale**2 * small**2 * float((psi**2).sum()) / max(spare, 1) / mean**2 * inflation
     root = j[used] * np.sqrt(weight[used])[:, None]
     noise = (1 - correlation) * np.eye(len(root)) + correlation * together
     full[np.ix_(free, free)] = variance * weight[used].mean() * bread @ (root.T @ noise @ root) @ bread
-    return full, correlation
+    clusters = len(set(cluster[used].tolist()))
+    dof = spare
+    if correlation > 0:
+        dof = int(1 / (correlation**2 / max(clusters - 3, 1) + (1 - correlation) ** 2 / max(spare, 1)))
+    noise_of_run = estimate.scale * float(np.sqrt(inflation))
+    return Spread(covariance=full, correlation=correlation, noise=noise_of_run, dof=max(dof, 1))
 
 
 def _shared_noise(j: Array, residual: Array, together: Array) -> tuple[float, float]:
