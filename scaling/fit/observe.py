@@ -6,6 +6,8 @@ any `flops`, `loss_se`, `run_id`, `group`, `trunk`, `seed`, `role`, `status`, `d
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 from collections import Counter
 from collections.abc import Collection, Mapping
@@ -83,41 +85,43 @@ def read_table(path: str | Path, columns: Mapping[str, str] | None = None) -> pa
     if not path.is_file():
         raise Refusal(f"{path}: there is no such file")
     try:
-        table = pandas.read_csv(
-            path, dtype=str, keep_default_na=False, skip_blank_lines=False, encoding="utf-8-sig", index_col=False
-        )
-    except pandas.errors.EmptyDataError:
-        raise Refusal(f"{path}: is empty; it needs a header line and one line for each run") from None
-    except pandas.errors.ParserError as error:
-        raise Refusal(
-            f"{path}: is not a table: {str(error).strip().removeprefix('Error tokenizing data. C error: ')}"
-        ) from None
+        text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise Refusal(f"{path}: is not UTF-8 text; save it as a CSV in UTF-8") from None
-    table.columns = [str(name).strip() for name in table.columns]
-    table.index = table.index + 2
-    table.index.name = "line"
-    table = table.fillna("")
-    table = table.loc[(table != "").any(axis=1)]
-    if len(table.columns) == 1 and any(mark in table.columns[0] for mark in ";\t|"):
-        mark = next(mark for mark in ";\t|" if mark in table.columns[0])
+    if not text.strip():
+        raise Refusal(f"{path}: is empty; it needs a header line and one line for each run")
+    reader = csv.reader(io.StringIO(text))
+    try:
+        lines = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
+    except csv.Error as error:
+        raise Refusal(f"{path}: line {reader.line_num}: is not a CSV: {error}") from None
+    (_, header), *lines = [(number, row) for number, row in lines if any(row)]
+    mark = next((mark for mark in ";\t|" if mark in header[0]), None)
+    if len(header) == 1 and mark:
         raise Refusal(
             f"{path}: its columns are separated by {mark!r}; save it with commas, and with points in decimals"
         )
-    faults = [
-        f"--columns {ours}={theirs}: there is no column {theirs!r}; there are {', '.join(table.columns)}"
+    faults = [f"{path}: column {name!r} appears twice" for name in sorted({n for n in header if header.count(n) > 1})]
+    faults += [
+        f"--columns {ours}={theirs}: there is no column {theirs!r}; there are {', '.join(header)}"
         for ours, theirs in columns.items()
-        if theirs not in table.columns
+        if theirs not in header
     ]
-    if not len(table):
+    faults += [
+        f"{path}: line {number}: {len(row)} cells under {len(header)} names"
+        for number, row in lines
+        if len(row) > len(header)
+    ]
+    if not lines:
         faults.append(f"{path}: has a header line and no runs")
     if faults:
-        raise Refusal(faults)
-    replaced = [ours for ours, theirs in columns.items() if ours != theirs and ours in table.columns]
-    ours = {theirs: ours for ours, theirs in columns.items()}
-    table = table.drop(columns=replaced)
-    table.columns = [ours.get(name, name) for name in table.columns]
-    return table
+        raise Refusal(_first(faults))
+    names = {theirs: ours for ours, theirs in columns.items()}
+    # A column that already has the wanted name gives way to the one that was named for it.
+    kept = [i for i, name in enumerate(header) if name in names or name not in columns]
+    cells = [[row[i] if i < len(row) else "" for i in kept] for _, row in lines]
+    index = pandas.Index([number for number, _ in lines], name="line")
+    return pandas.DataFrame(cells, index=index, columns=[names.get(header[i], header[i]) for i in kept], dtype=str)
 
 
 def observe(
@@ -168,8 +172,7 @@ def observe(
     if not faults:
         faults += _mixed_units(numbers, params)
     if faults:
-        more = [f"and {len(faults) - MOST_LINES} more faults of this kind"] if len(faults) > MOST_LINES else []
-        raise Refusal(faults[:MOST_LINES] + more)
+        raise Refusal(_first(faults))
 
     n, d, loss = numbers[params], numbers["tokens"], numbers["loss"]
     warnings = []
@@ -194,6 +197,11 @@ def observe(
         seed=labels(seed), size=labels(_labels(table, size, [f"{value:.12g}" for value in n])),
         params=params, flops_measured=flops_measured, dropped=dropped, warnings=tuple(warnings),
     )  # fmt: skip
+
+
+def _first(faults: list[str]) -> list[str]:
+    more = [f"and {len(faults) - MOST_LINES} more faults of this kind"] if len(faults) > MOST_LINES else []
+    return faults[:MOST_LINES] + more
 
 
 def _chosen(

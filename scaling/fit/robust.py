@@ -6,7 +6,7 @@ of the design where they weigh most, so least squares and Huber's function follo
 1. For given exponents a law is linear in its coefficients: non-negative least squares on a grid of exponents
    (variable projection, Golub & Pereyra 1973), for all rows and for many small subsets of them.
 2. From these starts the fit whose residuals have the least M-scale (S-estimation, Rousseeuw & Yohai 1984), with a
-   breakdown point of 25 %: that share of the rows may be arbitrarily wrong.
+   breakdown point of 25 %: that share of the rows beyond the number of parameters may be arbitrarily wrong.
 3. From there a local minimum of sum bisquare(r / s), cut at 4.685 s, which at normal errors has 95 % of the
    efficiency of least squares (MM-estimation, Yohai 1987); s is the M-scale of its own residuals, found in turn.
 
@@ -24,7 +24,7 @@ from scaling.fit.laws import Array
 M_CUT = 4.685  # in scales: 95 % efficiency at normal errors
 S_CUT = 2.937  # in scales: breakdown 25 %, see `m_scale`
 LEAST_SCALE = 1e-9  # of ln L: below this a table counts as free of noise
-SUBSETS = 60
+SUBSETS = 40
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -44,28 +44,28 @@ def estimate(form: Any, x: tuple[Array, ...], loss: Array, *, floor: bool = True
     """
     free = np.array([floor or name != "E" for name in form.names])
     y, spare = np.log(loss), len(loss) - free.sum()
-    everything = np.ones((1, len(loss)))
-    least_squares = polish(form, _starts(form, x, loss, everything, floor), x, y, free=free)
+    all_rows = np.arange(len(loss))[None]
+    least_squares = polish(form, _starts(form, x, loss, all_rows, floor), x, y, free=free)
     candidates = [least_squares]
     if spare > 2:
         chosen = _subsets(len(loss), len(form.names), seed)
-        partial = polish(
-            form, _starts(form, x, loss, chosen, floor), x, y, free=free, multiplicity=chosen, iterations=25
-        )
-        candidates.append(partial)
+        starts = _starts(form, x, loss, chosen, floor)
+        chosen_BxR = np.zeros((len(chosen), len(loss)))
+        np.put_along_axis(chosen_BxR, chosen, 1.0, axis=1)
+        candidates.append(polish(form, starts, x, y, free=free, multiplicity=chosen_BxR, iterations=15))
     theta = np.concatenate(candidates)
     scale = m_scale(_residual(form, theta, x, y), spare)
     best = np.argsort(scale, kind="stable")[:6]
     theta, scale = theta[best], scale[best]
-    for _ in range(6):
-        theta = polish(form, theta, x, y, scale=scale, cut=S_CUT, free=free, iterations=8)
+    for _ in range(4):
+        theta = polish(form, theta, x, y, scale=scale, cut=S_CUT, free=free, iterations=6)
         scale = m_scale(_residual(form, theta, x, y), spare)
     theta = np.concatenate([theta[[scale.argmin()]], least_squares])
     scale = m_scale(_residual(form, theta, x, y), spare)
-    for _ in range(40):
+    for _ in range(20):
         theta = polish(form, theta, x, y, scale=scale, free=free)
         before, scale = scale, m_scale(_residual(form, theta, x, y), spare)
-        if np.all(np.abs(scale / before - 1) < 1e-9):
+        if np.all(np.abs(scale / before - 1) < 1e-6):
             break
     winner = scale.argmin()
     theta, scale = polish(form, theta[[winner]], x, y, scale=scale[[winner]], free=free)[0], float(scale[winner])
@@ -191,7 +191,7 @@ def m_scale(residual_BxR: Array, spare: float) -> Array:
     ceiling = S_CUT**2 / 6
     low = np.full(len(size), np.log(LEAST_SCALE))
     high = np.log(size.max(axis=1) * 10 + LEAST_SCALE)
-    for _ in range(70):
+    for _ in range(45):
         middle = (low + high) / 2
         excess = _rho(size / np.exp(middle)[:, None], S_CUT).sum(axis=1) / max(spare, 1) > 0.25 * ceiling
         low, high = np.where(excess, middle, low), np.where(excess, high, middle)
@@ -266,29 +266,25 @@ def _touches(value: float, bound: tuple[float, float]) -> bool:
     return value <= bound[0] + 1e-9 * (1 + abs(bound[0])) or value >= bound[1] - 1e-9 * abs(bound[1])
 
 
-def _starts(form: Any, x: tuple[Array, ...], loss: Array, weight_BxR: Array, floor: bool) -> Array:
-    """The best point of the law's grid for each row weighting: [B, P]."""
-    axes = form.grid.values()
-    if len(weight_BxR) > 1:
-        axes = [axis[:: 2 if len(axis) > 8 else 1] for axis in axes]
-    shape_GxS = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, len(form.grid))
+def _starts(form: Any, x: tuple[Array, ...], loss: Array, rows_BxM: Array, floor: bool) -> Array:
+    """The best point of the law's grid for each choice of M rows: [B, P]. Every second point is enough for many."""
+    axes = [axis[:: 2 if len(rows_BxM) > 1 else 1] for axis in form.grid.values()]
+    shape_GxS = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, len(axes))
     basis_GxRxK = form.basis(shape_GxS, *x) / loss[:, None]
     if not floor:
         basis_GxRxK = basis_GxRxK[..., 1:]
-    found = []
-    for weight in weight_BxR:
-        rows = weight > 0
-        coefficient, rss = project(basis_GxRxK[:, rows], weight[rows])
-        best = rss.argmin()
-        c = np.maximum(coefficient[best], 1e-9 * coefficient[best].max())
-        if not floor:
-            c = np.concatenate([[0.0], c])
-        found.append(form.from_basis(shape_GxS[best], c, *x))
-    return np.array(found)
+    basis_GxBxMxK = basis_GxRxK[:, rows_BxM]
+    coefficient, rss = project(basis_GxBxMxK, np.ones(basis_GxBxMxK.shape[:-1]))
+    best, lane = rss.argmin(axis=0), np.arange(len(rows_BxM))
+    c = coefficient[best, lane]
+    c = np.maximum(c, 1e-9 * c.max(axis=1, keepdims=True))
+    if not floor:
+        c = np.concatenate([np.zeros((len(c), 1)), c], axis=1)
+    return form.from_basis(shape_GxS[best], c, *x)
 
 
 def _subsets(rows: int, parameters: int, seed: int) -> Array:
-    """Small random subsets of the rows as weights 0 and 1, [B, R]: most are clean if 25 % of the rows are wrong."""
+    """Small random choices of rows [B, M]: among them some without a wrong row, if 25 % of the rows are wrong."""
     rng = np.random.default_rng(seed)
     size = min(rows, max(parameters + 2, min(2 * parameters, rows // 2)))
-    return (rng.random((SUBSETS, rows)).argsort(axis=1).argsort(axis=1) < size).astype(float)
+    return np.sort(rng.random((SUBSETS, rows)).argsort(axis=1)[:, :size], axis=1)
