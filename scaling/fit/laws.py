@@ -88,18 +88,18 @@ class Chinchilla:
         return cls(E=1.0, A=1.0, B=1.0, alpha=1.0, beta=1.0)
 
     def __call__(self, n: ArrayLike, d: ArrayLike) -> Any:
-        return self.E + self.A * np.asarray(n, float) ** -self.alpha + self.B * np.asarray(d, float) ** -self.beta
+        return self.E + self.A * _power(n, -self.alpha) + self.B * _power(d, -self.beta)
 
     def gradient(self, n: ArrayLike, d: ArrayLike) -> Array:
         """dL/d(E, A, B, alpha, beta), [..., R, 5]."""
         n, d = np.asarray(n, float), np.asarray(d, float)
-        size, data = n**-self.alpha, d**-self.beta
+        size, data = _power(n, -self.alpha), _power(d, -self.beta)
         return _stack(1.0, size, data, -self.A * size * np.log(n), -self.B * data * np.log(d))
 
     def slopes(self, n: ArrayLike, d: ArrayLike) -> tuple[Any, Any]:
         """dL/d ln N and dL/d ln D."""
         n, d = np.asarray(n, float), np.asarray(d, float)
-        return -self.alpha * self.A * n**-self.alpha, -self.beta * self.B * d**-self.beta
+        return -self.alpha * self.A * _power(n, -self.alpha), -self.beta * self.B * _power(d, -self.beta)
 
     def optimum(self, flops: ArrayLike, cost: tuple[float, float]) -> Optimum:
         """The least loss under C = k N^p D, cost = (k, p), in closed form (arXiv:2203.15556, eq. 4, for p = 1).
@@ -254,20 +254,20 @@ class Interaction:
 
     def __call__(self, n: ArrayLike, d: ArrayLike) -> Any:
         n, d = np.asarray(n, float), np.asarray(d, float)
-        return self.E + self.A * n**-self.alpha + self.B * (d / self.d_mid) ** -self._exponent(n)
+        return self.E + self.A * _power(n, -self.alpha) + self.B * _power(d / self.d_mid, -self._exponent(n))
 
     def gradient(self, n: ArrayLike, d: ArrayLike) -> Array:
         """dL/d(E, A, B, alpha, beta, gamma), [..., R, 6]."""
         n, d = np.asarray(n, float), np.asarray(d, float)
-        size, data = n**-self.alpha, (d / self.d_mid) ** -self._exponent(n)
+        size, data = _power(n, -self.alpha), _power(d / self.d_mid, -self._exponent(n))
         per_beta = -self.B * data * np.log(d / self.d_mid)
         return _stack(1.0, size, data, -self.A * size * np.log(n), per_beta, per_beta * np.log(n / self.n_mid))
 
     def slopes(self, n: ArrayLike, d: ArrayLike) -> tuple[Any, Any]:
         """dL/d ln N and dL/d ln D."""
         n, d = np.asarray(n, float), np.asarray(d, float)
-        data = self.B * (d / self.d_mid) ** -self._exponent(n)
-        by_n = -self.alpha * self.A * n**-self.alpha - self.gamma * np.log(d / self.d_mid) * data
+        data = self.B * _power(d / self.d_mid, -self._exponent(n))
+        by_n = -self.alpha * self.A * _power(n, -self.alpha) - self.gamma * np.log(d / self.d_mid) * data
         return by_n, -self._exponent(n) * data
 
     def optimum(self, flops: ArrayLike, cost: tuple[float, float]) -> Optimum:
@@ -307,6 +307,11 @@ class Interaction:
 
     def from_basis(self, shape: Array, coefficient: Array, *x: Array) -> Array:
         return np.concatenate([coefficient, shape], axis=-1)
+
+
+def _power(x: ArrayLike, exponent: Any) -> Any:
+    """x ** exponent, through one logarithm for a whole batch of exponents: several times quicker."""
+    return np.exp(exponent * np.log(np.asarray(x, float)))
 
 
 def _stack(*columns: Any) -> Array:

@@ -37,13 +37,14 @@ def test_intervals_hold_the_truth_as_often_as_they_say(runs, grid, monkeypatch):
     assert all(0.83 <= value <= 0.97 for value in cover.values()), cover
 
 
-def test_branches_of_one_trunk_widen_the_intervals(runs):
+@pytest.mark.parametrize("bootstrap", [0, 200], ids=["delta", "bootstrap"])
+def test_branches_of_one_trunk_widen_the_intervals(runs, bootstrap):
     """Two seeds at each of five sizes, noise shared by the horizons of a trunk."""
     sizes, horizons, rng = np.geomspace(4e3, 1e6, 5), np.geomspace(2e5, 5e7, 5), np.random.default_rng(1)
     rows = [(n, d, f"{n:.0f}-{s}", e) for n in sizes for s in (0, 1) for e in [rng.normal() * 0.01] for d in horizons]
     n, d, trunk, shared = (np.array(column) for column in zip(*rows, strict=True))
     loss = TRUTH(n, d) * np.exp(shared + 0.002 * rng.normal(size=len(n)))
-    alone, together = fit(runs(n, d, loss)), fit(runs(n, d, loss, trunk=trunk))
+    alone, together = (fit(o, bootstrap=bootstrap) for o in (runs(n, d, loss), runs(n, d, loss, trunk=trunk)))
     assert together.correlation > 0.5 and alone.correlation == 0
     assert together.estimates()["alpha"].se > 1.3 * alone.estimates()["alpha"].se
 
