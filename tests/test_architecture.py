@@ -99,7 +99,9 @@ def test_nothing_evaluates_text():
                 assert not any(keyword.arg == "shell" for keyword in node.keywords), f"{path}:{node.lineno}"
 
 
-@pytest.mark.parametrize("room", ["spec", "cost", "data", "plan", "record", "fit.surface", "report.findings", "launch.local"])
+@pytest.mark.parametrize(
+    "room", ["spec", "cost", "data", "plan", "record", "fit.surface", "report.findings", "launch.local"]
+)
 def test_the_login_node_side_never_imports_jax(room: str):
     code = f"import sys, scaling.{room}; sys.exit(bool({{'jax', 'matplotlib'}} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -2,7 +2,15 @@ import dataclasses
 
 import pytest
 
-from scaling.cost import at_width, count_flops, count_params, flops_per_token, marginal_flops, nearest_shape, train_flops
+from scaling.cost import (
+    at_width,
+    count_flops,
+    count_params,
+    flops_per_token,
+    marginal_flops,
+    nearest_shape,
+    train_flops,
+)
 from scaling.spec import Branch, ModelSpec, Refusal, RunSpec
 
 # Agreement with the built model and with its traced program is in tests/train/test_accounting.py.

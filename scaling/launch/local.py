@@ -19,7 +19,7 @@ from queue import SimpleQueue as Queue
 from typing import Any
 
 from scaling.plan.design import seconds
-from scaling.plan.plan import Plan, Planned
+from scaling.plan.plan import Plan, Planned, Role
 from scaling.record import Ledger
 from scaling.spec import Refusal, to_json
 
@@ -232,19 +232,28 @@ class LocalSweep:
         return bool(self._queue) and any(worker.job for worker in self._workers.values())
 
     def _next_for(self, worker: Worker) -> Planned | None:
-        """Fitted runs first, since the forecast waits for them; then what the worker has compiled; then the longest
-        chain of trunk and branches, so that the sweep does not end on one long run."""
+        """Fitted runs first, since the forecast waits for them; then the held-out ones, which are the longest; then
+        what the worker has compiled; then the longest chain of trunk and branches, so that the sweep does not end on
+        one long run."""
         ready = [p for p in self._queue if p.run.id not in self._held_back and self._trunk_is_there(p)]
         if not ready:
             return None
         last = worker.last.run.model if worker.last else None
-        return max(ready, key=lambda p: (self._leads_to_fit(p), p.run.model == last, self._chain(p)))
+        return max(
+            ready,
+            key=lambda p: (
+                self._leads_to(p, "fitted"),
+                self._leads_to(p, "held_out"),
+                p.run.model == last,
+                self._chain(p),
+            ),
+        )
 
     def _trunk_is_there(self, planned: Planned) -> bool:
         return planned.run.branch is None or planned.run.branch.trunk in self._ledger
 
-    def _leads_to_fit(self, planned: Planned) -> bool:
-        return any(p.role == "fitted" for p in self._family(planned))
+    def _leads_to(self, planned: Planned, role: Role) -> bool:
+        return any(p.role == role for p in self._family(planned))
 
     def _chain(self, planned: Planned) -> float:
         return sum(seconds(p) for p in self._family(planned))

@@ -28,7 +28,8 @@ class Checkpoints:
     def save(self, step: int, state: TrainState, *, keep: Collection[int] = ()) -> None:
         """Blocks until the checkpoint is committed; then drops the others, but for those at the steps to keep."""
         if step not in self.steps():
-            self._manager.save(step, args=ocp.args.StandardSave(_named(state)))
+            # Forced: a trunk that is trained again saves a step before its newest.
+            self._manager.save(step, args=ocp.args.StandardSave(_named(state)), force=True)
         self.drop(*(other for other in self.steps() if other != step and other not in keep))
 
     def drop(self, *steps: int) -> None:

@@ -50,6 +50,7 @@ class Program(NamedTuple):
     losses: Callable[..., jax.Array]  # (params, window_CxBxM)
     chunk: int  # K: steps that one call can hold
     width: np.dtype  # of a token
+    eval_shape: tuple[int, int, int]  # (C, B, M)
 
 
 def train(
@@ -177,7 +178,7 @@ def _program(model: ModelSpec, optim: OptimSpec, batch: int, evaluation: EvalSpe
     everywhere, rows_KxBxM = sharding(mesh), sharding(mesh, None, "batch", None)
     width = np.min_scalar_type(model.vocab_size - 1)
     chunk = max(1, min(MAX_CHUNK, round(CHUNK_FLOPS / (batch * model.context * flops_per_token(model, "exact")))))
-    calls, per_call = _eval_shape(evaluation, model)
+    shape_CxBxM = _eval_shape(evaluation, model, placement)
 
     steps = jax.jit(
         functools.partial(train_steps, graphdef=graphdef, model=model, optim=optim),
@@ -195,9 +196,9 @@ def _program(model: ModelSpec, optim: OptimSpec, batch: int, evaluation: EvalSpe
         functools.partial(window_losses, graphdef=graphdef),
         in_shardings=(layout.params, rows_KxBxM),
         out_shardings=everywhere,
-    ).lower(abstract.params, jax.ShapeDtypeStruct((calls, per_call, model.context + 1), width))
+    ).lower(abstract.params, jax.ShapeDtypeStruct(shape_CxBxM, width))
     initial = jax.jit(functools.partial(init_state, model, optim), out_shardings=layout)
-    return Program(initial, steps.compile(), losses.compile(), chunk, width)
+    return Program(initial, steps.compile(), losses.compile(), chunk, width, shape_CxBxM)
 
 
 def _place(leaf: Any, mesh: jax.sharding.Mesh) -> Any:
@@ -212,20 +213,19 @@ def _padded(rows: np.ndarray, length: int) -> np.ndarray:
     return np.concatenate([rows, np.zeros((length - len(rows), *rows.shape[1:]), rows.dtype)])
 
 
-def _eval_shape(evaluation: EvalSpec, model: ModelSpec) -> tuple[int, int]:
-    """(calls, windows a call) that cover the held-out windows; the last call is padded."""
-    per_call = max(1, EVAL_TOKENS // model.context)
-    return math.ceil(evaluation.tokens // model.context / per_call), per_call
+def _eval_shape(evaluation: EvalSpec, model: ModelSpec, placement: Placement) -> tuple[int, int, int]:
+    """(C calls, B windows a call, M tokens a window) that cover the held-out windows; the last call is padded."""
+    parts = placement.data * placement.fsdp
+    windows = max(1, EVAL_TOKENS // model.context // parts) * parts
+    return math.ceil(evaluation.tokens // model.context / windows), windows, model.context + 1
 
 
 def _evaluate(run: RunSpec, source: data.Source, state: TrainState, program: Program) -> Loss:
     held_out = data.held_out(source, run.eval.tokens, run.model.context)
-    calls, per_call = _eval_shape(run.eval, run.model)
-    window_CxBxM = _padded(held_out.token_RxT, calls * per_call).reshape(calls, per_call, run.model.context + 1)
-    loss_R = np.asarray(program.losses(state.params, window_CxBxM.astype(program.width, copy=False))).reshape(-1)[
-        : len(held_out.token_RxT)
-    ]
-    return loss_of(loss_R, held_out, source.entropy)
+    calls, per_call, length = program.eval_shape
+    window_CxBxM = _padded(held_out.token_RxT, calls * per_call).reshape(calls, per_call, length)
+    loss_CxB = np.asarray(program.losses(state.params, window_CxBxM.astype(program.width, copy=False)))
+    return loss_of(loss_CxB.reshape(-1)[: len(held_out.token_RxT)], held_out, source.entropy)
 
 
 def _record(

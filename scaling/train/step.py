@@ -85,9 +85,7 @@ def train_steps(
             directions,
             multipliers,
         )
-        metrics = StepMetrics(
-            metrics.loss_K.at[i].set(loss), metrics.grad_norm_K.at[i].set(optax.global_norm(grads))
-        )
+        metrics = StepMetrics(metrics.loss_K.at[i].set(loss), metrics.grad_norm_K.at[i].set(optax.tree.norm(grads)))
         return TrainState(params, opt_state), metrics
 
     unset_K = jnp.zeros(window_KxBxM.shape[0], jnp.float32)

@@ -70,7 +70,9 @@ def test_replicates_differ_in_weights_and_order_alone(grid: Plan):
     assert not {p.run.id for p in again.runs} & {p.run.id for p in grid.runs}
     for old, new in zip(grid.runs, again.runs, strict=False):
         assert new.run.seed == new.run.data.seed == 1
-        back = dataclasses.replace(new.run, seed=0, data=dataclasses.replace(new.run.data, seed=0), branch=old.run.branch)
+        back = dataclasses.replace(
+            new.run, seed=0, data=dataclasses.replace(new.run.data, seed=0), branch=old.run.branch
+        )
         assert back == old.run
 
 
@@ -141,7 +143,9 @@ def test_every_fault_of_a_study_is_named_at_once(grid: Plan):
 
 def test_a_study_that_asks_for_more_text_than_there_is_is_refused(tiny: RunSpec):
     run = dataclasses.replace(
-        tiny, model=dataclasses.replace(tiny.model, vocab_size=256), data=dataclasses.replace(tiny.data, source="bytes:stdlib")
+        tiny,
+        model=dataclasses.replace(tiny.model, vocab_size=256),
+        data=dataclasses.replace(tiny.data, source="bytes:stdlib"),
     )
     study = Study(name="long", question="?", plan=straight(run, [run.model], [1e9], group="a"))
     (line,) = study.faults()

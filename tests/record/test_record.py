@@ -46,7 +46,10 @@ def ledger(tmp_path: Path, plan: Plan) -> Ledger:
 
 
 def test_a_record_reads_back_as_it_was_written(ledger: Ledger, tiny: RunSpec):
-    for record in (record_of(tiny), record_of(dataclasses.replace(tiny, seed=1), status="diverged", loss=None, clock=None)):
+    for record in (
+        record_of(tiny),
+        record_of(dataclasses.replace(tiny, seed=1), status="diverged", loss=None, clock=None),
+    ):
         ledger.commit(record)
         assert ledger[record.run.id] == record
     assert len(list(ledger)) == 2
@@ -106,7 +109,12 @@ def test_nothing_of_the_clock_is_in_the_table(ledger: Ledger, plan: Plan):
             if planned.run.id in ledger:
                 ledger.reopen(planned.run.id)
             clock = Clock(
-                compile=seconds, train=seconds, evaluate=seconds, steps=1, tokens_per_second=seconds, flops_per_second=seconds
+                compile=seconds,
+                train=seconds,
+                evaluate=seconds,
+                steps=1,
+                tokens_per_second=seconds,
+                flops_per_second=seconds,
             )
             ledger.commit(record_of(planned.run, clock=clock, machine={"device": str(seconds)}))
         table.write(ledger)

@@ -1,0 +1,165 @@
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from scaling import data
+from scaling.plan import trunks
+from scaling.record import Ledger, RunRecord
+from scaling.spec import RunSpec
+from scaling.train import Interrupted, Placement, Watch, train
+from scaling.train import loop
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_chunks():
+    """Several compiled calls a run, so that what happens between them is seen."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "MAX_CHUNK", 6)
+        loop._program.cache_clear()
+        yield
+    loop._program.cache_clear()
+
+
+def made(run: RunSpec, folder: Path, **how) -> RunRecord:
+    record = train(run, results=folder, **how)
+    Ledger(folder).commit(record)
+    return record
+
+
+def losses(folder: Path, run: RunSpec) -> list[float]:
+    return [row["loss"] for row in Ledger(folder).curve(run.id)]
+
+
+def test_training_learns(tiny: RunSpec, tmp_path: Path):
+    run = replace(tiny, steps=400, optim=replace(tiny.optim, peak_lr=2e-2, cooldown_steps=80))
+    record = made(run, tmp_path)
+    assert record.status == "finished" and record.loss and record.entropy
+    assert record.entropy < record.loss < math.log(192) - 2
+    curve = losses(tmp_path, run)
+    assert len(curve) >= 66 and math.log(192) - 0.5 < curve[0] < math.log(192) and curve[-1] < curve[0] - 2
+
+
+def test_the_same_spec_gives_the_same_bits(tiny: RunSpec, tmp_path: Path):
+    first, second = made(tiny, tmp_path / "a"), made(tiny, tmp_path / "b")
+    assert first.loss == second.loss
+    assert losses(tmp_path / "a", tiny) == losses(tmp_path / "b", tiny)
+
+
+def test_seeds_differ(tiny: RunSpec, tmp_path: Path):
+    weights = made(replace(tiny, seed=1), tmp_path)
+    order = made(replace(tiny, data=replace(tiny.data, seed=1)), tmp_path)
+    assert len({made(tiny, tmp_path).loss, weights.loss, order.loss}) == 3
+
+
+def test_a_branch_equals_the_run_trained_straight_through(tiny: RunSpec, tmp_path: Path):
+    plan = trunks(tiny, [tiny.model], [10 * 96, 20 * 96], group="grid")
+    trunk, *branches = (p.run for p in plan.runs)
+    record = made(trunk, tmp_path, branch_steps=plan.branch_steps(trunk.id))
+    assert record.status == "finished" and record.loss is None
+    for branch in branches:
+        straight = replace(branch, branch=None)
+        cooled, whole = made(branch, tmp_path), made(straight, tmp_path)
+        assert cooled.loss == whole.loss and cooled.tokens == whole.tokens == branch.tokens
+        assert cooled.clock and cooled.clock.steps == branch.optim.cooldown_steps
+
+
+def test_stopping_and_resuming_equals_never_stopping(tiny: RunSpec, tmp_path: Path):
+    whole = made(tiny, tmp_path / "whole")
+    for _ in range(10):
+        calls = iter([False, True])
+        try:
+            broken = made(tiny, tmp_path / "broken", watch=Watch(stop=lambda calls=calls: next(calls, True)))
+            break
+        except Interrupted:
+            assert tiny.id not in Ledger(tmp_path / "broken")
+    assert broken.loss == whole.loss
+    assert broken.clock and broken.clock.steps < tiny.steps
+    assert losses(tmp_path / "broken", tiny) == losses(tmp_path / "whole", tiny)
+
+
+def test_a_trunk_taken_up_again_keeps_its_branch_points(tiny: RunSpec, tmp_path: Path):
+    plan = trunks(tiny, [tiny.model], [5 * 96, 15 * 96], group="grid")
+    trunk = plan.runs[0].run
+    steps = plan.branch_steps(trunk.id)
+    calls = iter([False, True])
+    with pytest.raises(Interrupted):
+        train(trunk, results=tmp_path, branch_steps=steps, watch=Watch(stop=lambda: next(calls, True)))
+    made(trunk, tmp_path, branch_steps=steps)
+    assert Ledger(tmp_path).checkpoint_steps(trunk.id) == set(steps)
+    for planned in plan.with_role("fitted").runs:
+        assert made(planned.run, tmp_path).loss == made(replace(planned.run, branch=None), tmp_path).loss
+
+
+def test_a_trunk_gains_a_branch_point_that_an_earlier_plan_did_not_have(tiny: RunSpec, tmp_path: Path):
+    long = trunks(tiny, [tiny.model], [20 * 96], group="grid")
+    trunk = long.runs[0].run
+    made(trunk, tmp_path, branch_steps=(16,))
+    Ledger(tmp_path).reopen(trunk.id)
+    made(trunk, tmp_path, branch_steps=(8, 16))
+    assert Ledger(tmp_path).checkpoint_steps(trunk.id) == {8, 16}
+
+
+def test_a_loss_that_is_not_a_number_is_a_result(tiny: RunSpec, tmp_path: Path):
+    hot = replace(tiny, optim=replace(tiny.optim, name="sgd", peak_lr=1e38, clip_norm=1e38))
+    record = made(hot, tmp_path)
+    assert record.status == "diverged" and record.loss is None and "not finite at step" in record.reason
+    assert all(math.isfinite(loss) for loss in losses(tmp_path, hot))
+
+
+def test_a_branch_of_a_diverged_trunk_is_diverged(tiny: RunSpec, tmp_path: Path):
+    hot = replace(tiny, optim=replace(tiny.optim, name="sgd", peak_lr=1e38, clip_norm=1e38))
+    plan = trunks(hot, [hot.model], [10 * 96], group="grid")
+    trunk, branch = (p.run for p in plan.runs)
+    assert made(trunk, tmp_path, branch_steps=(8,)).status == "diverged"
+    record = made(branch, tmp_path)
+    assert record.status == "diverged" and trunk.id in record.reason
+
+
+def test_one_compile_serves_every_learning_rate_and_length(tiny: RunSpec, tmp_path: Path):
+    before = loop._program.cache_info().misses
+    model = replace(tiny.model, d_ff=40)
+    tiny = replace(tiny, model=model)
+    made(tiny, tmp_path)
+    made(replace(tiny, steps=15, optim=replace(tiny.optim, peak_lr=1e-3, beta2=0.9, warmup_steps=5)), tmp_path)
+    made(replace(tiny, steps=7, seed=3), tmp_path)
+    assert loop._program.cache_info().misses == before + 1
+
+
+def test_all_eight_devices_are_here():
+    assert jax.device_count() == 8
+
+
+@pytest.mark.parametrize("place", [dict(data=8), dict(fsdp=4), dict(tensor=2), dict(data=2, fsdp=2, tensor=2)], ids=str)
+def test_placement_never_changes_the_curve(tiny: RunSpec, tmp_path: Path, place: dict[str, int]):
+    alone = made(tiny, tmp_path / "alone")
+    spread = made(tiny, tmp_path / "spread", placement=Placement(**place))
+    np.testing.assert_allclose(losses(tmp_path / "spread", tiny), losses(tmp_path / "alone", tiny), rtol=1e-5)
+    assert spread.loss == pytest.approx(alone.loss, rel=1e-5)
+
+
+def test_weights_and_moments_are_born_in_their_shards(tiny: RunSpec):
+    program = loop._program(tiny.model, loop._compiled_in(tiny.optim), 8, tiny.eval, Placement(fsdp=2, tensor=2))
+    state = program.initial(jax.random.key(0))
+    up = state.params["blocks"][0]["up_DxF"].get_value()
+    assert up.sharding.shard_shape(up.shape) == (8, 16)
+    moment = state.opt_state[1].mu["blocks"][0]["up_DxF"].get_value()
+    assert moment.sharding == up.sharding
+
+
+def test_the_held_out_loss_has_an_honest_standard_error(tiny: RunSpec, tmp_path: Path):
+    """Measured again on other held-out facts, the loss moves by about its standard error."""
+    found = [made(replace(tiny, eval=replace(tiny.eval, tokens=tokens)), tmp_path) for tokens in (1200, 36_000)]
+    assert found[1].loss_se and found[0].loss_se and found[0].loss and found[1].loss
+    assert found[0].loss_se > 3 * found[1].loss_se
+    assert abs(found[0].loss - found[1].loss) < 4 * found[0].loss_se
+
+
+def test_an_evaluation_against_the_known_source_is_its_excess_over_the_entropy(tiny: RunSpec):
+    source = data.open_source(tiny.data, tiny.model)
+    held_out = data.held_out(source, 12_000, 12)
+    truth = loop.loss_of(-held_out.log_prob_RxL.mean(axis=1), held_out, source.entropy)  # type: ignore[union-attr]
+    assert truth.mean == pytest.approx(source.entropy) and truth.standard_error < 1e-12
