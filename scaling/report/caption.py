@@ -1,0 +1,189 @@
+"""What each figure shows and how sure it is, in words made of the numbers that were fitted."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from scaling.fit.compare import Comparison
+from scaling.fit.fitted import Fit
+from scaling.fit.uncertainty import Interval
+from scaling.report import words
+from scaling.report.findings import Concept, Findings
+from scaling.report.table import floor, forecast
+
+
+def loss_against_n(found: Findings) -> str:
+    return _curves(found, "N", "D") + _answer(found, "model scale")
+
+
+def loss_against_d(found: Findings) -> str:
+    return _curves(found, "D", "N") + _answer(found, "data scale")
+
+
+def _curves(found: Findings, along: str, each: str) -> str:
+    o = found.observations
+    assert o is not None
+    span = " and ".join(
+        f"{name} from {words.short(values.min())} to {words.short(values.max())}" for name, values in (("N", o.n), ("D", o.d))
+    )
+    said = [
+        f"Measured loss of {words.several(len(o), 'run')} against {along}, a colour for each {each}; {span}.",
+        _bars(found),
+        _law(found),
+        _held_out(found),
+    ]
+    return " ".join(filter(None, said))
+
+
+def _bars(found: Findings) -> str:
+    o = found.observations
+    if o is None or not np.isfinite(o.loss_se).any():
+        return ""
+    median = float(np.nanmedian(o.loss_se))
+    return (
+        f"Error bars are one standard error of the evaluation (median {median:.2g} nats); runs that are measured on the "
+        "same held-out text share most of it, so differences between them are better known than the bars say."
+    )
+
+
+def _law(found: Findings) -> str:
+    """Which law the curves are, and how far runs lie from it, inside the fit and left out of it."""
+    fit = found.headline
+    if fit is None:
+        why = " ".join(f"{words.unknown(each)}." for each in found.fits.values())
+        return f"No curve is drawn, as no law is identified. {why}".strip()
+    said = (
+        f"Curves are the {fit.name} law and bands its {words.percent(fit.level)} interval, of the mean and not of a single "
+        f"run, dashed where no run was fitted; a run scatters about it by {fit.scale:.2%}"
+    )
+    held = fit.holdout
+    if held is None:
+        return f"{said}. Too few runs to test how it extrapolates."
+    said += (
+        f", and the {words.several(int(held['runs']), 'run')} of most compute, left out of the fit, are predicted "
+        f"{held['error']:.2%} off on average"
+    )
+    return f"{said}{_disagreement(found, fit)}."
+
+
+def _disagreement(found: Findings, fit: Fit) -> str:
+    """How far the other laws lie from the one that is drawn, at the largest runs."""
+    others = [other for other in found.fits.values() if other.law is not None and other is not fit]
+    top = fit.optimum(fit.flops_max)
+    if not others or not math.isfinite(float(top.loss)):
+        return ""
+    gaps = {other.name: float(other.predict(top.n, top.d) / top.loss - 1) for other in others}
+    name = max(gaps, key=lambda each: abs(gaps[each]))
+    return f". The {name} law differs most: by {gaps[name]:+.2%} at the best split of the largest compute"
+
+
+def _held_out(found: Findings) -> str:
+    if not found.registered:
+        return ""
+    inside = [one.score.inside for one in found.registered if one.score is not None]
+    bar = "The orange bar is the interval of a forecast that was written down before its run was trained"
+    if not inside:
+        return f"{bar}; the run is not finished."
+    if len(inside) == 1:
+        return f"{bar}, the diamond what was then measured: {'inside' if inside[0] else 'outside'} it."
+    return f"{bar}, the diamonds what was then measured: {sum(inside)} of {len(inside)} inside."
+
+
+def _answer(found: Findings, concept: Concept) -> str:
+    said = [answer.text for answer in found.answers if answer.concept == concept]
+    return f" {said[0][:1].upper()}{said[0][1:]}." if said else ""
+
+
+def isoflop(found: Findings) -> str:
+    assert found.isoflop is not None
+    valleys = found.isoflop.valleys
+    inside = sum(not valley.edge for valley in valleys)
+    said = f"Loss against N at {words.several(len(valleys), 'budget')} of compute, in FLOPs at the end of each curve. "
+    if any(valley.slice.interpolated for valley in valleys):
+        said += "Open circles are interpolated between measured horizons of one size. "
+    said += (
+        f"A cross is the vertex of a parabola, the best size for its budget; {inside} of {len(valleys)} budgets have one "
+        "inside the sizes tried"
+    )
+    said += ", and dashed parabolas take no further part. " if inside < len(valleys) else ". "
+    return said + "A parabola is not the true shape of a valley: 5 to 20 % in N* is its usual error (arXiv:2603.22339)."
+
+
+def frontier(found: Findings) -> str:
+    said = "Every fitted run against its training compute, coloured by size. "
+    if found.headline is not None:
+        fit = found.headline
+        said += (
+            f"The line is the least loss that the {fit.name} law gives for C, with its {words.percent(fit.level)} "
+            f"interval, dashed beyond the largest fitted compute of {words.power(fit.flops_max)} FLOPs. "
+        )
+    else:
+        said += _law(found) + " "
+    return said + " ".join(f"Forecast: {forecast(one)}." for one in found.registered)
+
+
+def allocation(found: Findings) -> str:
+    said, fit, valleys = [], found.headline, found.isoflop
+    if fit is not None:
+        own = fit.optimum_intervals(fit.flops_max)
+        said.append(
+            f"How the {fit.name} law splits compute: N* grows as C to the {words.interval(own['exponent_n'])} and D* as C "
+            f"to the {words.interval(own['exponent_d'])} at {words.power(fit.flops_max)} FLOPs "
+            f"({words.percent(fit.level)} intervals)."
+        )
+        if valleys is not None and valleys.exponent_n is not None:
+            said.append(
+                f"Approach 2, the crosses, gives N* as C to the {words.interval(valleys.exponent_n)}"
+                f"{_agreement(own['exponent_n'], valleys.exponent_n)}."
+            )
+    elif valleys is not None and valleys.exponent_n is not None:
+        said.append(f"Approach 2 alone gives N* as C to the {words.interval(valleys.exponent_n)}. {_law(found)}")
+    return " ".join(said) or "The vertices of the isoFLOP parabolas. " + _law(found)
+
+
+def _agreement(a: Interval, b: Interval) -> str:
+    if not all(map(math.isfinite, (a.low, a.high, b.low, b.high))):
+        return ""
+    return "; the intervals overlap" if a.low <= b.high and b.low <= a.high else "; the intervals do NOT overlap"
+
+
+def algorithms(found: Findings) -> str:
+    shown = [c for c in found.comparisons if c.multiplier is not None or c.bound is not None]
+    said = "How much of the baseline's compute an algorithm is worth at equal loss: below 1 it needs more. "
+    said += " ".join(f"{_sentence(c)}." for c in shown)
+    if any(c.bound for c in shown):
+        said += " A line with arrows is a bound: no loss was reached by both."
+    if found.noise is not None and any(c.multiplier for c in shown):
+        said += (
+            f" Bands are {words.percent(found.level)} intervals under a seed noise of {found.noise.sd:.2%}, measured with "
+            f"{words.several(found.noise.dof, 'replicate')}."
+        )
+    elif any(c.multiplier for c in shown):
+        said += " The noise between seeds is unknown, so there are no intervals."
+    return said
+
+
+def _sentence(c: Comparison) -> str:
+    sizes = f" (d_model {', '.join(c.sizes)})" if c.sizes else ""
+    return c.verdict.removesuffix(".") + sizes
+
+
+def known_entropy(found: Findings) -> str:
+    assert found.floor is not None
+    line, runs = floor(found), found.floor.fit.runs
+    return (
+        f"{words.several(runs, 'run')} on a synthetic source whose entropy is computed exactly, fitted as the text is: a test of "
+        f"the whole way with a known answer. {line.text[:1].upper()}{line.text[1:]}."
+    )
+
+
+CAPTIONS: dict[str, Callable[[Findings], str]] = {
+    "loss_against_n": loss_against_n,
+    "loss_against_d": loss_against_d,
+    "isoflop": isoflop,
+    "frontier": frontier,
+    "allocation": allocation,
+    "algorithms": algorithms,
+    "known_entropy": known_entropy,
+}

@@ -1,0 +1,315 @@
+"""The figures: loss against N and D, isoFLOP valleys, frontier and allocation against C, algorithms, the known floor.
+
+Each takes the findings and gives a figure, or None where there is nothing to show. Data are always drawn; a law only
+where the runs tell it, solid over the runs that it was fitted to and dashed beyond.
+"""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from scaling.fit.isoflop import REACH
+from scaling.fit.laws import Array
+from scaling.fit.observe import Observations
+from scaling.fit.uncertainty import Interval
+from scaling.report import words
+from scaling.report.figure import (
+    ACCENT, ALGORITHMS, C_LABEL, D_LABEL, HELD, INK, LOSS_LABEL, N_LABELS, PAPER, RC, SOFT, frame, label_ends, ordered,
+    save, sheet,
+)  # fmt: skip
+from scaling.report.findings import Findings, Registered
+
+MOST_CURVES = 8
+
+
+def draw(found: Findings, folder: Path) -> dict[str, str]:
+    """Make every figure that the findings allow, as NAME.svg and NAME.png in `folder`; the SVG of each for a page."""
+    with matplotlib.rc_context(RC):
+        made = {name: figure for name, plot in PLOTS.items() if (figure := plot(found)) is not None}
+    for name in PLOTS.keys() - made.keys():  # an earlier report may have had more to show
+        for kind in ("svg", "png"):
+            (folder / f"{name}.{kind}").unlink(missing_ok=True)
+    return {name: save(figure, folder, name) for name, figure in made.items()}
+
+
+def levels(values: Array) -> tuple[list[float], Array]:
+    """The few values that curves are drawn at, and the index [R] of the nearest for each run.
+
+    The distinct values where there are at most MOST_CURVES, else five spread evenly in logarithms.
+    """
+    distinct: list[float] = []
+    for value in np.sort(values):
+        if not distinct or value > 1.03 * distinct[-1]:
+            distinct.append(float(value))
+    if len(distinct) > MOST_CURVES:
+        distinct = np.geomspace(distinct[0], distinct[-1], 5).tolist()
+    return distinct, np.abs(np.log(values)[:, None] - np.log(distinct)).argmin(axis=1)
+
+
+def loss_against_n(found: Findings) -> Figure | None:
+    return _curves(found, "n") if found.observations is not None else None
+
+
+def loss_against_d(found: Findings) -> Figure | None:
+    return _curves(found, "d") if found.observations is not None else None
+
+
+def _curves(found: Findings, along: Literal["n", "d"]) -> Figure:
+    """Loss along N with a curve for each D, or along D with a curve for each N."""
+    o, fit = found.observations, found.headline
+    assert o is not None
+    turn = 1 if along == "n" else -1
+    x, other = (o.n, o.d)[::turn]
+    held = [(*(one.forecast.n, one.forecast.d)[::turn], one) for one in found.registered]
+    figure, axes = sheet(N_LABELS[o.params] if along == "n" else D_LABEL, LOSS_LABEL)
+    distinct, nearest = levels(other)
+    line = np.geomspace(x.min(), max([x.max(), *(at for at, _, _ in held)]), 60)
+    ends, heights = [], [*o.loss]
+    for i, (value, colour) in enumerate(zip(distinct, ordered(len(distinct)), strict=True)):
+        mine = np.flatnonzero(nearest == i)
+        _points(axes, x[mine], o.loss[mine], o.loss_se[mine], colour)
+        last = mine[x[mine].argmax()]
+        end = (x[last], o.loss[last])
+        if fit is not None:
+            band = fit.band(*(line, np.full(len(line), value))[::turn])
+            _law(axes, line, band, colour, until=float(x.max()))
+            end = (line[-1], band.value[-1])
+            heights += [band.value[0], band.value[-1]]
+        ends.append((*end, f"{'D' if along == 'n' else 'N'} = {words.short(value)}", colour))
+    for at, _, one in held:
+        heights += _held_out(axes, at, one)
+    frame(axes, line, heights)
+    label_ends(axes, ends)
+    return figure
+
+
+def _points(axes: Axes, x: Array, y: Array, se: Array, colour: str) -> None:
+    axes.errorbar(
+        x, y, yerr=np.nan_to_num(se), fmt="o", color=colour, markersize=4.6, markeredgecolor=PAPER,
+        markeredgewidth=0.6, elinewidth=0.8, zorder=3,
+    )  # fmt: skip
+
+
+def _law(axes: Axes, x: Array, band: Interval, colour: str, *, until: float) -> None:
+    """A curve and its interval, dashed where x is beyond the runs."""
+    axes.fill_between(x, band.low, band.high, color=colour, alpha=0.16, linewidth=0, zorder=1)
+    inside = x <= until * (1 + 1e-9)
+    axes.plot(x[inside], band.value[inside], color=colour, linewidth=1.3, zorder=2)
+    beyond = np.flatnonzero(~inside)
+    if len(beyond):
+        rest = slice(max(beyond[0] - 1, 0), None)
+        axes.plot(x[rest], band.value[rest], color=colour, linewidth=1.1, linestyle=(0, (3, 2)), zorder=2)
+
+
+def _held_out(axes: Axes, x: float, one: Registered) -> list[float]:
+    """The forecast's interval as a bar and the measured loss as a diamond; returns the losses that it spans."""
+    said = one.forecast
+    axes.vlines([x], [said.low], [said.high], color=HELD, linewidth=6, alpha=0.3, zorder=2)
+    axes.plot([x], [said.loss], marker="_", color=HELD, markersize=8, markeredgewidth=1.2, zorder=4)
+    heights = [said.low, said.high]
+    if one.score is not None:
+        heights.append(one.score.measured)
+        axes.plot(
+            [x], [one.score.measured], marker="D", color=HELD, markersize=5, markeredgecolor=PAPER,
+            markeredgewidth=0.6, zorder=5,
+        )  # fmt: skip
+    axes.annotate(
+        "held out" if one.score is not None else "forecast", (x, min(heights)), xytext=(5, -3),
+        textcoords="offset points", ha="right", va="top", color=HELD, fontsize=8,
+    )  # fmt: skip
+    return [*heights, 0.975 * min(heights)]
+
+
+def isoflop(found: Findings) -> Figure | None:
+    if found.isoflop is None or found.observations is None:
+        return None
+    figure, axes = sheet(N_LABELS[found.observations.params], LOSS_LABEL)
+    valleys = found.isoflop.valleys
+    everywhere, heights, ends = [], [], []
+    for valley, colour in zip(valleys, ordered(len(valleys)), strict=True):
+        piece = valley.slice
+        best = piece.n[piece.loss.argmin()]
+        near = piece.n[np.abs(np.log(piece.n / best)) <= math.log(REACH) + 1e-9]
+        line = np.geomspace(near.min(), near.max(), 40)
+        axes.plot(line, valley(line), color=colour, linewidth=1.2, linestyle=(0, (3, 2)) if valley.edge else "-")
+        filled = PAPER if piece.interpolated else colour
+        axes.plot(
+            piece.n, piece.loss, "o", markersize=4, markerfacecolor=filled, markeredgecolor=colour, markeredgewidth=1.1,
+            zorder=3,
+        )  # fmt: skip
+        if not valley.edge:
+            axes.plot([valley.n], [valley.loss], "X", color=ACCENT, markersize=6.5, markeredgecolor=PAPER, zorder=4)
+        everywhere += [*piece.n]
+        heights += [*piece.loss]
+        ends.append((float(line[-1]), float(valley(line[-1:])[0]), words.power(piece.flops), colour))
+    frame(axes, everywhere, heights)
+    label_ends(axes, ends)
+    return figure
+
+
+def frontier(found: Findings) -> Figure | None:
+    """Every run's loss against its compute, and the least loss that the law gives for that compute."""
+    o, fit = found.observations, found.headline
+    if o is None:
+        return None
+    figure, axes = sheet(C_LABEL, LOSS_LABEL, right=0.88)
+    sizes, nearest = levels(o.n)
+    ends = []
+    for i, colour in enumerate(ordered(len(sizes))):
+        mine = np.flatnonzero(nearest == i)
+        _points(axes, o.flops[mine], o.loss[mine], o.loss_se[mine], colour)
+        first = mine[o.flops[mine].argmin()]
+        if i in (0, len(sizes) - 1):
+            axes.annotate(
+                f"N = {words.short(sizes[i])}", (o.flops[first], o.loss[first]), xytext=(5, 5),
+                textcoords="offset points", color=SOFT, fontsize=8,
+            )  # fmt: skip
+    heights = [*o.loss, 1.03 * o.loss.max()]
+    line = _budgets(found, o)
+    if fit is not None:
+        best = [fit.optimum_intervals(c)["loss"] for c in line]
+        band = _stacked(best)
+        _law(axes, line, band, ACCENT, until=fit.flops_max)
+        known = np.flatnonzero(np.isfinite(band.value))
+        if len(known):
+            ends.append((float(line[known[-1]]), float(band.value[known[-1]]), "L*(C)", ACCENT))
+            heights += [*band.value[known]]
+    _vertices(axes, found, "loss")
+    for one in found.registered:
+        heights += _held_out(axes, one.forecast.flops, one)
+    frame(axes, line, heights, x_as=words.power)
+    label_ends(axes, ends)
+    return figure
+
+
+def allocation(found: Findings) -> Figure | None:
+    """The best N and D against compute, by the law and by approach 2."""
+    o, fit = found.observations, found.headline
+    if o is None or (fit is None and (found.isoflop is None or all(v.edge for v in found.isoflop.valleys))):
+        return None
+    figure, axes = sheet(C_LABEL, "best N, parameters, and D, tokens", right=0.82)
+    line = _budgets(found, o)
+    everywhere, ends = [], []
+    for name, colour in (("n", ACCENT), ("d", ALGORITHMS[2])):
+        if fit is not None:
+            band = _stacked([fit.optimum_intervals(c)[name] for c in line])
+            _law(axes, line, band, colour, until=fit.flops_max)
+            known = np.flatnonzero(np.isfinite(band.value))
+            if len(known):
+                exponent = fit.optimum_intervals(fit.flops_max)[f"exponent_{name}"].value
+                text = f"{name.upper()}* ∝ C^{exponent:.2f}"
+                ends.append((float(line[known[-1]]), float(band.value[known[-1]]), text, colour))
+                everywhere += [*band.value[known]]
+        everywhere += _vertices(axes, found, name, colour)
+    frame(axes, line, everywhere, x_as=words.power, y_as=words.short)
+    label_ends(axes, ends)
+    return figure
+
+
+def _budgets(found: Findings, o: Observations) -> Array:
+    """Compute from the least run to the largest, a held-out one included."""
+    top = max([o.flops.max(), *(one.forecast.flops for one in found.registered)])
+    return np.geomspace(o.flops.min(), top, 24)
+
+
+def _stacked(items: list[Interval]) -> Interval:
+    return Interval(**{name: np.array([getattr(item, name) for item in items]) for name in ("value", "se", "low", "high")})
+
+
+def _vertices(axes: Axes, found: Findings, name: str, colour: str = ACCENT) -> list[float]:
+    """The vertices of the isoFLOP parabolas, which approach 2 draws its line through."""
+    inside = [valley for valley in (found.isoflop.valleys if found.isoflop else ()) if not valley.edge]
+    values = [getattr(valley, name) for valley in inside]
+    axes.plot(
+        [valley.slice.flops for valley in inside], values, "X", color=colour, markersize=6.5, markeredgecolor=PAPER,
+        zorder=4,
+    )  # fmt: skip
+    return values
+
+
+def algorithms(found: Findings) -> Figure | None:
+    """Each algorithm as a multiplier of the baseline's compute at equal loss."""
+    shown = [c for c in found.comparisons if c.multiplier is not None or c.bound is not None]
+    if not shown:
+        return None
+    baseline = shown[0].baseline
+    figure, axes = sheet(f"{C_LABEL}, of {baseline} at the same loss", "compute multiplier", right=0.75)
+    measured = [c for c in shown if c.by_loss is not None]
+    o = found.observations
+    everywhere = [*np.concatenate([c.flops for c in measured])] if measured else [*o.flops] if o is not None else [1, 10]
+    low, high = min(everywhere), max(everywhere)
+    heights, ends = [1.0], []
+    axes.axhline(1, color=INK, linewidth=1.1, zorder=2)
+    for i, c in enumerate(shown):
+        colour = ALGORITHMS[i % len(ALGORITHMS)]
+        if c.by_loss is not None and c.multiplier is not None:
+            order = np.argsort(c.flops)
+            x, m = c.flops[order], Interval(**{k: getattr(c.by_loss, k)[order] for k in ("value", "se", "low", "high")})
+            _law(axes, x, m, colour, until=float(x.max()))
+            axes.plot(x, m.value, "o", color=colour, markersize=4, markeredgecolor=PAPER, markeredgewidth=0.6, zorder=3)
+            heights += [v for v in (*m.value, *m.low, *m.high) if math.isfinite(v)]
+            ends.append((float(x[-1]), float(m.value[-1]), f"{c.algorithm}\n×{c.multiplier.value:.2g}", colour))
+        elif c.bound is not None:
+            side, value = c.bound
+            toward = value * (0.72 if side == "<" else 1 / 0.72)
+            axes.plot([low, high], [value, value], color=colour, linewidth=1.3, zorder=2)
+            for x in np.geomspace(low, high, 5)[1:-1]:
+                arrow = {"arrowstyle": "-|>", "color": colour, "linewidth": 1.2, "shrinkA": 0, "shrinkB": 0}
+                axes.annotate("", (x, toward), xytext=(x, value), arrowprops=arrow, zorder=2)
+            heights += [value, toward]
+            ends.append((high, value, f"{c.algorithm}\n{side} ×{value:.2g}", colour))
+    ends.append((high, 1.0, baseline, INK))
+    frame(axes, [low, high], heights, x_as=words.power)
+    label_ends(axes, ends, gap=21)
+    return figure
+
+
+def known_entropy(found: Findings) -> Figure | None:
+    """The law on a source of known entropy: does its floor lie where it must?"""
+    floor = found.floor
+    if floor is None:
+        return None
+    o, fit, fitted = floor.observations, floor.fit, floor.fitted
+    figure, axes = sheet(D_LABEL, LOSS_LABEL)
+    sizes, nearest = levels(o.n)
+    line = np.geomspace(o.d.min(), o.d.max(), 60)
+    heights, ends = [*o.loss, floor.entropy], []
+    for i, (value, colour) in enumerate(zip(sizes, ordered(len(sizes)), strict=True)):
+        mine = np.flatnonzero(nearest == i)
+        _points(axes, o.d[mine], o.loss[mine], o.loss_se[mine], colour)
+        last = mine[o.d[mine].argmax()]
+        end = (o.d[last], o.loss[last])
+        if fit.law is not None:
+            band = fit.band(np.full(len(line), value), line)
+            _law(axes, line, band, colour, until=float(o.d.max()))
+            end = (line[-1], band.value[-1])
+        ends.append((*end, f"N = {words.short(value)}", colour))
+    axes.axhline(floor.entropy, color=INK, linewidth=1.1, zorder=2)
+    ends.append((line[-1], floor.entropy, "entropy", INK))
+    if fitted is not None:
+        if math.isfinite(fitted.low) and math.isfinite(fitted.high):
+            axes.axhspan(fitted.low, fitted.high, color=ACCENT, alpha=0.14, linewidth=0, zorder=0)
+            heights += [max(fitted.low, 0.8 * floor.entropy), fitted.high]
+        axes.axhline(fitted.value, color=ACCENT, linewidth=1.1, linestyle=(0, (3, 2)), zorder=2)
+        ends.append((line[-1], fitted.value, "fitted E", ACCENT))
+        heights.append(fitted.value)
+    frame(axes, line, heights)
+    label_ends(axes, ends)
+    return figure
+
+
+PLOTS: dict[str, Callable[[Findings], Figure | None]] = {
+    "loss_against_n": loss_against_n,
+    "loss_against_d": loss_against_d,
+    "isoflop": isoflop,
+    "frontier": frontier,
+    "allocation": allocation,
+    "algorithms": algorithms,
+    "known_entropy": known_entropy,
+}

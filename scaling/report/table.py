@@ -1,0 +1,113 @@
+"""What a study found, a line a finding: for the terminal, and the same lines for the page."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from scaling.report import words
+from scaling.report.findings import Concept, Findings, Registered
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    label: str
+    text: str
+    known: bool = True  # False: the text says why there is no number
+
+
+def answers(found: Findings) -> list[Line]:
+    """The four concepts in order, each with its answers; one without an answer says why."""
+    lines = []
+    for concept in get_args(Concept):
+        said = [Line(label=concept, text=answer.text) for answer in found.answers if answer.concept == concept]
+        lines += said or [Line(label=concept, text=_silence(found, concept), known=False)]
+    return lines
+
+
+def _silence(found: Findings, concept: Concept) -> str:
+    if concept == "algorithms":
+        if found.study["analysis"]["algorithms"]:
+            return "no answer: " + "; ".join(found.warnings)
+        return "not asked: the study compares none"
+    if not found.fits:
+        return "not told: " + ("; ".join(found.warnings) or "the study has no runs to fit a law to")
+    return "not told: " + words.unknown(next(iter(found.fits.values())))
+
+
+def checks(found: Findings) -> list[Line]:
+    """The fitted law, forecast against measured, the noise, and the floor where its true value is known."""
+    law = found.headline
+    lines = []
+    if law is not None:
+        text = f"{law.name}, {law.status.replace('_', ' ')} on {words.several(law.runs, 'run')}: {words.parameters(law)}"
+        lines.append(Line(label="fitted law", text=text))
+    elif found.fits:
+        text = "; ".join(words.unknown(fit) for fit in found.fits.values())
+        lines.append(Line(label="fitted law", text=text, known=False))
+    lines += [Line(label="forecast", text=forecast(one), known=one.score is not None) for one in found.registered]
+    if any(planned["role"] == "held_out" for planned in found.study["plan"]) and not found.registered:
+        lines.append(Line(label="forecast", text="none was written down before the held-out run", known=False))
+    if found.noise is not None:
+        text = f"{words.several(found.noise.dof, 'replicate')} beyond the first: sd of ln loss {found.noise.sd:.2%}"
+        lines.append(Line(label="seed noise", text=text))
+    else:
+        lines.append(Line(label="seed noise", text="unknown: no run is repeated with another seed", known=False))
+    if found.floor is not None:
+        lines.append(floor(found))
+    cautions = [*(law.warnings if law is not None else ()), *found.warnings]
+    if cautions:
+        lines.append(Line(label="caution", text="; ".join(cautions), known=False))
+    return lines
+
+
+def forecast(one: Registered) -> str:
+    """A forecast and, once its run is finished, what was measured."""
+    said = one.forecast
+    text = (
+        f"loss {words.of_loss(said.loss, said.low, said.high)} written before the run "
+        f"({said.extrapolation:.2g} times the largest fitted compute)"
+    )
+    if one.score is None:
+        return f"{text}; the run is not finished"
+    inside = "inside" if one.score.inside else "OUTSIDE"
+    return f"{text}; measured {one.score.measured:.3f}: {words.error(one.score.error)}, {inside} the interval"
+
+
+def floor(found: Findings) -> Line:
+    """The fitted floor on the source of known entropy, against that entropy."""
+    assert found.floor is not None
+    fitted, entropy = found.floor.fitted, found.floor.entropy
+    if fitted is None:
+        why = words.unknown(found.floor.fit)
+        return Line(label="known entropy", text=f"{entropy:.4f} nats; not fitted: {why}", known=False)
+    text = f"fitted E = {words.interval(fitted)} against the exact {entropy:.4f} nats per token"
+    if not fitted.low <= fitted.high:  # NaN: E rests on the edge of its range
+        return Line(label="known entropy", text=f"{text}: without an interval it cannot be judged", known=False)
+    inside = fitted.low <= entropy <= fitted.high
+    return Line(label="known entropy", text=f"{text}: {'inside' if inside else 'OUTSIDE'} the interval")
+
+
+def closing(found: Findings, console: Console, page: Path) -> None:
+    """Print the closing table: what each concept buys, the law, forecast against measured, the noise, the page."""
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="bold", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for line in answers(found):
+        grid.add_row(line.label, _shown(line))
+    grid.add_row()
+    for line in checks(found):
+        grid.add_row(line.label, _shown(line))
+    grid.add_row("page", escape(str(page)))
+    level = words.percent(found.level)
+    console.print()
+    console.print(f"[bold]{escape(found.study['name'])}[/bold]: {escape(found.study['question'])}", highlight=False)
+    console.print(f"[dim]brackets hold {level} intervals; losses are in nats per token[/dim]", highlight=False)
+    console.print(grid, highlight=False)
+
+
+def _shown(line: Line) -> str:
+    return escape(line.text) if line.known else f"[yellow]{escape(line.text)}[/yellow]"
