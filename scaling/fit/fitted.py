@@ -44,7 +44,7 @@ class Fit:
     partial: dict[str, Interval] = field(
         default_factory=dict
     )  # unidentified: the parameters that are known all the same
-    holdout: dict[str, float] | None = None  # see `forecast.hold_out`
+    holdout: dict[str, float] | None = None  # see `surface.hold_out`
     design: dict[str, float] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
@@ -76,6 +76,16 @@ class Fit:
         """The law itself at N and D, both [K]: the interval of the mean, without the noise of a run."""
         n, d = np.broadcast_arrays(np.asarray(n, float), np.asarray(d, float))
         return self._spread(lambda law: law(n.ravel(), d.ravel()), level or self.level, log=True)
+
+    def gain(self, before: tuple[float, float], after: tuple[float, float], level: float | None = None) -> Interval:
+        """How much lower the law lies at (N, D) = `after` than at `before`, nats per token: their errors are shared."""
+        n, d = (np.array(values, float) for values in zip(before, after, strict=True))
+
+        def drop(law: Any) -> Array:
+            loss = law(n, d)
+            return loss[..., :1] - loss[..., 1:]
+
+        return _item(self._spread(drop, level or self.level), 0)
 
     def optimum(self, flops: ArrayLike) -> Optimum:
         """The allocation with the least loss at `flops`, under the runs' own cost C = k N^p D."""

@@ -37,6 +37,7 @@ class Estimate:
     at_bound: tuple[str, ...]  # parameters that rest on the edge of their range
 
 
+@np.errstate(over="ignore", divide="ignore", invalid="ignore")
 def estimate(form: Any, x: tuple[Array, ...], loss: Array, *, floor: bool = True, seed: int = 0) -> Estimate:
     """The MM-estimate of a law on R runs at x, each [R]; `form` is any instance of it, whose constants are kept.
 
@@ -125,6 +126,7 @@ def project(basis_xRxK: Array, weight: Array) -> tuple[Array, Array]:
     return best / size, least
 
 
+@np.errstate(over="ignore", divide="ignore", invalid="ignore")
 def polish(
     form: Any,
     theta: Array,
@@ -157,7 +159,8 @@ def polish(
     value = value.copy()
     for _ in range(iterations):
         s, count, here = every_scale[todo], every_count[todo], z[todo]
-        j = jacobian(form, _from_z(form, here), x) / s[:, None, None]
+        # Where a term has vanished its columns may overflow: no step is taken along them.
+        j = np.nan_to_num(jacobian(form, _from_z(form, here), x) / s[:, None, None], posinf=0.0, neginf=0.0)
         weighted = j * (count * _weight(u, cut))[..., None]
         slope = np.einsum("brp,br->bp", weighted, u)
         stuck = ~free | ((here <= low) & (slope > 0)) | ((here >= high) & (slope < 0))

@@ -17,6 +17,9 @@ from scaling.spec import Refusal
 LEAST_DISTINCT = 3  # sizes, and horizons: fewer do not show the curvature that separates a floor from a power
 LEAST_TURN = 1.5  # range of D about its own power of N; below it runs lie on a ray D = k N^q
 WORST_CONDITION = 1e6  # of the Jacobian with unit columns; usual designs have 1e2 to 1e4, a ray 1e9
+LEAST_EFFECT = 1e-7  # on ln L over all runs, of a parameter that is there at all
+VAGUE = 10.0  # an exponent known within this factor or worse is not known
+PARTNERS = {"alpha": "A", "beta": "B", "alpha_n": "Nc", "alpha_d": "Dc"}  # exponent: the coefficient of its term
 REJECTED = 0.01  # a run of less weight than this is named
 
 
@@ -56,12 +59,8 @@ def fit(
     x, form = (o.n, o.d), LAWS[law].form(o.n, o.d)
     found = estimate(form, x, o.loss, seed=seed)
     free = np.array([name not in found.at_bound for name in form.names])
-    design["condition"], blurred = _condition(form, found, x, free)
+    design["condition"], blurred, words = _condition(form, found, x, free)
     if blurred:
-        words = (
-            f"the runs constrain only a combination of {', '.join(blurred)}; "
-            "runs at other ratios D/N would separate them"
-        )
         return Fit(
             **base, law=None, status="unidentified", unidentified=blurred, design=design, warnings=(words, *o.warnings)
         )
@@ -85,6 +84,16 @@ def fit(
         holdout=hold_out(o, law, seed=seed),
         design=design,
     )
+    vague = _vague(result)
+    if vague:
+        words = (
+            f"the noise leaves {', '.join(vague)} open by more than a factor of {VAGUE:g}; "
+            "runs at other ratios D/N, or less noise, would tell them"
+        )
+        known = {name: item for name, item in result.estimates().items() if name not in vague}
+        return replace(
+            result, law=None, status="unidentified", unidentified=vague, partial=known, warnings=(words, *o.warnings)
+        )
     return replace(result, warnings=(*_doubts(result, o, bootstrap), *o.warnings))
 
 
@@ -97,6 +106,8 @@ def hold_out(observations: Observations, law: str, *, seed: int = 0) -> dict[str
     """
     order = np.sort(observations.flops)
     cut = float(order[math.ceil(0.75 * len(order)) - 1])
+    if cut > 0.97 * order[-1] and order[0] < 0.97 * order[-1]:  # the top budget holds more than a quarter of the runs
+        cut = float(order[order < 0.97 * order[-1]][-1])
     kept, out = observations.pick(observations.flops <= cut), observations.pick(observations.flops > cut)
     if not len(out) or _untold(kept, law)[0]:
         return None
@@ -192,15 +203,36 @@ def _told(o: Observations, law: str, unknown: tuple[str, ...], level: float) -> 
     return {ours: curve.estimates()[theirs] for theirs, ours in names.items()}
 
 
-def _condition(form: Any, found: Estimate, x: tuple[Array, ...], free: Array) -> tuple[float, tuple[str, ...]]:
-    """Condition number of the weighted Jacobian with unit columns, and the parameters of its null directions."""
-    j = (jacobian(form, found.theta, x) * np.sqrt(found.weight)[:, None])[:, free]
-    j = j / np.linalg.norm(j, axis=0)
-    _, singular, direction = np.linalg.svd(j, full_matrices=False)
-    lost = singular < singular[0] / WORST_CONDITION
+def _condition(form: Any, found: Estimate, x: tuple[Array, ...], free: Array) -> tuple[float, tuple[str, ...], str]:
+    """Condition number of the weighted Jacobian with unit columns; parameters it cannot tell, and why, in words."""
     names = np.array(form.names)[free]
-    blurred = (np.abs(direction[lost]) > 0.05).any(axis=0) if lost.any() else np.zeros(len(names), bool)
-    return float(singular[0] / max(singular[-1], 1e-300)), tuple(names[blurred].tolist())
+    with np.errstate(all="ignore"):
+        j = (jacobian(form, found.theta, x) * np.sqrt(found.weight)[:, None])[:, free]
+    size = np.linalg.norm(j, axis=0)
+    gone = names[~((size > LEAST_EFFECT) & np.isfinite(size))].tolist()
+    if gone:
+        gone = [name for name in form.names if name in gone or any(PARTNERS.get(name) == one for one in gone)]
+        return math.nan, tuple(gone), f"{', '.join(gone)}: no loss of these runs shows a term of the law that they make"
+    _, singular, direction = np.linalg.svd(j / size, full_matrices=False)
+    lost = singular < singular[0] / WORST_CONDITION
+    blurred = names[(np.abs(direction[lost]) > 0.05).any(axis=0)].tolist() if lost.any() else []
+    words = (
+        f"the runs constrain only a combination of {', '.join(blurred)}; runs at other ratios D/N would separate them"
+    )
+    return float(singular[0] / max(singular[-1], 1e-300)), tuple(blurred), words
+
+
+def _vague(result: Fit) -> tuple[str, ...]:
+    """Exponents that noise leaves open by more than `VAGUE` either way at 90 %, and their coefficients."""
+    law = result.law
+    assert law is not None
+    reach = t_quantile(0.9, result.dof)
+    names = []
+    for i, name in enumerate(law.names):
+        partner = PARTNERS.get(name)
+        if partner and name in law.positive and reach * math.sqrt(result.covariance[i, i]) > math.log(VAGUE):
+            names += [partner, name]
+    return tuple(name for name in law.names if name in names)
 
 
 def _doubts(result: Fit, o: Observations, bootstrap: int) -> list[str]:

@@ -158,6 +158,6 @@ def spread(
     se = np.sqrt(np.maximum(np.einsum("pk,pq,qk->k", slope, covariance_z, slope), 0.0))
     reach = t_quantile(level, dof) * se
     if log:
-        factor = np.exp(np.minimum(reach / value, 700))
+        factor = np.exp(np.minimum(reach / value, 300))
         return Interval(value=value, se=se, low=value / factor, high=value * factor)
     return Interval(value=value, se=se, low=value - reach, high=value + reach)

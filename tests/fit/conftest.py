@@ -29,7 +29,11 @@ def runs() -> Callable[..., Observations]:
     def build(n: Any, d: Any, loss: Any, **columns: Any) -> Observations:
         import pandas
 
-        table = {"n_params": np.asarray(n, float), "tokens": np.asarray(d, float), "loss": np.asarray(loss, float)}
+        table: dict[str, Any] = {
+            "n_params": np.asarray(n, float),
+            "tokens": np.asarray(d, float),
+            "loss": np.asarray(loss, float),
+        }
         table["flops"] = 6 * table["n_params"] * table["tokens"]
         table["run_id"] = [f"r{i:03d}" for i in range(len(table["loss"]))]
         return observe(pandas.DataFrame(table | columns), params="n_params")

@@ -89,6 +89,22 @@ def test_as_many_runs_as_parameters_tell_nothing(runs, points):
     assert f"{points} runs for 5 parameters" in found.warnings[0]
 
 
+def test_a_term_that_the_losses_do_not_show_gets_no_number(runs, grid):
+    n, d = grid
+    found = fit(runs(n, d, noisy(n, d, law=lambda n, d: 1 + 50 * d**-0.3)))
+    assert found.status == "unidentified" and found.unidentified == ("A", "alpha")
+    assert found.estimates()["beta"].low < 0.3 < found.estimates()["beta"].high
+    assert fit(runs(n, d, np.full(25, 2.0))).status == "unidentified"
+
+
+def test_a_ray_blurred_by_jitter_is_still_a_ray(runs):
+    n = np.geomspace(1e4, 1e7, 20)
+    d = 20 * n * np.exp(0.05 * np.random.default_rng(0).normal(size=20))
+    found = fit(runs(n, d, noisy(n, d)))
+    assert found.status == "unidentified" and {"alpha", "beta"} & set(found.unidentified)
+    json.dumps(found.to_json(), allow_nan=False)
+
+
 def test_two_runs_are_refused(runs):
     with pytest.raises(Refusal, match="fewer than 3"):
         fit(runs([1e5, 1e6], [1e6, 1e7], [3.0, 2.5]))
