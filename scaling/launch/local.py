@@ -118,9 +118,13 @@ class Worker:
 
     def _listen(self, said: "Queue[Event]") -> None:
         assert self.process.stdout
-        for line in self.process.stdout:
-            values = json.loads(line)
-            said.put(Event(kind=values.pop("event"), worker=self.number, run_id=values.pop("id", ""), values=values))
+        with self.process.stdout:
+            for line in self.process.stdout:
+                if not line.endswith("\n"):
+                    break  # cut short by its death
+                values = json.loads(line)
+                kind, run_id = values.pop("event"), values.pop("id", "")
+                said.put(Event(kind=kind, worker=self.number, run_id=run_id, values=values))
         status = self.process.wait()
         said.put(Event(kind="gone", worker=self.number, values={"status": status}))
 
@@ -129,8 +133,16 @@ class Worker:
         try:
             self.process.stdin.write(json.dumps(message) + "\n")
             self.process.stdin.flush()
-        except BrokenPipeError:
+        except (BrokenPipeError, ValueError):
             pass  # it is gone, and its listener says so
+
+    def close(self) -> None:
+        """Our end of a worker that is gone."""
+        assert self.process.stdin
+        try:
+            self.process.stdin.close()
+        except BrokenPipeError:
+            pass  # a last word that nobody read
 
     def start(self, job: Planned, branch_steps: tuple[int, ...]) -> None:
         self.job = self.last = job
@@ -266,6 +278,7 @@ class LocalSweep:
         worker = self._workers[event.worker]
         if event.kind == "gone":
             del self._workers[event.worker]
+            worker.close()
             if worker.job is not None:
                 event = self._died(worker, worker.job, event.values["status"])
         elif event.kind in ("done", "failed", "stopped"):
