@@ -8,7 +8,7 @@ from scaling.cost import at_width
 from scaling.plan import Analysis, Study, straight, trunks
 from scaling.spec import DataSpec, EvalSpec, ModelSpec, OptimSpec, RunSpec
 
-MODEL = ModelSpec(n_layers=1, d_model=16, d_ff=64, d_head=8, vocab_size=256, context=32, tied=True)
+MODEL = ModelSpec(n_layers=1, d_model=16, d_ff=64, d_head=8, vocab_size=256, context=32)
 BASE = RunSpec(
     model=MODEL,
     optim=OptimSpec(peak_lr=5e-3, warmup_steps=30, beta2=0.99),

@@ -24,6 +24,8 @@ def trunks(
     `tokens` are horizons D; a run has the nearest whole number of steps. `base.optim` gives everything but the
     schedule. K horizons in ratio r cost D_max (1 + cooldown / (r - 1)) tokens instead of D_max / (1 - 1/r).
     """
+    models = tuple(models)
+    _refuse(base, models)
     runs: list[Planned] = []
     for model in models:
         horizons = [_cooled(replace(base, model=model), d, cooldown) for d in tokens]
@@ -49,6 +51,8 @@ def straight(
     cooldown: float = COOLDOWN,
 ) -> Plan:
     """Every model at every horizon, each run from its first step to its last; a cosine schedule is left as it is."""
+    models = tuple(models)
+    _refuse(base, models)
     runs = [
         _cooled(replace(base, model=model), d, cooldown)
         if base.optim.schedule == "wsd"
@@ -70,6 +74,8 @@ def isoflop(
     cooldown: float = COOLDOWN,
 ) -> Plan:
     """Every model at every compute budget in exact FLOPs (arXiv:2203.15556, approach 2), by trunks and branches."""
+    models = tuple(models)
+    _refuse(base, models)
     plan = Plan()
     for model in models:
         tokens = [budget / flops_per_token(model, "exact") for budget in budgets]
@@ -88,6 +94,12 @@ def repeated(plan: Plan, seeds: Iterable[int]) -> Plan:
                 run = replace(run, branch=replace(run.branch, trunk=trunk_of[run.branch.trunk].id))
             copies += Plan((replace(p, run=run),))
     return copies
+
+
+def _refuse(base: RunSpec, models: Iterable[ModelSpec]) -> None:
+    """Faults of what a plan is made from, before anything is divided by it; schedule and length come later."""
+    steady = replace(base.optim, schedule="constant", cooldown_steps=0, final_lr=0.0)
+    refuse_faulty(replace(base, model=model, optim=steady, steps=10**9) for model in models)
 
 
 def _reseeded(run: RunSpec, seed: int) -> RunSpec:

@@ -1,0 +1,169 @@
+"""The command as a person meets it: verdicts, exit statuses, and what is written."""
+
+import json
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from scaling.cli import main
+
+STUDY = """
+from scaling.cost import at_width
+from scaling.plan import Analysis, Study, straight, trunks
+from scaling.spec import DataSpec, EvalSpec, ModelSpec, OptimSpec, RunSpec
+
+MODEL = ModelSpec(n_layers=1, d_model=16, d_ff=32, d_head=8, vocab_size=192, context=12)
+BASE = RunSpec(
+    model=MODEL, optim=OptimSpec(peak_lr=1e-2, warmup_steps=2), data=DataSpec(source="zipf-facts"),
+    eval=EvalSpec(tokens=1200), batch=8, steps=1,
+)
+STUDY = Study(
+    name="tiny", question="Does it work?",
+    plan=trunks(BASE, [at_width(MODEL, d) for d in (8, 16, 32)], [2000, 4000, 8000], group="grid"),
+    held_out=straight(BASE, [at_width(MODEL, 32)], [16000], group="held-out", role="held_out"),
+    analysis=Analysis(laws=("chinchilla",), bootstrap=0),
+)
+"""
+
+CSV = "n_params,tokens,loss\n" + "".join(
+    f"{n},{d},{1.7 + 400 * n**-0.34 + 900 * d**-0.3!r}\n" for n in (1e6, 3e6, 1e7, 3e7) for d in (1e8, 3e8, 1e9)
+)
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.py"
+    path.write_text(STUDY)
+    return path
+
+
+def scaling(*words: str, **how) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-m", "scaling", *words], capture_output=True, text=True, **how)
+
+
+def refused(capsys: pytest.CaptureFixture, *words: str) -> list[str]:
+    assert main(words) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    return said.err.splitlines()
+
+
+def test_help_answers_at_once():
+    times = []
+    for _ in range(3):
+        started = time.monotonic()
+        assert scaling("--help").returncode == 0
+        times.append(time.monotonic() - started)
+    assert min(times) < 0.3
+
+
+@pytest.mark.parametrize("command", ["plan", "run", "status", "fit", "report", "doctor"])
+def test_every_command_teaches(command: str, capsys: pytest.CaptureFixture):
+    with pytest.raises(SystemExit) as left:
+        main([command, "--help"])
+    text = capsys.readouterr().out
+    assert left.value.code == 0 and f"example:\n  scaling {command}" in text
+
+
+def test_a_plan_is_printed_within_two_seconds_and_writes_nothing(study: Path):
+    before = set(study.parent.iterdir())
+    started = time.monotonic()
+    done = scaling("plan", str(study), "--json", cwd=study.parent)
+    assert time.monotonic() - started < 2.0
+    plan = json.loads(done.stdout)
+    assert len(plan["plan"]) == len(plan["pending"]) == 13 and plan["design"]["sizes"] == 3
+    assert plan["flops"] == plan["pending_flops"] > 0
+    assert {p for p in study.parent.iterdir() if p.name != "__pycache__"} == before
+
+
+def test_a_bad_study_is_refused_with_every_fault_before_jax(study: Path):
+    study.write_text(STUDY.replace("peak_lr=1e-2", "peak_lr=-1.0, beta1=2.0").replace("batch=8", "batch=0"))
+    started = time.monotonic()
+    done = scaling("run", str(study), cwd=study.parent)
+    assert time.monotonic() - started < 2.0
+    assert done.returncode == 2 and done.stdout == ""
+    for field in ("optim.peak_lr = -1", "optim.beta1 = 2", "batch = 0"):
+        assert len(re.findall(re.escape(field), done.stderr)) == 1
+    assert "Traceback" not in done.stderr and not (study.parent / "results").exists()
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["plan", "quickstrat"], "did you mean quickstart?"),
+        (["plan", "no/such/file.py"], "there is no such file"),
+        (["run", "STUDY", "--set", "optim.peek_lr=1"], "did you mean peak_lr?"),
+        (["run", "STUDY", "--set", "steps"], "must be FIELD=VALUE"),
+        (["run", "STUDY", "--set", "data.source=bytes:stdlbi"], "did you mean bytes:stdlib?"),
+        (["run", "STUDY", "--set", "data.source=text:/no/such/text", "--set", "model.vocab_size=256"], "/no/such/text"),
+        (["run", "STUDY", "--workers", "0"], "--workers = 0: must be at least 1"),
+        (["run", "STUDY", "--out", "STUDY"], "is a file, not a folder"),
+        (["status", "/no/such/folder"], "not a results folder"),
+        (["report", "/no/such/folder"], "not a results folder"),
+        (["fit", "/no/such.csv", "--params", "n_params"], "/no/such.csv"),
+    ],
+)
+def test_a_request_that_cannot_be_is_refused_in_a_line(
+    study: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, words: list[str], said: str
+):
+    monkeypatch.chdir(study.parent)
+    lines = refused(capsys, *(str(study) if word == "STUDY" else word for word in words))
+    assert any(said in line for line in lines), lines
+    assert sorted(p.name for p in study.parent.iterdir() if p.name != "__pycache__") == ["tiny.py"]
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("STUDY = 3", "defines no STUDY"),
+        ("import no_such_module", "line 1: ModuleNotFoundError"),
+        ("x = (\n", "SyntaxError"),
+        ("\n\n1 / 0", "line 3: ZeroDivisionError"),
+    ],
+)
+def test_a_file_that_is_no_study_is_refused_by_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture, text: str, said: str
+):
+    path = tmp_path / "broken.py"
+    path.write_text(text)
+    (line,) = refused(capsys, "plan", str(path))
+    assert said in line
+
+
+def test_a_table_gives_one_json_document(tmp_path: Path, capsys: pytest.CaptureFixture):
+    path = tmp_path / "runs.csv"
+    path.write_text(CSV.replace("tokens", "D"))
+    words = ["fit", str(path), "--law", "chinchilla", "--params", "n_params", "--columns", "tokens=D", "--json"]
+    assert main(words) == 0
+    fit = json.loads(capsys.readouterr().out)
+    assert {"law", "params", "runs", "status", "estimates", "optimum", "warnings"} <= fit.keys()
+    assert fit["runs"] == 12 and fit["status"] == "converged"
+    assert fit["estimates"]["alpha"]["value"] == pytest.approx(0.34, rel=1e-4)
+    assert fit["optimum"]["exponent_n"]["value"] == pytest.approx(0.3 / 0.64, rel=1e-4)
+
+
+def test_the_choice_of_n_has_no_default(tmp_path: Path, capsys: pytest.CaptureFixture):
+    with pytest.raises(SystemExit) as left:
+        main(["fit", str(tmp_path), "--law", "chinchilla"])
+    assert left.value.code == 2 and "--params" in capsys.readouterr().err
+
+
+def test_a_fit_for_people_says_what_is_not_known(tmp_path: Path, capsys: pytest.CaptureFixture):
+    path = tmp_path / "ray.csv"
+    rows = [
+        f"{n},{20 * n},{1.7 + 400 * n**-0.34 + 900 * (20 * n) ** -0.3!r}\n" for n in (1e6, 2e6, 4e6, 8e6, 1.6e7, 3.2e7)
+    ]
+    path.write_text("n_params,tokens,loss\n" + "".join(rows))
+    assert main(["fit", str(path), "--params", "n_params"]) == 0
+    text = capsys.readouterr().out
+    assert "unidentified" in text and re.search(r"alpha +not identified", text)
+
+
+def test_the_doctor_finds_this_machine_fit(capsys: pytest.CaptureFixture):
+    assert main(["doctor", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["problems"] == [] and found["devices"]["count"] >= 1 and found["versions"]["jax"]
