@@ -65,17 +65,26 @@ def _version(name: str) -> str:
 
 
 def show(found: dict, console: Console) -> None:
-    console.print(f"Python {found['python']} on {found['system']}, {found['cores']} cores", highlight=False)
     console.print(
-        ", ".join(f"{name} {version or 'missing'}" for name, version in found["versions"].items()), highlight=False
+        f"Python {found['python']} on {found['system']}, {found['cores']} cores", highlight=False, soft_wrap=True
+    )
+    console.print(
+        ", ".join(f"{name} {version or 'missing'}" for name, version in found["versions"].items()),
+        highlight=False,
+        soft_wrap=True,
     )
     if "error" not in found["devices"]:
         console.print(
             f"devices: {found['devices']['count']} x {found['devices']['kind']} ({found['devices']['backend']}); "
             f"a sweep uses {found['workers']} worker{'s' * (found['workers'] > 1)}",
             highlight=False,
+            soft_wrap=True,
         )
     for name, there in found["extras"].items():
-        console.print(f"  {name:<6} {'installed' if there else 'not installed':<14} {EXTRAS[name][1]}", highlight=False)
+        console.print(
+            f"  {name:<6} {'installed' if there else 'not installed':<14} {EXTRAS[name][1]}",
+            highlight=False,
+            soft_wrap=True,
+        )
     for problem in found["problems"]:
-        console.print(f"[red]{problem}[/red]", highlight=False)
+        console.print(f"[red]{problem}[/red]", highlight=False, soft_wrap=True)

@@ -64,6 +64,7 @@ def show(found: Fit, console: Console) -> None:
             f"optimum: {exponents}; at {found.flops_max:.3g} FLOPs N* = {best['n'].value:.3g}, "
             f"D* = {best['d'].value:.3g}, L* = {best['loss'].value:.4f}",
             highlight=False,
+            soft_wrap=True,
         )
     for warning in found.warnings:
-        console.print(f"[yellow]{warning}[/yellow]", highlight=False)
+        console.print(f"[yellow]{warning}[/yellow]", highlight=False, soft_wrap=True)

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from collections.abc import Callable
 
 from rich.console import Console
 from rich.table import Table
@@ -12,6 +13,7 @@ from scaling.launch.local import default_workers
 from scaling.plan import Plan, Study
 from scaling.plan.design import design, seconds
 from scaling.record import Ledger
+from scaling.report.words import power, short
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -46,43 +48,53 @@ def wall_seconds(plan: Plan, workers: int) -> float:
 
 def show(study: Study, ledger: Ledger, workers: int, console: Console) -> None:
     pending = study.runs.pending(ledger)
-    console.print(f"[bold]{study.name}[/bold]: {study.question}")
+    console.print(f"[bold]{study.name}[/bold]: {study.question}", soft_wrap=True)
     table = Table(box=None, header_style="dim", pad_edge=False)
-    for name in ("group", "role", "runs", "N (non-embedding + head)", "D tokens", "D/N", "C FLOPs a run"):
-        table.add_column(name, justify="left" if name in ("group", "role") else "right")
-    for group, role in dict.fromkeys((p.group, p.role) for p in study.runs.runs):
-        runs = [p.run for p in study.runs.runs if (p.group, p.role) == (group, role)]
+    for name in ("group", "role", "runs", "trunks", "parameters N", "tokens D", "D/N", "FLOPs C"):
+        table.add_column(name, justify="left" if name in ("group", "role") else "right", no_wrap=True)
+    for group in dict.fromkeys(p.group for p in study.runs.runs):
+        members = [p for p in study.runs.runs if p.group == group]
+        runs = [p.run for p in members if p.role != "trunk"]
         n = [count_params(run.model).matmul for run in runs]
         table.add_row(
-            group, role.replace("_", "-"), str(len(runs)), _span(n), _span([run.tokens for run in runs]),
-            _span([run.tokens / k for run, k in zip(runs, n, strict=True)]), _span([train_flops(run) for run in runs]),
-        )  # fmt: skip
+            group,
+            ", ".join(dict.fromkeys(p.role.replace("_", "-") for p in members if p.role != "trunk")),
+            str(len(runs)),
+            str(len(members) - len(runs) or ""),
+            _span(n),
+            _span([run.tokens for run in runs]),
+            _span([run.tokens / k for run, k in zip(runs, n, strict=True)], "{:.0f}".format),
+            _span([train_flops(run) for run in runs], power),
+        )
     console.print(table)
     judged = design(study.plan, study.analysis.params)
     if judged and judged.half_width:
         widths = ", ".join(f"{name} ±{width:.2g}" for name, width in judged.half_width.items())
         console.print(
             f"design: {judged.sizes} sizes x {judged.horizons} horizons, D/N over {judged.span_ratio:.0f}x, condition "
-            f"{judged.condition:.0f}; at 1 % noise the fit would know {widths} (90 %)"
+            f"{judged.condition:.0f}; at 1 % noise the fit would know {widths} (90 %)",
+            highlight=False,
+            soft_wrap=True,
         )
     for warning in judged.warnings if judged else []:
-        console.print(f"[yellow]design: {warning}[/yellow]")
+        console.print(f"[yellow]design: {warning}[/yellow]", soft_wrap=True)
     done = len(study.runs) - len(pending)
     if not pending.runs:
-        console.print(f"cost: nothing left to train: all {done} runs are done", highlight=False)
+        console.print(f"cost: nothing left to train: all {done} runs are done", highlight=False, soft_wrap=True)
         return
     so_far = f", of which {done} are done" if done else ""
     hands = f"{workers} worker{'s' * (workers > 1)}"
     console.print(
-        f"cost: {study.runs.flops:.3g} FLOPs in {len(study.runs)} runs{so_far}; about "
+        f"cost: {power(study.runs.flops)} FLOPs in {len(study.runs)} runs{so_far}; about "
         f"{_duration(wall_seconds(pending, workers))} with {hands} on the CPU that the estimate was made on",
         highlight=False,
+        soft_wrap=True,
     )
 
 
-def _span(values: list) -> str:
-    low, high = min(values), max(values)
-    return f"{low:.3g}" if low == high else f"{low:.3g} .. {high:.3g}"
+def _span(values: list, say: Callable[[float], str] = short) -> str:
+    low, high = say(min(values)), say(max(values))
+    return low if low == high else f"{low}-{high}"
 
 
 def _duration(seconds: float) -> str:

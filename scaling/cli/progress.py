@@ -14,6 +14,7 @@ from scaling.plan import Plan
 from scaling.plan.design import seconds
 from scaling.plan.plan import Planned
 from scaling.record import Ledger
+from scaling.report.words import short
 
 
 class SweepView:
@@ -52,11 +53,13 @@ class SweepView:
         self._latest.pop(event.worker, None)
         if event.kind == "done":
             self._done.add(event.run_id)
-            self.console.print(self._line(planned, event.values["status"]), highlight=False)
+            self.console.print(self._line(planned, event.values["status"]), highlight=False, soft_wrap=True)
         elif event.kind == "failed":
-            self.console.print(f"[red]failed[/red]   {label(planned)}: {event.values['reason']}", highlight=False)
+            self.console.print(
+                f"[red]failed[/red]   {label(planned)}: {event.values['reason']}", highlight=False, soft_wrap=True
+            )
         elif event.kind == "gone":
-            self.console.print(f"[red]worker lost[/red] in {label(planned)}", highlight=False)
+            self.console.print(f"[red]worker lost[/red] in {label(planned)}", highlight=False, soft_wrap=True)
 
     def _line(self, planned: Planned, status: str) -> str:
         record = self._ledger[planned.run.id]
@@ -115,11 +118,3 @@ def label(planned: Planned) -> str:
     kind = "trunk to" if planned.role == "trunk" else "D"
     seed = f" seed {run.seed}" if run.seed else ""
     return f"{planned.group}: N {short(count_params(run.model).matmul)}, {kind} {short(run.tokens)}{seed}"
-
-
-def short(value: float) -> str:
-    """1234567 -> 1.23M."""
-    for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if value >= size:
-            return f"{value / size:.3g}{letter}"
-    return f"{value:.3g}"

@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
     if outcome.stopped:
         again = ["scaling", "run", arguments.experiment, *(word for c in arguments.changes for word in ("--set", c))]
         again += ["--out", arguments.out] if arguments.out else []
-        console.print(f"stopped; what is done is kept. To go on: {shlex.join(again)}", highlight=False)
+        console.print(f"stopped; what is done is kept. To go on: {shlex.join(again)}", highlight=False, soft_wrap=True)
         return INTERRUPTED
     return _close(study, ledger, outcome, console)
 
@@ -99,7 +99,7 @@ def _sweep(study: Study, ledger: Ledger, workers: int, lock: FolderLock) -> Outc
         except Refusal as refusal:
             lines = [f"no forecast: {fault}" for fault in refusal.faults]
         for line in lines:
-            view.console.print(line, highlight=False)
+            view.console.print(line, highlight=False, soft_wrap=True)
 
     try:
         with view:
@@ -134,7 +134,7 @@ def _close(study: Study, ledger: Ledger, outcome: Outcome, console: Console) -> 
         recorded = ledger[run_id] if run_id in ledger else None
         status = recorded.status if recorded else "pending"
         reason = recorded.reason if recorded else outcome.failed.get(run_id, "not started")
-        console.print(f"[red]{status}[/red] {label(planned)} ({run_id}): {reason}", highlight=False)
+        console.print(f"[red]{status}[/red] {label(planned)} ({run_id}): {reason}", highlight=False, soft_wrap=True)
     if any(p.run.id not in ledger for p in unfinished):
         console.print("the same command tries the pending ones again")
     return 1 if unfinished else 0

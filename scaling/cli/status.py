@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from scaling.cli.exits import DONE
-from scaling.cli.progress import short
 from scaling.record import Ledger
+from scaling.report.words import short
 
 
 def run(arguments: argparse.Namespace) -> int:

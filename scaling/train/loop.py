@@ -77,7 +77,7 @@ def train(
     program = _program(run.model, _compiled_in(run.optim), run.batch, run.eval, placement or Placement())
     clock["compile"] += time.monotonic()
     if run.branch and (reason := _lost_with_its_trunk(run, ledger)):
-        return _record(run, source, machine, clock, first=0, last=run.branch.step, reason=reason)
+        return _record(run, source, machine, None, first=0, last=0, reason=reason)
 
     folder = ledger.begin(run)
     with Checkpoints(folder / "checkpoints") as checkpoints:
@@ -232,7 +232,7 @@ def _record(
     run: RunSpec,
     source: data.Source,
     machine: Mapping[str, str],
-    seconds: Mapping[str, float],
+    seconds: Mapping[str, float] | None,  # by phase; None for a run that never took a step
     *,
     first: int,
     last: int,
@@ -241,7 +241,11 @@ def _record(
 ) -> RunRecord:
     sound = loss if not reason else None
     seen = replace(run, steps=last)
-    rate = (last - first) * run.batch_tokens / max(seconds["train"], 1e-9)
+    clock = None
+    if seconds is not None:
+        rate = (last - first) * run.batch_tokens / max(seconds["train"], 1e-9)
+        flops = rate * flops_per_token(run.model, "exact")
+        clock = Clock(**seconds, steps=last - first, tokens_per_second=rate, flops_per_second=flops)
     return RunRecord(
         run=run,
         status="diverged" if reason else "finished",
@@ -253,12 +257,7 @@ def _record(
         loss_se=sound.standard_error if sound else None,
         bits_per_byte=sound.mean / math.log(2) / source.bytes_per_token if sound and source.bytes_per_token else None,
         entropy=source.entropy,
-        clock=Clock(
-            **seconds,
-            steps=last - first,
-            tokens_per_second=rate,
-            flops_per_second=rate * flops_per_token(run.model, "exact"),
-        ),
+        clock=clock,
         data=source.provenance,
         machine=machine,
     )
