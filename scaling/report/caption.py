@@ -14,26 +14,24 @@ from scaling.report.table import floor, forecast
 
 
 def loss_against_n(found: Findings) -> str:
-    return _curves(found, "N", "D") + _answer(found, "model scale")
+    said = [_runs(found, "N", "D"), _law(found), _held_out(found), _answer(found, "model scale")]
+    return " ".join(filter(None, said))
 
 
 def loss_against_d(found: Findings) -> str:
-    return _curves(found, "D", "N") + _answer(found, "data scale")
+    curves = "Curves, bands and the held-out run are those of the figure against N." if found.headline else _law(found)
+    said = [_runs(found, "D", "N"), curves, _bars(found), _answer(found, "data scale")]
+    return " ".join(filter(None, said))
 
 
-def _curves(found: Findings, along: str, each: str) -> str:
+def _runs(found: Findings, along: str, each: str) -> str:
     o = found.observations
     assert o is not None
     span = " and ".join(
-        f"{name} from {words.short(values.min())} to {words.short(values.max())}" for name, values in (("N", o.n), ("D", o.d))
+        f"{name} from {words.short(values.min())} to {words.short(values.max())}"
+        for name, values in (("N", o.n), ("D", o.d))
     )
-    said = [
-        f"Measured loss of {words.several(len(o), 'run')} against {along}, a colour for each {each}; {span}.",
-        _bars(found),
-        _law(found),
-        _held_out(found),
-    ]
-    return " ".join(filter(None, said))
+    return f"Measured loss of {words.several(len(o), 'run')} against {along}, a colour for each {each}; {span}."
 
 
 def _bars(found: Findings) -> str:
@@ -42,8 +40,8 @@ def _bars(found: Findings) -> str:
         return ""
     median = float(np.nanmedian(o.loss_se))
     return (
-        f"Error bars are one standard error of the evaluation (median {median:.2g} nats); runs that are measured on the "
-        "same held-out text share most of it, so differences between them are better known than the bars say."
+        f"Error bars are one standard error of the evaluation (median {median:.2g} nats); runs that are measured on "
+        "the same held-out text share most of it, so differences between them are better known than the bars say."
     )
 
 
@@ -54,8 +52,8 @@ def _law(found: Findings) -> str:
         why = " ".join(f"{words.unknown(each)}." for each in found.fits.values())
         return f"No curve is drawn, as no law is identified. {why}".strip()
     said = (
-        f"Curves are the {fit.name} law and bands its {words.percent(fit.level)} interval, of the mean and not of a single "
-        f"run, dashed where no run was fitted; a run scatters about it by {fit.scale:.2%}"
+        f"Curves are the {fit.name} law and bands its {words.percent(fit.level)} interval, of the mean and not of a "
+        f"single run, dashed where no run was fitted; a run scatters about it by {fit.scale:.2%}"
     )
     held = fit.holdout
     if held is None:
@@ -92,7 +90,7 @@ def _held_out(found: Findings) -> str:
 
 def _answer(found: Findings, concept: Concept) -> str:
     said = [answer.text for answer in found.answers if answer.concept == concept]
-    return f" {said[0][:1].upper()}{said[0][1:]}." if said else ""
+    return f"{said[0][:1].upper()}{said[0][1:]}." if said else ""
 
 
 def isoflop(found: Findings) -> str:
@@ -103,8 +101,8 @@ def isoflop(found: Findings) -> str:
     if any(valley.slice.interpolated for valley in valleys):
         said += "Open circles are interpolated between measured horizons of one size. "
     said += (
-        f"A cross is the vertex of a parabola, the best size for its budget; {inside} of {len(valleys)} budgets have one "
-        "inside the sizes tried"
+        f"A cross is the vertex of a parabola, the best size for its budget; {inside} of {len(valleys)} budgets have "
+        "one inside the sizes tried"
     )
     said += ", and dashed parabolas take no further part. " if inside < len(valleys) else ". "
     return said + "A parabola is not the true shape of a valley: 5 to 20 % in N* is its usual error (arXiv:2603.22339)."
@@ -128,8 +126,8 @@ def allocation(found: Findings) -> str:
     if fit is not None:
         own = fit.optimum_intervals(fit.flops_max)
         said.append(
-            f"How the {fit.name} law splits compute: N* grows as C to the {words.interval(own['exponent_n'])} and D* as C "
-            f"to the {words.interval(own['exponent_d'])} at {words.power(fit.flops_max)} FLOPs "
+            f"The {fit.name} law splits compute: N* grows as C to the {words.interval(own['exponent_n'])} and D* as "
+            f"C to the {words.interval(own['exponent_d'])} at {words.power(fit.flops_max)} FLOPs "
             f"({words.percent(fit.level)} intervals)."
         )
         if valleys is not None and valleys.exponent_n is not None:
@@ -156,8 +154,8 @@ def algorithms(found: Findings) -> str:
         said += " A line with arrows is a bound: no loss was reached by both."
     if found.noise is not None and any(c.multiplier for c in shown):
         said += (
-            f" Bands are {words.percent(found.level)} intervals under a seed noise of {found.noise.sd:.2%}, measured with "
-            f"{words.several(found.noise.dof, 'replicate')}."
+            f" Bands are {words.percent(found.level)} intervals under a seed noise of {found.noise.sd:.2%}, measured "
+            f"with {words.several(found.noise.dof, 'replicate')}."
         )
     elif any(c.multiplier for c in shown):
         said += " The noise between seeds is unknown, so there are no intervals."
@@ -173,8 +171,8 @@ def known_entropy(found: Findings) -> str:
     assert found.floor is not None
     line, runs = floor(found), found.floor.fit.runs
     return (
-        f"{words.several(runs, 'run')} on a synthetic source whose entropy is computed exactly, fitted as the text is: a test of "
-        f"the whole way with a known answer. {line.text[:1].upper()}{line.text[1:]}."
+        f"{words.several(runs, 'run')} on a synthetic source whose entropy is computed exactly, fitted as the text is: "
+        f"a test of the whole way with a known answer. {line.text[:1].upper()}{line.text[1:]}."
     )
 
 

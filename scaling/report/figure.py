@@ -14,13 +14,14 @@ from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from scaling.report import words
 
-SIZE = (4.8, 3.5)  # inches
+SIZE = (4.4, 3.3)  # inches
 SANS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
-RC = {
+RC: Any = {
     "font.size": 9,
     "font.family": "DejaVu Sans",
     "svg.hashsalt": "scaling",  # ids that are the same each time
@@ -28,6 +29,11 @@ RC = {
     "axes.spines.right": False,
     "lines.solid_capstyle": "round",
 }
+
+
+def _viridis(x: float) -> str:
+    return to_hex(matplotlib.colormaps["viridis"](x))
+
 
 # name -> (on light paper, on dark paper). Light values are all different: in the SVG they are the names.
 COLOURS = {
@@ -44,16 +50,16 @@ COLOURS = {
     "a3": ("#b8860b", "#e6b84c"),
     "a4": ("#7b4fa3", "#ab86cf"),
     # Ordered: viridis, without the end that the paper would swallow.
-    **{
-        f"r{i}": tuple(matplotlib.colors.to_hex(matplotlib.colormaps["viridis"](x)) for x in (0.02 + 0.068 * i, 0.3 + 0.06 * i))
-        for i in range(12)
-    },
+    **{f"r{i}": (_viridis(0.02 + 0.068 * i), _viridis(0.3 + 0.06 * i)) for i in range(12)},
 }
 INK, SOFT, HAIR, PAPER, ACCENT, HELD = (COLOURS[n][0] for n in ("ink", "soft", "hair", "paper", "accent", "held"))
 ALGORITHMS = [COLOURS[f"a{i}"][0] for i in range(5)]
 
-N_LABEL = "N, parameters (non-embedding and head)"
-N_LABELS = {"n_params": N_LABEL, "n_params_kaplan": "N, parameters (non-embedding)", "n_params_total": "N, parameters (all)"}
+N_LABELS = {
+    "n_params": "N, parameters (non-embedding and head)",
+    "n_params_kaplan": "N, parameters (non-embedding)",
+    "n_params_total": "N, parameters (all)",
+}
 D_LABEL = "D, training tokens"
 C_LABEL = "C, training FLOPs"
 LOSS_LABEL = "loss, nats per token"
@@ -66,10 +72,10 @@ def ordered(count: int) -> list[str]:
     return [COLOURS[f"r{round(11 * i / (count - 1))}"][0] for i in range(count)]
 
 
-def sheet(x_label: str, y_label: str, *, right: float = 0.84) -> tuple[Figure, Axes]:
+def sheet(x_label: str, y_label: str, *, right: float = 0.81) -> tuple[Figure, Axes]:
     """An empty figure with one pair of logarithmic axes; the margin right of `right` is for labels of curves."""
     figure = Figure(figsize=SIZE, facecolor=PAPER)
-    axes = figure.add_axes((0.105, 0.135, right - 0.105, 0.775), facecolor="none")
+    axes = figure.add_axes((0.115, 0.145, right - 0.115, 0.76), facecolor="none")
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.tick_params(which="both", length=0, colors=SOFT, labelcolor=SOFT)
@@ -78,7 +84,7 @@ def sheet(x_label: str, y_label: str, *, right: float = 0.84) -> tuple[Figure, A
     axes.spines["left"].set_visible(False)
     axes.spines["bottom"].set_color(SOFT)
     axes.set_xlabel(x_label, color=INK, labelpad=5)
-    axes.text(-0.11, 1.035, y_label, transform=axes.transAxes, color=INK, ha="left", va="bottom")
+    axes.text(-0.13, 1.04, y_label, transform=axes.transAxes, color=INK, ha="left", va="bottom")
     return figure, axes
 
 
@@ -120,12 +126,13 @@ def label_ends(axes: Axes, ends: Sequence[tuple[float, float, str, str]], *, gap
     at = [axes.transData.transform((x, y)) * to_points for x, y, _, _ in ends]
     order = sorted(range(len(ends)), key=lambda i: at[i][1])
     want = [at[i][1] for i in order]
+    leader = {"arrowstyle": "-", "linewidth": 0.9, "shrinkA": 1, "shrinkB": 1, "relpos": (0, 0.5)}
     for i, y in enumerate(_apart(want, gap)):
         x_end, y_end, text, colour = ends[order[i]]
         axes.annotate(
             text, (x_end, y_end), xytext=(11, y - want[i]), textcoords="offset points", va="center", ha="left",
             color=INK, fontsize=8, annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.9, "shrinkA": 1, "shrinkB": 1, "relpos": (0, 0.5)},
+            arrowprops=leader | {"color": colour},
         )  # fmt: skip
 
 

@@ -90,10 +90,14 @@ def find(ledger: Ledger) -> Findings:
     params, level = PARAMS_COLUMN[analysis["params"]], analysis["level"]
     warnings: list[str] = []
     observations = _observed(table, warnings, params=params) if _has(table, role="fitted") else None
-    fits = fit_laws(study, table) if observations is not None else {}
+    fits: dict[str, Fit] = {}
     valleys = noise = None
     if observations is not None:
         noise = seed_noise(observations)
+        try:
+            fits = fit_laws(study, table)
+        except Refusal as refusal:
+            warnings += refusal.faults
         try:
             valleys = isoflop(observations, level=level)
         except Refusal as refusal:
@@ -196,7 +200,7 @@ def _compared(
     baseline = next(iter(table.loc[table["role"] == "fitted", "group"]), None)
     for group in analysis["algorithms"]:
         rows = table[((table["role"] == "fitted") | (table["group"] == group)) & (table["status"] == "finished")]
-        if baseline is None or not _has(rows, group=group):
+        if baseline is None or not (_has(rows, group=group) and _has(rows, group=baseline)):
             warnings.append(f"{group}: no finished runs to compare")
             continue
         both = _observed(rows, warnings, params=params, roles=("fitted", "compare"))

@@ -15,12 +15,15 @@ from scaling.report.findings import Findings
 from scaling.report.table import Line, answers, checks
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
-FIGURES = (
-    ("Loss against model size and data", ("loss_against_n", "loss_against_d")),
-    ("Loss against compute", ("isoflop", "frontier", "allocation")),
-    ("Algorithms as compute multipliers", ("algorithms",)),
-    ("A floor that is known", ("known_entropy",)),
-)
+TITLES = {
+    "loss_against_n": "Figure 1. Loss against model size.",
+    "loss_against_d": "Figure 2. Loss against data.",
+    "isoflop": "Figure 3a. Loss at equal compute.",
+    "frontier": "Figure 3b. Loss against compute.",
+    "allocation": "Figure 3c. The best split of compute.",
+    "algorithms": "Figure 4. Algorithms as compute multipliers.",
+    "known_entropy": "Figure 5. A floor that is known.",
+}
 MEANING = {
     "E": "loss that neither size nor data removes, nats",
     "A": "weight of the size term, nats",
@@ -33,17 +36,6 @@ MEANING = {
     "alpha_n": "exponent of the size term",
     "alpha_d": "exponent of the data term",
 }
-METHODS = (
-    "Laws are fitted to ln L by variable projection and a robust MM-estimate, so that a few bad runs do not move them.",
-    "Intervals come from refits to resampled trunks, or from the covariance where no resamples are asked for.",
-    "Every point is the end of a cooldown, which branches off a trunk of constant learning rate (arXiv:2405.18392).",
-    "N counts what multiplies each token and C the matrix products of training (arXiv:2406.19146), unless said otherwise.",
-    "L(N, D) and approach 2: arXiv:2203.15556; joint power law: arXiv:2001.08361; data exponent that moves with N: after "
-    "arXiv:2506.10972; bias of parabolas: arXiv:2603.22339.",
-    "Compute multipliers compare the compute at equal loss inside what both reached; a gain at small scale need not last "
-    "(arXiv:2511.21622).",
-    "The law that is shown is the one that best predicts the runs of most compute when they are left out.",
-)
 COLUMNS = (
     ("run_id", "run"), ("group", "group"), ("role", "role"), ("status", "status"), ("n", "N"), ("tokens", "D"),
     ("ratio", "D/N"), ("epochs", "epochs"), ("flops", "C"), ("loss", "loss"), ("loss_se", "± se"),
@@ -63,12 +55,12 @@ def write(found: Findings, ledger: Ledger) -> Path:
     parts = [
         _head(found, ledger),
         _warnings(found),
-        _figures(found, drawn),
+        _figures(drawn, {name: CAPTIONS[name](found) for name in drawn}),
         _law(found),
         _laws(found),
         _forecasts(found),
         _runs(found, ledger),
-        _methods(),
+        f"<h2>Methods</h2>\n{_list(provenance.methods(found))}",
         _provenance(found, ledger),
     ]
     title = escape(f"{found.study['name']}: {found.study['question']}")
@@ -88,7 +80,8 @@ def write(found: Findings, ledger: Ledger) -> Path:
 def _head(found: Findings, ledger: Ledger) -> str:
     level = words.percent(found.level)
     return (
-        f'<header>\n<p class="name"><b>{escape(found.study["name"])}</b> · {escape(provenance.summary(found, ledger))}</p>\n'
+        f'<header>\n<p class="name"><b>{escape(found.study["name"])}</b> · '
+        f"{escape(provenance.summary(found, ledger))}</p>\n"
         f"<h1>{escape(found.study['question'])}</h1>\n</header>\n{_lines(answers(found))}\n"
         f'<p class="soft">Brackets hold {level} intervals, losses are in nats per token.</p>\n'
         f"<h2>How far to trust it</h2>\n{_lines(checks(found))}"
@@ -97,7 +90,8 @@ def _head(found: Findings, ledger: Ledger) -> str:
 
 def _lines(lines: Sequence[Line]) -> str:
     rows = [
-        f"<dt>{escape(line.label)}</dt><dd{'' if line.known else ' class=unknown'}>{escape(line.text)}</dd>" for line in lines
+        f"<dt>{escape(line.label)}</dt><dd{'' if line.known else ' class=unknown'}>{_prose(line.text)}</dd>"
+        for line in lines
     ]
     return '<dl class="answers">\n' + "\n".join(rows) + "\n</dl>"
 
@@ -114,30 +108,37 @@ def _warnings(found: Findings) -> str:
         said += [f"{comparison.algorithm}: {warning}" for warning in comparison.warnings]
     for one in found.registered:
         said += [f"forecast: {warning}" for warning in one.forecast.warnings]
-    return f"<h3>Warnings</h3>\n{_list(dict.fromkeys(said))}" if said else ""
+    distinct = dict.fromkeys(said)
+    if not distinct:
+        return ""
+    return f"<details><summary>{words.several(len(distinct), 'warning')}</summary>\n{_list(distinct)}\n</details>"
 
 
 def _list(items: Iterable[str]) -> str:
-    return '<ul class="note">\n' + "\n".join(f"<li>{escape(item)}</li>" for item in items) + "\n</ul>"
+    return '<ul class="note">\n' + "\n".join(f"<li>{_prose(item)}</li>" for item in items) + "\n</ul>"
 
 
-def _figures(found: Findings, drawn: dict[str, str]) -> str:
-    parts = []
-    for number, (title, names) in enumerate(FIGURES, 1):
-        panels = [
-            f'<figure id="{name}">\n{_labelled(drawn[name], CAPTIONS[name](found))}\n'
-            f"<figcaption>{escape(CAPTIONS[name](found))}</figcaption>\n</figure>"
-            for name in names
-            if name in drawn
-        ]
-        if panels:
-            parts.append(f'<h2>{number}. {escape(title)}</h2>\n<div class="panels">\n' + "\n".join(panels) + "\n</div>")
-    return "\n".join(parts)
+def _prose(text: str) -> str:
+    """A sentence, escaped, its numbers set in type: minus signs, powers of ten, no line break inside an interval."""
+    text = re.sub(r"(?<![\w.)\]])-(?=\d)", "−", text)
+    text = re.sub(r"\bx(?=\d)", "×", text)
+    text = re.sub(r"\b(\d(?:\.\d+)?)e([+-]\d+)\b", lambda m: f"{m[1]}×{words.power(float(f'1e{m[2]}'))}", text)
+    text = re.sub(r"(?:[\wα-ω]+ = )?[^\s<>]+(?: nats)? \[[^\[\]<>]*\]", r"<span>\g<0></span>", escape(text))
+    return re.sub(r"\^(−?[\d.]*\d)", r"<sup>\1</sup>", text)
 
 
-def _labelled(svg: str, caption: str) -> str:
+def _figures(drawn: dict[str, str], captions: dict[str, str]) -> str:
+    panels = [
+        f'<figure id="{name}">\n{_labelled(svg, TITLES[name])}\n'
+        f"<figcaption><b>{escape(TITLES[name])}</b> {_prose(captions[name])}</figcaption>\n</figure>"
+        for name, svg in drawn.items()
+    ]
+    return '<h2>Figures</h2>\n<div class="panels">\n' + "\n".join(panels) + "\n</div>" if panels else ""
+
+
+def _labelled(svg: str, title: str) -> str:
     """The figure under one name for a screen reader."""
-    return svg.replace("<svg", f'<svg role="img" aria-label="{escape(caption.split(". ")[0])}"', 1)
+    return svg.replace("<svg", f'<svg role="img" aria-label="{escape(title)}"', 1)
 
 
 def _law(found: Findings) -> str:
@@ -165,9 +166,10 @@ def _partial(fits: Sequence[Fit]) -> str:
 
 
 def _formula(law: str) -> str:
-    """Powers raised; everything escaped."""
-    text = escape(words.formula(law))
-    return re.sub(r"\^(-?[\wα-ω]+|-?\([^()]*(?:\([^()]*\)[^()]*)*\))", lambda m: f"<sup>{m[1].strip('()') if m[1].count('(') == 1 else m[1]}</sup>", text)
+    """The law's formula with its powers raised and its indices lowered."""
+    text = escape(words.formula(law)).replace("^-", "^−")
+    text = re.sub(r"\^(−?(?:[\wα-ω]+|\((?:[^()]|\([^()]*\))*\)))", r"<sup>\1</sup>", text)
+    return re.sub(r"_(\w+)", r"<sub>\1</sub>", text)
 
 
 def _laws(found: Findings) -> str:
@@ -190,7 +192,7 @@ def _laws(found: Findings) -> str:
         f"{fit.name}, {words.formula(fit.name)}: {words.parameters(fit) if fit.law else words.unknown(fit)}"
         for fit in found.fits.values()
     ]
-    header = ("law", "status", "scatter", "error on the runs of most compute, left out", "exponent of N*", "exponent of D*")
+    header = ("law", "status", "scatter", "error on the largest runs, left out", "exponent of N*", "exponent of D*")
     return (
         "<h2>What the other laws say</h2>\n"
         '<p class="soft">Laws that fit alike may extrapolate apart; their spread is part of the uncertainty. '
@@ -209,14 +211,16 @@ def _forecasts(found: Findings) -> str:
             rows.append([p.law, f"{p.loss:.4f}", f"[{p.low:.4f}, {p.high:.4f}]", missed])
         measured = "is not finished"
         if one.score is not None:
-            se = "" if one.measured_se is None or not math.isfinite(one.measured_se) else f" ± {one.measured_se:.4f}"
-            measured = f"measured {one.score.measured:.4f}{se}, {'inside' if one.score.inside else 'outside'} the interval"
+            known = one.measured_se is not None and math.isfinite(one.measured_se)
+            inside = "inside" if one.score.inside else "outside"
+            measured = f"measured {one.score.measured:.4f}{f' ± {one.measured_se:.4f}' if known else ''}, {inside} it"
+        header = ("law", "forecast", f"{words.percent(said.level)} interval", "against measured")
         parts.append(
             f"<p>Run <code>{escape(one.run_id)}</code>, N = {words.short(said.n)}, D = {words.short(said.d)}, "
             f"{said.extrapolation:.2g} times the largest fitted compute. The forecast takes its number from the "
-            f"{escape(said.headline)} law and its interval from all: {words.of_loss(said.loss, said.low, said.high)}; the run "
-            f"{measured}.</p>\n"
-            + _table(("law", "forecast", f"{words.percent(said.level)} interval", "against measured"), rows, chosen=said.headline)
+            f"{escape(said.headline)} law and its interval from all: "
+            f"{words.of_loss(said.loss, said.low, said.high)}; the run {measured}.</p>\n"
+            + _table(header, rows, chosen=said.headline)
         )
     if not parts:
         return ""
@@ -231,7 +235,7 @@ def _runs(found: Findings, ledger: Ledger) -> str:
         cells = {key: str(row.get(key, "")) for key, _ in COLUMNS}
         n, d = _float(row[params]), _float(row["tokens"])
         cells |= {
-            "n": words.short(n), "tokens": words.short(d), "ratio": f"{d / n:.3g}",
+            "n": words.short(n), "tokens": words.short(d), "ratio": f"{d / n:.{0 if d >= 100 * n else 1}f}",
             "flops": words.power(_float(row["flops"])), "epochs": _rounded(row["epochs"], ".2g"),
             "loss": _rounded(row["loss"], ".4f"), "loss_se": _rounded(row["loss_se"], ".4f"),
             "bits_per_byte": _rounded(row["bits_per_byte"], ".4f"), "peak_lr": _rounded(row["peak_lr"], ".3g"),
@@ -242,7 +246,7 @@ def _runs(found: Findings, ledger: Ledger) -> str:
     numbers = [i for i, (key, _) in enumerate(COLUMNS) if key not in TEXT]
     failed = f", {sum(lost)} of them without a result: the last column says why" if any(lost) else ""
     return (
-        f"<h2>Runs</h2>\n<p class=\"soft\">{words.several(len(rows), 'evaluated run')}{failed}. "
+        f'<h2>Runs</h2>\n<p class="soft">{words.several(len(rows), "evaluated run")}{failed}. '
         "The same with every column is in <code>runs.csv</code>.</p>\n"
         + _table([label for _, label in COLUMNS], rows, numbers=numbers, lost=lost, kind="runs")
     )
@@ -256,16 +260,13 @@ def _rounded(cell: object, digits: str) -> str:
     return "" if cell in ("", None) else format(float(str(cell)), digits)
 
 
-def _methods() -> str:
-    return f"<h2>Methods</h2>\n{_list(METHODS)}"
-
-
 def _provenance(found: Findings, ledger: Ledger) -> str:
     rows = provenance.rows(ledger)
     table = _table(("", ""), rows, wide=1) if rows else '<p class="soft">The folder holds no records of runs.</p>'
     return (
-        f"<h2>Provenance</h2>\n{table}\n<h2>To repeat it</h2>\n<pre><code>{escape(provenance.command(found))}</code></pre>\n"
-        '<p class="soft">In a checkout at the commit above. Runs that are recorded are not trained again; what is missing is.</p>'
+        f"<h2>Provenance</h2>\n{table}\n<h2>To repeat it</h2>\n"
+        f"<pre><code>{escape(provenance.command(found))}</code></pre>\n"
+        '<p class="soft">In a checkout at the commit above. Recorded runs are not trained again, missing ones are.</p>'
     )
 
 
@@ -291,6 +292,4 @@ def _table(
         lines.append(f"<tr{mark}>{cells}</tr>")
     head = "".join(f"<th{kinds(i)}>{escape(cell)}</th>" for i, cell in enumerate(header))
     top = f"<thead><tr>{head}</tr></thead>\n" if any(header) else ""
-    return (
-        f'<div class="scroll"><table class="{kind}">\n{top}<tbody>\n' + "\n".join(lines) + "\n</tbody></table></div>"
-    )
+    return f'<div class="scroll"><table class="{kind}">\n{top}<tbody>\n' + "\n".join(lines) + "\n</tbody></table></div>"

@@ -20,9 +20,23 @@ from scaling.fit.observe import Observations
 from scaling.fit.uncertainty import Interval
 from scaling.report import words
 from scaling.report.figure import (
-    ACCENT, ALGORITHMS, C_LABEL, D_LABEL, HELD, INK, LOSS_LABEL, N_LABELS, PAPER, RC, SOFT, frame, label_ends, ordered,
-    save, sheet,
-)  # fmt: skip
+    ACCENT,
+    ALGORITHMS,
+    C_LABEL,
+    D_LABEL,
+    HELD,
+    INK,
+    LOSS_LABEL,
+    N_LABELS,
+    PAPER,
+    RC,
+    SOFT,
+    frame,
+    label_ends,
+    ordered,
+    save,
+    sheet,
+)
 from scaling.report.findings import Findings, Registered
 
 MOST_CURVES = 8
@@ -77,7 +91,8 @@ def _curves(found: Findings, along: Literal["n", "d"]) -> Figure:
         last = mine[x[mine].argmax()]
         end = (x[last], o.loss[last])
         if fit is not None:
-            band = fit.band(*(line, np.full(len(line), value))[::turn])
+            same = np.full(len(line), value)
+            band = fit.band(line, same) if along == "n" else fit.band(same, line)
             _law(axes, line, band, colour, until=float(x.max()))
             end = (line[-1], band.value[-1])
             heights += [band.value[0], band.value[-1]]
@@ -158,7 +173,7 @@ def frontier(found: Findings) -> Figure | None:
     o, fit = found.observations, found.headline
     if o is None:
         return None
-    figure, axes = sheet(C_LABEL, LOSS_LABEL, right=0.88)
+    figure, axes = sheet(C_LABEL, LOSS_LABEL, right=0.87)
     sizes, nearest = levels(o.n)
     ends = []
     for i, colour in enumerate(ordered(len(sizes))):
@@ -193,7 +208,7 @@ def allocation(found: Findings) -> Figure | None:
     o, fit = found.observations, found.headline
     if o is None or (fit is None and (found.isoflop is None or all(v.edge for v in found.isoflop.valleys))):
         return None
-    figure, axes = sheet(C_LABEL, "best N, parameters, and D, tokens", right=0.82)
+    figure, axes = sheet(C_LABEL, "best N, parameters, and D, tokens", right=0.79)
     line = _budgets(found, o)
     everywhere, ends = [], []
     for name, colour in (("n", ACCENT), ("d", ALGORITHMS[2])):
@@ -219,7 +234,11 @@ def _budgets(found: Findings, o: Observations) -> Array:
 
 
 def _stacked(items: list[Interval]) -> Interval:
-    return Interval(**{name: np.array([getattr(item, name) for item in items]) for name in ("value", "se", "low", "high")})
+    return _each(lambda name: np.array([getattr(item, name) for item in items]))
+
+
+def _each(field: Callable[[str], Array]) -> Interval:
+    return Interval(value=field("value"), se=field("se"), low=field("low"), high=field("high"))
 
 
 def _vertices(axes: Axes, found: Findings, name: str, colour: str = ACCENT) -> list[float]:
@@ -242,15 +261,16 @@ def algorithms(found: Findings) -> Figure | None:
     figure, axes = sheet(f"{C_LABEL}, of {baseline} at the same loss", "compute multiplier", right=0.75)
     measured = [c for c in shown if c.by_loss is not None]
     o = found.observations
-    everywhere = [*np.concatenate([c.flops for c in measured])] if measured else [*o.flops] if o is not None else [1, 10]
-    low, high = min(everywhere), max(everywhere)
+    assert o is not None  # the baseline is what the laws are fitted to
+    everywhere = np.concatenate([c.flops for c in measured]) if measured else o.flops
+    low, high = float(everywhere.min()), float(everywhere.max())
     heights, ends = [1.0], []
-    axes.axhline(1, color=INK, linewidth=1.1, zorder=2)
+    axes.plot([low, high], [1, 1], color=INK, linewidth=1.1, zorder=2)
     for i, c in enumerate(shown):
         colour = ALGORITHMS[i % len(ALGORITHMS)]
         if c.by_loss is not None and c.multiplier is not None:
             order = np.argsort(c.flops)
-            x, m = c.flops[order], Interval(**{k: getattr(c.by_loss, k)[order] for k in ("value", "se", "low", "high")})
+            x, m = c.flops[order], _each(lambda name, c=c, order=order: getattr(c.by_loss, name)[order])
             _law(axes, x, m, colour, until=float(x.max()))
             axes.plot(x, m.value, "o", color=colour, markersize=4, markeredgecolor=PAPER, markeredgewidth=0.6, zorder=3)
             heights += [v for v in (*m.value, *m.low, *m.high) if math.isfinite(v)]
@@ -290,13 +310,14 @@ def known_entropy(found: Findings) -> Figure | None:
             _law(axes, line, band, colour, until=float(o.d.max()))
             end = (line[-1], band.value[-1])
         ends.append((*end, f"N = {words.short(value)}", colour))
-    axes.axhline(floor.entropy, color=INK, linewidth=1.1, zorder=2)
+    ends_of_d = line[[0, -1]]
+    axes.plot(ends_of_d, [floor.entropy] * 2, color=INK, linewidth=1.1, zorder=2)
     ends.append((line[-1], floor.entropy, "entropy", INK))
     if fitted is not None:
         if math.isfinite(fitted.low) and math.isfinite(fitted.high):
-            axes.axhspan(fitted.low, fitted.high, color=ACCENT, alpha=0.14, linewidth=0, zorder=0)
+            axes.fill_between(ends_of_d, fitted.low, fitted.high, color=ACCENT, alpha=0.14, linewidth=0, zorder=0)
             heights += [max(fitted.low, 0.8 * floor.entropy), fitted.high]
-        axes.axhline(fitted.value, color=ACCENT, linewidth=1.1, linestyle=(0, (3, 2)), zorder=2)
+        axes.plot(ends_of_d, [fitted.value] * 2, color=ACCENT, linewidth=1.1, linestyle=(0, (3, 2)), zorder=2)
         ends.append((line[-1], fitted.value, "fitted E", ACCENT))
         heights.append(fitted.value)
     frame(axes, line, heights)

@@ -1,6 +1,7 @@
 """Where the numbers of a report come from, read off the records of its runs."""
 
 import shlex
+from collections.abc import Iterable
 
 from scaling.cost import marginal_flops
 from scaling.record import Ledger
@@ -10,7 +11,7 @@ from scaling.report.findings import Findings
 
 def summary(found: Findings, ledger: Ledger) -> str:
     """What was spent, in a line."""
-    finished = int((found.table["status"] == "finished").sum())
+    finished = found.table["status"].tolist().count("finished")
     said = [f"{finished} of {words.several(len(found.table), 'evaluated run')} finished"]
     records = list(ledger)
     if records:
@@ -27,7 +28,7 @@ def rows(ledger: Ledger) -> list[tuple[str, str]]:
         return []
     found: list[tuple[str, str]] = [
         ("records", f"{len(records)}, trunks among them"),
-        ("training FLOPs", f"{_flops(ledger):.4g} executed by the finished runs, what trunk and branch share counted once"),
+        ("training FLOPs", f"{_flops(ledger):.4g} by the finished runs, what trunk and branch share counted once"),
         (
             "seconds, over all workers",
             f"{_seconds(ledger, 'train'):.1f} training, {_seconds(ledger, 'evaluate'):.1f} evaluating, "
@@ -44,6 +45,32 @@ def rows(ledger: Ledger) -> list[tuple[str, str]]:
     return found
 
 
+def methods(found: Findings) -> list[str]:
+    """How the numbers were made, with sources; only what this study used."""
+    said = [
+        "N is a count of parameters and C one of training FLOPs of matrix products (conventions: arXiv:2406.19146)."
+    ]
+    if any(found.table["trunk"].tolist()):
+        said.append("Runs are cooldown branches that leave a trunk of constant learning rate (arXiv:2405.18392).")
+    if found.fits:
+        bootstrap = found.study["analysis"]["bootstrap"]
+        source = f"{bootstrap} refits to resampled trunks" if bootstrap else "the covariance, with Student's t"
+        said.append(
+            "Laws are fitted to ln L from many starts (variable projection) and polished by a robust MM-estimate, so "
+            f"that a few bad runs do not move them (Yohai 1987). Intervals come from {source}."
+        )
+        said += [f"{law} law: {words.formula(law)}." for law in found.fits]
+        said.append("The law that is shown predicts the runs of most compute best when they are left out of the fit.")
+    if found.isoflop is not None:
+        said.append("Approach 2: arXiv:2203.15556, section 3.2; the bias of its parabolas: arXiv:2603.22339.")
+    if found.comparisons:
+        said.append(
+            "Compute multipliers compare compute at equal loss, inside what both algorithms reached; one seen at small "
+            "scale need not last (arXiv:2511.21622)."
+        )
+    return said
+
+
 def command(found: Findings) -> str:
     """What runs the study again."""
     return shlex.join(["scaling", "run", found.study["name"]])
@@ -57,5 +84,5 @@ def _seconds(ledger: Ledger, kind: str) -> float:
     return sum(getattr(record.clock, kind) for record in ledger if record.clock is not None)
 
 
-def _distinct(values) -> str:
+def _distinct(values: Iterable[str]) -> str:
     return ", ".join(dict.fromkeys(value for value in values if value))

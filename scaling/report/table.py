@@ -43,8 +43,8 @@ def checks(found: Findings) -> list[Line]:
     law = found.headline
     lines = []
     if law is not None:
-        text = f"{law.name}, {law.status.replace('_', ' ')} on {words.several(law.runs, 'run')}: {words.parameters(law)}"
-        lines.append(Line(label="fitted law", text=text))
+        status = f"{law.status.replace('_', ' ')} on {words.several(law.runs, 'run')}"
+        lines.append(Line(label="fitted law", text=f"{law.name}, {status}: {words.parameters(law)}"))
     elif found.fits:
         text = "; ".join(words.unknown(fit) for fit in found.fits.values())
         lines.append(Line(label="fitted law", text=text, known=False))

@@ -91,4 +91,3 @@ def unknown(fit: Fit) -> str:
     """Why a law has no numbers: which parameters these runs cannot tell, and the reason."""
     names = ", ".join(symbol(name) for name in fit.unidentified)
     return f"{fit.name} law: these runs cannot tell {names}: {fit.warnings[0]}"
-
