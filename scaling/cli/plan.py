@@ -50,15 +50,14 @@ def show(study: Study, ledger: Ledger, workers: int, console: Console) -> None:
     pending = study.runs.pending(ledger)
     console.print(f"[bold]{study.name}[/bold]: {study.question}", soft_wrap=True)
     table = Table(box=None, header_style="dim", pad_edge=False)
-    for name in ("group", "role", "runs", "trunks", "parameters N", "tokens D", "D/N", "FLOPs C"):
-        table.add_column(name, justify="left" if name in ("group", "role") else "right", no_wrap=True)
+    for name in ("group", "runs", "trunks", "parameters N", "tokens D", "D/N", "FLOPs C"):
+        table.add_column(name, justify="left" if name == "group" else "right", no_wrap=True)
     for group in dict.fromkeys(p.group for p in study.runs.runs):
         members = [p for p in study.runs.runs if p.group == group]
         runs = [p.run for p in members if p.role != "trunk"]
         n = [count_params(run.model).matmul for run in runs]
         table.add_row(
             group,
-            ", ".join(dict.fromkeys(p.role.replace("_", "-") for p in members if p.role != "trunk")),
             str(len(runs)),
             str(len(members) - len(runs) or ""),
             _span(n),

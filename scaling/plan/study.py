@@ -22,7 +22,7 @@ class Analysis:
     algorithms: Mapping[str, str] = dataclasses.field(default_factory=dict)  # group -> what it changes, in words
     known_entropy: str = ""  # group trained on a source of known entropy, whose fitted floor is compared with it
     level: float = 0.9  # of every interval
-    bootstrap: int = 400  # resamples
+    bootstrap: int = 0  # resamples of whole trunks for the intervals; 0: the delta method, which few trunks need
 
 
 @dataclass(frozen=True, kw_only=True)
