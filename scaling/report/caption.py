@@ -55,6 +55,8 @@ def _law(found: Findings) -> str:
         f"Curves are the {fit.name} law and bands its {words.percent(fit.level)} interval, of the mean and not of a "
         f"single run, dashed where no run was fitted; a run scatters about it by {fit.scale:.2%}"
     )
+    if found.noise is not None:
+        said += f" where seeds alone scatter by {found.noise.sd:.2%}"
     held = fit.holdout
     if held is None:
         return f"{said}. Too few runs to test how it extrapolates."

@@ -123,8 +123,8 @@ def _prose(text: str) -> str:
     text = re.sub(r"(?<![\w.)\]])-(?=\d)", "−", text)
     text = re.sub(r"\bx(?=\d)", "×", text)
     text = re.sub(r"\b(\d(?:\.\d+)?)e([+-]\d+)\b", lambda m: f"{m[1]}×{words.power(float(f'1e{m[2]}'))}", text)
-    text = re.sub(r"(?:[\wα-ω]+ = )?[^\s<>]+(?: nats)? \[[^\[\]<>]*\]", r"<span>\g<0></span>", escape(text))
-    return re.sub(r"\^(−?[\d.]*\d)", r"<sup>\1</sup>", text)
+    text = re.sub(r"(?:\w+ = )?[^\s<>]+(?: nats)? \[[−\d.][^\[\]<>]*\]", r"<span>\g<0></span>", escape(text))
+    return re.sub(r"\^([-−]?(?:[\w.]*\w|\((?:[^()]|\([^()]*\))*\)))", r"<sup>\1</sup>", text)
 
 
 def _figures(drawn: dict[str, str], captions: dict[str, str]) -> str:
@@ -167,9 +167,7 @@ def _partial(fits: Sequence[Fit]) -> str:
 
 def _formula(law: str) -> str:
     """The law's formula with its powers raised and its indices lowered."""
-    text = escape(words.formula(law)).replace("^-", "^−")
-    text = re.sub(r"\^(−?(?:[\wα-ω]+|\((?:[^()]|\([^()]*\))*\)))", r"<sup>\1</sup>", text)
-    return re.sub(r"_(\w+)", r"<sub>\1</sub>", text)
+    return re.sub(r"_(\w+)", r"<sub>\1</sub>", _prose(words.formula(law)).replace("<sup>-", "<sup>−"))
 
 
 def _laws(found: Findings) -> str:

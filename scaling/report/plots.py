@@ -97,8 +97,9 @@ def _curves(found: Findings, along: Literal["n", "d"]) -> Figure:
             end = (line[-1], band.value[-1])
             heights += [band.value[0], band.value[-1]]
         ends.append((*end, f"{'D' if along == 'n' else 'N'} = {words.short(value)}", colour))
-    for at, _, one in held:
-        heights += _held_out(axes, at, one)
+    for at, at_other, one in held:
+        where = f", {'D' if along == 'n' else 'N'} = {words.short(at_other)}"
+        heights += _held_out(axes, at, one, where)
     frame(axes, line, heights)
     label_ends(axes, ends)
     return figure
@@ -122,7 +123,7 @@ def _law(axes: Axes, x: Array, band: Interval, colour: str, *, until: float) -> 
         axes.plot(x[rest], band.value[rest], color=colour, linewidth=1.1, linestyle=(0, (3, 2)), zorder=2)
 
 
-def _held_out(axes: Axes, x: float, one: Registered) -> list[float]:
+def _held_out(axes: Axes, x: float, one: Registered, where: str = "") -> list[float]:
     """The forecast's interval as a bar and the measured loss as a diamond; returns the losses that it spans."""
     said = one.forecast
     axes.vlines([x], [said.low], [said.high], color=HELD, linewidth=6, alpha=0.3, zorder=2)
@@ -135,7 +136,7 @@ def _held_out(axes: Axes, x: float, one: Registered) -> list[float]:
             markeredgewidth=0.6, zorder=5,
         )  # fmt: skip
     axes.annotate(
-        "held out" if one.score is not None else "forecast", (x, min(heights)), xytext=(5, -3),
+        f"{'held out' if one.score is not None else 'forecast'}{where}", (x, min(heights)), xytext=(5, -3),
         textcoords="offset points", ha="right", va="top", color=HELD, fontsize=8,
     )  # fmt: skip
     return [*heights, 0.975 * min(heights)]
@@ -220,7 +221,8 @@ def allocation(found: Findings) -> Figure | None:
                 exponent = fit.optimum_intervals(fit.flops_max)[f"exponent_{name}"].value
                 text = f"{name.upper()}* ∝ C^{exponent:.2f}"
                 ends.append((float(line[known[-1]]), float(band.value[known[-1]]), text, colour))
-                everywhere += [*band.value[known]]
+                # A band of decades would leave no room for the rest.
+                everywhere += [*np.fmax(band.low, band.value / 5)[known], *np.fmin(band.high, band.value * 5)[known]]
         everywhere += _vertices(axes, found, name, colour)
     frame(axes, line, everywhere, x_as=words.power, y_as=words.short)
     label_ends(axes, ends)
