@@ -13,7 +13,7 @@ from scaling.spec import RunSpec
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from scaling.train import Interrupted, Watch, train
+    from scaling.train import Interrupted, Watch, forget_weights, train
     from scaling.train.host import keep_compiled_programs
 
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "scaling" / "programs"
@@ -32,6 +32,8 @@ def run(arguments: argparse.Namespace) -> int:
         except Interrupted as interrupted:
             raise Stopped(str(interrupted)) from None
         ledger.commit(record)
+        if not branch_steps:
+            forget_weights(spec, ledger.folder)
         return record.status
 
     return serve(make)

@@ -2,5 +2,6 @@
 
 from scaling.train.loop import Interrupted as Interrupted
 from scaling.train.loop import Watch as Watch
+from scaling.train.loop import forget_weights as forget_weights
 from scaling.train.loop import train as train
 from scaling.train.placement import Placement as Placement

@@ -49,7 +49,6 @@ class Program(NamedTuple):
     steps: Callable[..., tuple[TrainState, StepMetrics]]  # (state, window_KxBxM, lr_K, count, knobs)
     losses: Callable[..., jax.Array]  # (params, window_CxBxM)
     chunk: int  # K: steps that one call can hold
-    width: np.dtype  # of a token
     eval_shape: tuple[int, int, int]  # (C, B, M)
 
 
@@ -84,46 +83,62 @@ def train(
         first, state = _start(run, branch_steps, ledger, program, checkpoints)
         with Curve(folder / "metrics.jsonl", run, ledger.curve(run.id), resumed_at=first) as curve:
             clock["train"] -= time.monotonic()
-            step = first
-            saved_at = time.monotonic()
-            knobs, kept = Knobs.of(run.optim), {*branch_steps}
-            in_flight: tuple[int, int, StepMetrics] | None = None
-            while step < run.steps and curve.diverged_at is None:
-                end = min(m for m in (*kept, run.steps, step - step % program.chunk + program.chunk) if m > step)
-                windows = _padded(data.batches(source, run, step, end - step), program.chunk).astype(
-                    program.width, copy=False
-                )
-                rates = _padded(learning_rates(run, step, end - step), program.chunk)
-                state, metrics = program.steps(state, windows, rates, np.int32(end - step), knobs)
-                if in_flight:  # logged while the device is already busy with the next steps
-                    curve.add(*in_flight)
-                in_flight, step = (step, end, metrics), end
-                stopping = watch.stop()
-                due = time.monotonic() - saved_at > CHECKPOINT_SECONDS
-                if step in kept or stopping or due or step == run.steps:
-                    curve.add(*in_flight)
-                    in_flight = None
-                    if curve.diverged_at is None and (step in kept or step < run.steps):
-                        checkpoints.save(step, state, keep=kept)
-                        saved_at = time.monotonic()
-                    if stopping and step < run.steps and curve.diverged_at is None:
-                        raise Interrupted(f"run {run.id} stopped at step {step} of {run.steps}")
-                watch.progress(_progress(run, step, curve.loss, step - first, clock["train"] + time.monotonic()))
-        clock["train"] += time.monotonic()
-        diverged_at, loss = curve.diverged_at, None
-        if diverged_at is None and not branch_steps:
-            watch.progress({"phase": "evaluate"})
-            clock["evaluate"] -= time.monotonic()
-            loss = _evaluate(run, source, state, program)
-            clock["evaluate"] += time.monotonic()
-        if not branch_steps:
-            checkpoints.drop(*checkpoints.steps())
-    reason = ""
-    if diverged_at is not None:
-        reason = f"the training loss was not finite at step {diverged_at}; the last that was: {curve.loss:.4f}"
-    elif loss is not None and not math.isfinite(loss.mean):
-        diverged_at, reason = run.steps, "the held-out loss was not finite"
-    return _record(run, source, machine, clock, first=first, last=diverged_at or run.steps, loss=loss, reason=reason)
+            state = _advance(run, first, state, source, program, checkpoints, {*branch_steps}, curve, watch)
+            clock["train"] += time.monotonic()
+    if curve.diverged_at is not None:
+        reason = f"the training loss was not finite at step {curve.diverged_at}; the last that was: {curve.loss:.4f}"
+        return _record(run, source, machine, clock, first=first, last=curve.diverged_at, reason=reason)
+    if branch_steps:
+        return _record(run, source, machine, clock, first=first, last=run.steps)
+
+    watch.progress({"phase": "evaluate"})
+    clock["evaluate"] -= time.monotonic()
+    loss = _evaluate(run, source, state, program)
+    clock["evaluate"] += time.monotonic()
+    reason = "" if math.isfinite(loss.mean) else "the held-out loss was not finite"
+    return _record(run, source, machine, clock, first=first, last=run.steps, loss=loss, reason=reason)
+
+
+def forget_weights(run: RunSpec, results: Path) -> None:
+    """Delete the checkpoints of a run that is recorded and that nothing branches from."""
+    with Checkpoints(Ledger(results).run_folder(run.id) / "checkpoints") as checkpoints:
+        checkpoints.drop(*checkpoints.steps())
+
+
+def _advance(
+    run: RunSpec,
+    first: int,
+    state: TrainState,
+    source: data.Source,
+    program: Program,
+    checkpoints: Checkpoints,
+    kept: set[int],
+    curve: Curve,
+    watch: Watch,
+) -> TrainState:
+    """Train from step `first` to the end, or until the loss is not finite; checkpoints at the steps in `kept`."""
+    step, knobs, began = first, Knobs.of(run.optim), time.monotonic()
+    saved_at, in_flight = began, None
+    while step < run.steps and curve.diverged_at is None:
+        end = min(s for s in (*kept, run.steps, step - step % program.chunk + program.chunk) if s > step)
+        window_KxBxM = _padded(data.batches(source, run, step, end - step), program.chunk)
+        lr_K = _padded(learning_rates(run, step, end - step), program.chunk)
+        state, metrics = program.steps(state, window_KxBxM, lr_K, np.int32(end - step), knobs)
+        if in_flight:  # logged while the device is already busy with the next steps
+            curve.add(*in_flight)
+        in_flight, step = (step, end, metrics), end
+        stopping = watch.stop()
+        due = time.monotonic() - saved_at > CHECKPOINT_SECONDS
+        if step in kept or stopping or due or step == run.steps:
+            curve.add(*in_flight)
+            in_flight = None
+            if curve.diverged_at is None and (step in kept or step < run.steps):
+                checkpoints.save(step, state, keep=kept)
+                saved_at = time.monotonic()
+            if stopping and curve.diverged_at is None and step < run.steps:
+                raise Interrupted(f"run {run.id} stopped at step {step} of {run.steps}")
+        watch.progress(_progress(run, step, curve.loss, step - first, time.monotonic() - began))
+    return state
 
 
 def _progress(run: RunSpec, step: int, loss: float, done: int, seconds: float) -> dict[str, Any]:
@@ -198,7 +213,7 @@ def _program(model: ModelSpec, optim: OptimSpec, batch: int, evaluation: EvalSpe
         out_shardings=everywhere,
     ).lower(abstract.params, jax.ShapeDtypeStruct(shape_CxBxM, width))
     initial = jax.jit(functools.partial(init_state, model, optim), out_shardings=layout)
-    return Program(initial, steps.compile(), losses.compile(), chunk, width, shape_CxBxM)
+    return Program(initial, steps.compile(), losses.compile(), chunk, shape_CxBxM)
 
 
 def _place(leaf: Any, mesh: jax.sharding.Mesh) -> Any:
@@ -224,7 +239,7 @@ def _evaluate(run: RunSpec, source: data.Source, state: TrainState, program: Pro
     held_out = data.held_out(source, run.eval.tokens, run.model.context)
     calls, per_call, length = program.eval_shape
     window_CxBxM = _padded(held_out.token_RxT, calls * per_call).reshape(calls, per_call, length)
-    loss_CxB = np.asarray(program.losses(state.params, window_CxBxM.astype(program.width, copy=False)))
+    loss_CxB = np.asarray(program.losses(state.params, window_CxBxM))
     return loss_of(loss_CxB.reshape(-1)[: len(held_out.token_RxT)], held_out, source.entropy)
 
 

@@ -1,0 +1,73 @@
+"""The studies that we ship, and the results that we publish for them."""
+
+import ast
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from scaling.cli.locate import study_of
+from scaling.plan.design import design
+from scaling.record import Ledger
+
+ROOT = Path(__file__).parents[1]
+EXPERIMENTS = sorted(p.stem for p in (ROOT / "experiments").glob("*.py"))
+REFERENCES = sorted(p.parent.name for p in (ROOT / "results/reference").glob("*/study.json"))
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_a_study_opens_with_question_command_cost_and_result(name: str):
+    text = ast.get_docstring(ast.parse((ROOT / f"experiments/{name}.py").read_text()))
+    assert text
+    question, _, rest = text.partition("\n\n")
+    assert question.endswith("?")
+    assert re.match(rf"scaling run {name}\b.* runs.* FLOPs, .* cores\nResult: ", rest), rest
+    assert "not run yet" not in rest
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_a_study_is_sound(name: str):
+    study, _ = study_of(name, [])
+    assert study.name == name and study.faults() == []
+
+
+def test_the_quickstart_can_tell_what_it_asks():
+    study, _ = study_of("quickstart", [])
+    judged = design(study.plan, "matmul")
+    assert judged and judged.sizes >= 4 and judged.horizons >= 3 and judged.span_ratio >= 16 and judged.condition < 1e3
+    (held_out,) = study.held_out.with_role("held_out").runs
+    from scaling.cost import train_flops
+
+    assert train_flops(held_out.run) > max(train_flops(p.run) for p in study.plan.runs)
+    assert min(p.run.steps for p in study.plan.with_role("fitted").runs) >= 970
+
+
+@pytest.mark.parametrize("name", REFERENCES)
+def test_the_published_study_is_the_one_in_the_file(name: str):
+    study, _ = study_of(name, [])
+    assert json.loads((ROOT / f"results/reference/{name}/study.json").read_text()) == json.loads(json.dumps(study.to_json()))
+
+
+@pytest.mark.parametrize("name", REFERENCES)
+def test_published_fits_follow_from_the_published_table(name: str):
+    from scaling.report import findings
+
+    folder = ROOT / "results/reference" / name
+    found = findings.find(Ledger(folder))
+    assert len(found.table) == sum(p["role"] != "trunk" for p in found.study["plan"])
+    for law, fit in found.fits.items():
+        published = json.loads((folder / f"fits/{law}.json").read_text())
+        for parameter, item in fit.to_json()["estimates"].items():
+            assert item["value"] == pytest.approx(published["estimates"][parameter]["value"], rel=1e-6), (law, parameter)
+    for registered in found.registered:
+        assert registered.score
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("*.md")) + sorted(ROOT.glob("*/*.md")), ids=lambda p: p.name)
+def test_links_lead_somewhere(path: Path):
+    if any(part in ("node_modules",) or part.startswith(".") for part in path.relative_to(ROOT).parts):
+        return
+    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", path.read_text()):
+        if "://" not in target:
+            assert (path.parent / target).exists(), f"{path.name}: {target}"
