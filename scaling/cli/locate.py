@@ -14,7 +14,7 @@ def study_of(experiment: str, changes: list[str]) -> tuple[Study, Path]:
     """The checked study that EXPERIMENT names, with `--set` applied, and its file; `Refusal` has every fault."""
     path = _file_of(experiment)
     study = _loaded(path)
-    pairs = dict(change.partition("=")[::2] for change in changes)
+    pairs = {field: value for field, _, value in (change.partition("=") for change in changes)}
     bare = [change for change in changes if "=" not in change]
     if bare:
         raise Refusal(f"--set {change}: must be FIELD=VALUE, e.g. optim.peak_lr=1e-3" for change in bare)

@@ -166,9 +166,9 @@ def registered(ledger: Ledger, table: "pandas.DataFrame") -> tuple[Registered, .
     for document in documents:
         run_id = document.pop("run_id")
         said = forecast_from_json(document)
-        row = table[(table["run_id"] == run_id) & (table["status"] == "finished")]
-        measured = float(row["loss"].iloc[0]) if len(row) else None
-        se = float(row["loss_se"].iloc[0]) if len(row) else None
+        row = table.loc[(table["run_id"] == run_id) & (table["status"] == "finished")]
+        measured = float(row["loss"].to_numpy()[0]) if len(row) else None
+        se = float(row["loss_se"].to_numpy()[0]) if len(row) else None
         found.append(
             Registered(
                 run_id=run_id,
@@ -199,7 +199,7 @@ def _compared(
     found = []
     baseline = next(iter(table.loc[table["role"] == "fitted", "group"]), None)
     for group in analysis["algorithms"]:
-        rows = table[((table["role"] == "fitted") | (table["group"] == group)) & (table["status"] == "finished")]
+        rows = table.loc[((table["role"] == "fitted") | (table["group"] == group)) & (table["status"] == "finished")]
         if baseline is None or not (_has(rows, group=group) and _has(rows, group=baseline)):
             warnings.append(f"{group}: no finished runs to compare")
             continue

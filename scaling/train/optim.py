@@ -10,15 +10,18 @@ import optax
 from scaling.spec import OptimSpec, RunSpec
 
 
+Number = jax.Array | np.float32
+
+
 class Knobs(NamedTuple):
     """The numbers of an optimizer that enter a compiled step as arguments, so that one compile serves a sweep."""
 
-    beta1: jax.Array
-    beta2: jax.Array
-    epsilon: jax.Array
-    momentum: jax.Array
-    weight_decay: jax.Array
-    clip_norm: jax.Array
+    beta1: Number
+    beta2: Number
+    epsilon: Number
+    momentum: Number
+    weight_decay: Number
+    clip_norm: Number
 
     @classmethod
     def of(cls, optim: OptimSpec) -> "Knobs":
@@ -51,7 +54,7 @@ def optimizer(name: str, knobs: Knobs) -> optax.GradientTransformation:
     return optax.chain(clip, direction)
 
 
-def moved(weight: jax.Array, direction: jax.Array, lr: jax.Array, multiplier: float, weight_decay: jax.Array):
+def moved(weight: jax.Array, direction: jax.Array, lr: jax.Array, multiplier: float, weight_decay: Number) -> jax.Array:
     """A weight after one step. Decay is decoupled and not scaled by width (arXiv:2512.05620); gains do not decay."""
     decay = weight_decay * weight if weight.ndim > 1 else jnp.zeros(())
     return weight - lr * (multiplier * direction + decay)

@@ -23,7 +23,7 @@ def fits(runs, grid):
 def test_the_headline_is_the_law_that_extrapolated_best(fits):
     found = forecast(fits, 4e6, 2e8, 4.8e15)
     errors = {fit.name: fit.holdout["error"] for fit in fits}
-    assert found.headline == min(errors, key=errors.get)
+    assert found.headline == min(errors, key=lambda name: errors[name])
     assert found.loss == next(p.loss for p in found.predictions if p.law == found.headline)
 
 
