@@ -25,13 +25,19 @@ def loss_against_d(found: Findings) -> str:
 
 
 def _runs(found: Findings, along: str, each: str) -> str:
+    from scaling.report.plots import levels
+
     o = found.observations
     assert o is not None
     span = " and ".join(
         f"{name} from {words.short(values.min())} to {words.short(values.max())}"
         for name, values in (("N", o.n), ("D", o.d))
     )
-    return f"Measured loss of {words.several(len(o), 'run')} against {along}, a colour for each {each}; {span}."
+    values = o.d if each == "D" else o.n
+    distinct, nearest = levels(values)
+    off = np.abs(np.log(values / np.array(distinct)[nearest])).max() > 0.1
+    colours = f"in the colour of the nearest {each} that has a curve" if off else f"a colour for each {each}"
+    return f"Measured loss of {words.several(len(o), 'run')} against {along}, {colours}; {span}."
 
 
 def _bars(found: Findings) -> str:

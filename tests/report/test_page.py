@@ -205,3 +205,11 @@ def test_a_folder_without_records_says_that_it_has_none(tmp_path, plant, small):
         (tmp_path / "bare" / name).write_bytes((ledger.folder / name).read_bytes())
     _, read = written(Ledger(tmp_path / "bare"))
     assert "holds no records" in read.text
+
+
+def test_runs_off_the_curves_are_said_to_be_off(tmp_path, plant, small, read):
+    """By budgets, every run has a horizon of its own."""
+    assert "a colour for each D" in read.text
+    widths = {"widths": (8, 16, 32), "tokens": tuple(1e5 * 1.3**k for k in range(12))}
+    _, other = written(plant(tmp_path, small(**widths)))
+    assert "in the colour of the nearest D that has a curve" in other.text
