@@ -21,7 +21,7 @@ GPT2_SMALL = ModelSpec(
 
 
 def test_gpt2_small_has_its_published_size():
-    """124.4M less the biases, which this model has not: 12 (9 d + 2 d of norms) + d = 102k (arXiv:2001.08361, table 1)."""
+    """124.4M less the biases, which this model has not: 12 (9 d + 2 d of norms) + d = 102k."""
     counts = count_params(GPT2_SMALL)
     assert counts.kaplan == 12 * 12 * 768**2 == 84_934_656
     assert counts.total == 124_337_664

@@ -46,7 +46,7 @@ def test_every_field_that_moves_the_curve_moves_the_id(tiny: RunSpec):
 
 
 def test_a_default_once_published_never_changes():
-    """Ids leave defaults out, so a changed default would give an old id to a new curve. Add fields; never edit these."""
+    """Ids leave defaults out: a changed default would give an old id to a new curve. Add fields; never edit these."""
     defaults = {
         kind.__name__: {
             field.name: field.default for field in dataclasses.fields(kind) if field.default is not dataclasses.MISSING

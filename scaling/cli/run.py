@@ -34,15 +34,22 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         return 0
     with FolderLock(folder) as lock:
-        commit_json(folder / "study.json", study.to_json())
+        commit_json(folder / "study.json", study.to_json() | {"command": _command(arguments)})
         outcome = _sweep(study, ledger, workers, lock)
         table.write(ledger)
     if outcome.stopped:
-        again = ["scaling", "run", arguments.experiment, *(word for c in arguments.changes for word in ("--set", c))]
-        again += ["--out", arguments.out] if arguments.out else []
-        console.print(f"stopped; what is done is kept. To go on: {shlex.join(again)}", highlight=False, soft_wrap=True)
+        out = f" --out {shlex.quote(arguments.out)}" if arguments.out else ""
+        console.print(
+            f"stopped; what is done is kept. To go on: {_command(arguments)}{out}", highlight=False, soft_wrap=True
+        )
         return INTERRUPTED
     return _close(study, ledger, outcome, console)
+
+
+def _command(arguments: argparse.Namespace) -> str:
+    """What makes these results again, wherever they go."""
+    changes = [word for change in arguments.changes for word in ("--set", change)]
+    return shlex.join(["scaling", "run", arguments.experiment, *changes])
 
 
 def _refuse_unfit(study: Study, ledger: Ledger, workers: int) -> None:

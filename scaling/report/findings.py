@@ -6,9 +6,10 @@ Everything is computed from `study.json`, `runs.csv` and `forecast.json`; `write
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from scaling.cost import count_params, train_flops
 from scaling.fit.compare import Comparison, Noise, compare, seed_noise
 from scaling.fit.fitted import Fit
 from scaling.fit.forecast import Forecast, Score, forecast, forecast_from_json, score
@@ -18,7 +19,8 @@ from scaling.fit.surface import fit
 from scaling.fit.uncertainty import Interval
 from scaling.record import Ledger
 from scaling.record.files import commit_json
-from scaling.spec import Refusal
+from scaling.report.words import interval, of_loss, power, short
+from scaling.spec import Refusal, RunSpec, from_json
 
 if TYPE_CHECKING:
     import pandas
@@ -145,15 +147,12 @@ def register(ledger: Ledger) -> list[str]:
         commit_json(path, documents)
     return [
         f"forecast of {r.run_id}, {r.forecast.extrapolation:.2g} times the largest fitted compute: loss "
-        f"{r.forecast.loss:.4f} [{r.forecast.low:.4f}, {r.forecast.high:.4f}], written to {path.name} before it is trained"
+        f"{of_loss(r.forecast.loss, r.forecast.low, r.forecast.high)}, written to {path.name} before it is trained"
         for r in registered(ledger, table)
     ]
 
 
 def _coordinates(planned: Mapping[str, Any], params: str) -> tuple[float, float, float]:
-    from scaling.cost import count_params, train_flops
-    from scaling.spec import RunSpec, from_json
-
     run = from_json(RunSpec, planned["run"])
     return getattr(count_params(run.model), params), run.tokens, train_flops(run)
 
@@ -226,48 +225,31 @@ def _floor(table: "pandas.DataFrame", analysis: Mapping[str, Any], params: str, 
 
 
 def _answered(found: Findings) -> Findings:
-    from dataclasses import replace
-
+    """With the answers: what doubling each of N, D and C buys at the best split of the largest fitted compute."""
     answers: list[Answer] = []
     law = found.headline
-    if law is not None and found.observations is not None:
-        top = law.optimum(law.flops_max)
-        n, d = float(top.n), float(top.d)
-        per_cent = f"{law.level:.0%}"
-        at = f"at N = {_short(n)}, D = {_short(d)}, the best split of {law.flops_max:.2g} FLOPs"
-        twice_n, twice_d = law.gain((n, d), (2 * n, d)), law.gain((n, d), (n, 2 * d))
-        further = law.optimum(2 * law.flops_max)
-        twice_c = law.gain((n, d), (float(further.n), float(further.d)))
+    if law is not None:
+        best, further = law.optimum(law.flops_max), law.optimum(2 * law.flops_max)
+        n, d = float(best.n), float(best.d)
         exponents = law.optimum_intervals(law.flops_max)
+        at = f"at N = {short(n)}, D = {short(d)}, the best split of {power(law.flops_max)} FLOPs ({law.name} law)"
+        grow = ", ".join(f"{x}* ~ C^{interval(exponents[f'exponent_{x.lower()}'])}" for x in "ND")
         answers += [
-            Answer(
-                concept="model scale",
-                text=f"twice the parameters: {_nats(twice_n)} {at} ({per_cent} interval, {law.name} law)",
-            ),
-            Answer(concept="data scale", text=f"twice the tokens: {_nats(twice_d)} at the same point"),
+            Answer(concept="model scale", text=f"twice the parameters: {_change(law.gain((n, d), (2 * n, d)))} {at}"),
+            Answer(concept="data scale", text=f"twice the tokens: {_change(law.gain((n, d), (n, 2 * d)))} there"),
             Answer(
                 concept="compute",
-                text=f"twice the compute, split best: {_nats(twice_c)}; N* grows as C^{_number(exponents['exponent_n'])}, "
-                f"D* as C^{_number(exponents['exponent_d'])}",
+                text="twice the compute, split best: "
+                f"{_change(law.gain((n, d), (float(further.n), float(further.d))))}; the best split grows as {grow}",
             ),
         ]
     answers += [Answer(concept="algorithms", text=comparison.verdict) for comparison in found.comparisons]
     return replace(found, answers=tuple(answers))
 
 
-def _nats(change: Interval) -> str:
-    return f"{-change.value:+.3f} nats [{-change.high:+.3f}, {-change.low:+.3f}]"
-
-
-def _number(item: Interval) -> str:
-    return f"{item.value:.2f} [{item.low:.2f}, {item.high:.2f}]"
-
-
-def _short(value: float) -> str:
-    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if value >= size:
-            return f"{value / size:.3g}{letter}"
-    return f"{value:.3g}"
+def _change(gain: Interval) -> str:
+    """The change of the loss, which is the gain with its sign turned."""
+    return interval(Interval(value=-gain.value, se=gain.se, low=-gain.high, high=-gain.low), "nats")
 
 
 def write(found: Findings, ledger: Ledger) -> None:

@@ -73,7 +73,7 @@ def methods(found: Findings) -> list[str]:
 
 def command(found: Findings) -> str:
     """What runs the study again."""
-    return shlex.join(["scaling", "run", found.study["name"]])
+    return found.study.get("command") or shlex.join(["scaling", "run", found.study["name"]])
 
 
 def _flops(ledger: Ledger) -> float:

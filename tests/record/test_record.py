@@ -93,7 +93,7 @@ def test_the_table_has_a_row_for_each_evaluated_run_in_the_order_of_the_plan(led
     for planned in reversed(plan.runs):
         ledger.commit(record_of(planned.run, loss=None if planned.role == "trunk" else 1.25))
     table.write(ledger)
-    rows = list(csv.DictReader(open(ledger.folder / "runs.csv")))
+    rows = list(csv.DictReader((ledger.folder / "runs.csv").read_text().splitlines()))
     branches = [p.run for p in plan.runs if p.role != "trunk"]
     assert [row["run_id"] for row in rows] == [run.id for run in branches]
     for row, run in zip(rows, branches, strict=True):
@@ -126,7 +126,7 @@ def test_a_cell_that_a_spreadsheet_would_run_is_defused(ledger: Ledger, plan: Pl
     run = plan.runs[1].run
     ledger.commit(record_of(run, status="failed", reason="=cmd|' /C calc'!A0", loss=None))
     table.write(ledger)
-    (row,) = csv.DictReader(open(ledger.folder / "runs.csv"))
+    (row,) = csv.DictReader((ledger.folder / "runs.csv").read_text().splitlines())
     assert row["reason"] == "'=cmd|' /C calc'!A0" and row["loss"] == ""
 
 

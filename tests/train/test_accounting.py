@@ -27,12 +27,9 @@ def dot_flops(jaxpr) -> int:
     total = 0
     for equation in jaxpr.eqns:
         if equation.primitive.name == "dot_general":
-            (contract, _), (batch, _) = equation.params["dimension_numbers"]
-            left, right = (v.aval.shape for v in equation.invars)
-            kept = prod(size for axis, size in enumerate(right) if axis not in equation.params["dimension_numbers"][0][1]
-                        and axis not in equation.params["dimension_numbers"][1][1])  # fmt: skip
-            assert prod(left[a] for a in contract) and batch is not None
-            total += 2 * prod(left) * kept
+            (contract, _), _ = equation.params["dimension_numbers"]
+            left = equation.invars[0].aval.shape
+            total += 2 * prod(equation.outvars[0].aval.shape) * prod(left[axis] for axis in contract)
         times = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
         for value in equation.params.values():
             for inner in value if isinstance(value, (tuple, list)) else (value,):

@@ -10,8 +10,7 @@ from scaling import data
 from scaling.plan import trunks
 from scaling.record import Ledger, RunRecord
 from scaling.spec import RunSpec
-from scaling.train import Interrupted, Placement, Watch, train
-from scaling.train import loop
+from scaling.train import Interrupted, Placement, Watch, loop, train
 
 
 @pytest.fixture(autouse=True, scope="module")
