@@ -99,6 +99,7 @@ class Worker:
         self.number = number
         self.job: Planned | None = None
         self.last: Planned | None = None  # whose program it has at hand
+        self.ending = False  # told to end: it takes no more work
         log.parent.mkdir(parents=True, exist_ok=True)
         with open(log, "a") as log_file:
             self.process = subprocess.Popen(
@@ -230,7 +231,7 @@ class LocalSweep:
 
     def _hand_out(self) -> None:
         for worker in list(self._workers.values()):
-            if worker.job is not None:
+            if worker.job is not None or worker.ending:
                 continue
             job = self._next_for(worker)
             if job is not None:
@@ -238,6 +239,7 @@ class LocalSweep:
                 self._attempts[job.run.id] += 1
                 worker.start(job, self._plan.branch_steps(job.run.id))
             elif not self._more_to_come():
+                worker.ending = True
                 worker.tell(do="end")
 
     def _more_to_come(self) -> bool:
