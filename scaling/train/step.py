@@ -46,9 +46,10 @@ def mean_loss(params: PyTree, window_BxM: jax.Array, *, graphdef: nnx.GraphDef) 
 
 def token_losses(params: PyTree, window_BxM: jax.Array, *, graphdef: nnx.GraphDef) -> jax.Array:
     """[B, context] float32."""
-    window_BxM = window_BxM.astype(jnp.int32)
-    logit_BxLxV = nnx.merge(graphdef, params)(window_BxM[:, :-1])
-    return optax.softmax_cross_entropy_with_integer_labels(logit_BxLxV, window_BxM[:, 1:])
+    token_BxL, target_BxL = window_BxM[:, :-1].astype(jnp.int32), window_BxM[:, 1:].astype(jnp.int32)
+    logit_VxT = nnx.merge(graphdef, params)(token_BxL)
+    loss_T = optax.softmax_cross_entropy_with_integer_labels(logit_VxT, target_BxL.reshape(-1), axis=0)
+    return loss_T.reshape(target_BxL.shape)
 
 
 def train_steps(

@@ -1,0 +1,53 @@
+"""Causal softmax attention with rotary positions, laid out for XLA:CPU and without a kernel of its own.
+
+Suffixes: B batch, L length, H heads, K d_head, Q queries of a block, E the keys that the block meets.
+Positions lie last, as in all of `scaling.train.model`, and scores are [keys, queries]: the softmax then reduces over
+rows, and every product that meets the scores, forwards and backwards, has a long last axis (benchmarks/README.md).
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+# Queries of one block meet the keys up to its end; what lies above the diagonal beyond the block is never computed.
+# With n blocks and a rest of r, one head meets CAUSAL_BLOCK^2 n (n + 1) / 2 + r L pairs of the causal L (L + 1) / 2.
+CAUSAL_BLOCK = 64
+
+
+def causal_attention(q_BxHxKxL: jax.Array, k_BxHxKxL: jax.Array, v_BxHxKxL: jax.Array) -> jax.Array:
+    """softmax(k^T q / sqrt(K)) over the keys up to each query, times v: [B, H, K, L] (arXiv:1706.03762, eq. 1).
+
+    Scores and sums are float32 whatever the inputs; the quotient is taken after the product with v, on K rows and not
+    on L of them.
+    """
+    K, L = q_BxHxKxL.shape[2:]
+    q_BxHxKxL = q_BxHxKxL * K**-0.5
+    outs = []
+    for start in range(0, L, CAUSAL_BLOCK):
+        end = min(start + CAUSAL_BLOCK, L)
+        score_BxHxExQ = jnp.einsum(
+            "BHKE,BHKQ->BHEQ", k_BxHxKxL[..., :end], q_BxHxKxL[..., start:end], preferred_element_type=jnp.float32
+        )
+        seen_ExQ = np.arange(end)[:, None] <= np.arange(start, end)[None]
+        score_BxHxExQ = jnp.where(seen_ExQ[None, None], score_BxHxExQ, -jnp.inf)
+        # The shift cancels in the quotient, so no gradient goes through it.
+        weight_BxHxExQ = jnp.exp(score_BxHxExQ - jax.lax.stop_gradient(score_BxHxExQ.max(2, keepdims=True)))
+        sum_BxHx1xQ = weight_BxHxExQ.sum(2, keepdims=True)
+        out_BxHxKxQ = jnp.einsum(
+            "BHKE,BHEQ->BHKQ",
+            v_BxHxKxL[..., :end],
+            weight_BxHxExQ.astype(v_BxHxKxL.dtype),
+            preferred_element_type=jnp.float32,
+        )
+        outs.append((out_BxHxKxQ / sum_BxHx1xQ).astype(v_BxHxKxL.dtype))
+    return jnp.concatenate(outs, axis=3) if len(outs) > 1 else outs[0]
+
+
+def rotate(x_BxHxKxL: jax.Array) -> jax.Array:
+    """Rotary positions (arXiv:2104.09864, section 3.2.2), base 10^4: feature i turns with feature i + K / 2."""
+    K, L = x_BxHxKxL.shape[2:]
+    angle_PxL = np.outer(1e4 ** (-np.arange(K // 2) * 2.0 / K), np.arange(L))
+    cos_PxL, sin_PxL = (jnp.asarray(f(angle_PxL), jnp.float32)[None, None] for f in (np.cos, np.sin))
+    a, b = jnp.split(x_BxHxKxL, 2, axis=2)
+    turned_BxHxKxL = jnp.concatenate([a * cos_PxL - b * sin_PxL, b * cos_PxL + a * sin_PxL], axis=2)
+    return turned_BxHxKxL.astype(x_BxHxKxL.dtype)
