@@ -9,7 +9,6 @@ import optax
 
 from scaling.spec import OptimSpec, RunSpec
 
-
 Number = jax.Array | np.float32
 
 
