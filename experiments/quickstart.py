@@ -13,7 +13,7 @@ from scaling.spec import DataSpec, EvalSpec, ModelSpec, OptimSpec, RunSpec
 # Real text as bytes, in windows of 32: longer ones sit on a plateau until copying is learned, and give no law here.
 # Learning rates are the best of five for each algorithm (quickstart_tuning.py); 256 tokens a step give every run
 # about 1,000 steps or more.
-MODEL = ModelSpec(n_layers=2, d_model=16, d_ff=64, vocab_size=256, context=32)
+MODEL = ModelSpec(n_layers=2, d_model=16, d_ff=64, d_head=8, vocab_size=256, context=32)
 ADAMW = OptimSpec(peak_lr=5e-3, warmup_steps=50, beta2=0.99)
 BASE = RunSpec(
     model=MODEL, optim=ADAMW, data=DataSpec(source="bytes:stdlib"), eval=EvalSpec(tokens=262_144), batch=8, steps=1
@@ -29,7 +29,7 @@ def algorithm(group: str, base: RunSpec) -> Plan:
 
 
 SGD = replace(BASE, optim=OptimSpec(name="sgd", peak_lr=0.1, warmup_steps=50))
-BLIND = replace(BASE, model=replace(MODEL, attention="none"))
+BLIND = replace(BASE, model=replace(MODEL, attention="none"), optim=replace(ADAMW, peak_lr=1e-2))
 
 # A synthetic source whose entropy is known exactly: is the floor of the law the true one?
 FACT_MODEL = ModelSpec(n_layers=1, d_model=16, d_ff=64, vocab_size=192, context=48)

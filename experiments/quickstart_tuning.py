@@ -10,7 +10,7 @@ from scaling.cost import at_width
 from scaling.plan import Plan, Study, straight
 from scaling.spec import DataSpec, EvalSpec, ModelSpec, OptimSpec, RunSpec
 
-MODEL = ModelSpec(n_layers=2, d_model=16, d_ff=64, vocab_size=256, context=32)
+MODEL = ModelSpec(n_layers=2, d_model=16, d_ff=64, d_head=8, vocab_size=256, context=32)
 WIDTHS = (16, 32)
 TOKENS = 1e6
 
