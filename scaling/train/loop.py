@@ -196,7 +196,7 @@ def _program(model: ModelSpec, optim: OptimSpec, batch: int, evaluation: EvalSpe
     shape_CxBxM = _eval_shape(evaluation, model, placement)
 
     steps = jax.jit(
-        functools.partial(train_steps, graphdef=graphdef, model=model, optim=optim),
+        functools.partial(train_steps, graphdef=graphdef, model=model, optim=optim, mesh=mesh),
         in_shardings=(layout, rows_KxBxM, everywhere, everywhere, everywhere),
         out_shardings=(layout, everywhere),
         donate_argnums=0,
