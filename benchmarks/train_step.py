@@ -43,7 +43,7 @@ SHAPES |= {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("shapes", nargs="*", default=["10k", "100k", "1M"], help=f"of {', '.join(SHAPES)}")
     parser.add_argument("--rounds", type=int, default=11, help="calls of each program, after one that warms up")
     parser.add_argument("--beside", action="append", default=[], metavar="NAME=COMMAND", help="another program")
@@ -59,7 +59,7 @@ def main() -> None:
     with contextlib.ExitStack() as stack:
         programs = {name: stack.enter_context(program(command)) for name, command in commands.items()}
         measured = {shape: compare(programs, SHAPES[shape], options.rounds) for shape in options.shapes}
-    Console().print(table(measured))
+    Console(width=110).print(table(measured))
     if options.out:
         document = {"where": where(), "rounds": options.rounds, "shapes": SHAPES, "measured": measured}
         options.out.parent.mkdir(parents=True, exist_ok=True)

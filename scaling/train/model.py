@@ -55,8 +55,9 @@ class Block(nnx.Module):
         D, H, K, F = spec.d_model, spec.n_heads, spec.d_head, spec.d_ff
         if spec.attention == "causal":
             self.attention_norm_D = weight((D,), ("embed",), "gain")
-            # Heads come first, so that they can be cut over devices without moving query, key and value apart.
-            self.qkv_DxHx3xK = weight((D, H, 3, K), ("embed", "heads", None, None), "hidden")
+            # Heads come first, so that they can be cut over devices without moving query, key and value apart. In two
+            # dimensions, since loops over a last axis as short as a head are slow on a CPU.
+            self.qkv_DxH3K = weight((D, H * 3 * K), ("embed", "heads"), "hidden")
             self.out_HKxD = weight((D, D), ("heads", "embed"), "residual_out")
         self.mlp_norm_D = weight((D,), ("embed",), "gain")
         self.up_DxF = weight((D, F), ("embed", "ff"), "hidden")
@@ -72,7 +73,7 @@ class Block(nnx.Module):
     def _attend(self, x_DxT: jax.Array, batch: int) -> jax.Array:
         D, T = x_DxT.shape
         H, K = self.spec.n_heads, self.spec.d_head
-        qkv_H3KxT = _product(self.qkv_DxHx3xK[...].reshape(D, H * 3 * K), x_DxT)
+        qkv_H3KxT = _product(self.qkv_DxH3K[...], x_DxT)
         q, k, v = qkv_H3KxT.reshape(H, 3, K, batch, T // batch).transpose(1, 3, 0, 2, 4)
         if self.spec.positions == "rotary":
             q, k = rotate(q), rotate(k)
