@@ -137,7 +137,6 @@ def where() -> dict[str, Any]:
         "date": datetime.now(UTC).date().isoformat(),
         "processor": processor,
         "cores": _cores(),
-        "load_before": os.getloadavg()[0],
         "python": platform.python_version(),
         **{package: version(package) for package in ("jax", "jaxlib", "flax", "optax", "numpy")},
     }
