@@ -152,7 +152,7 @@ def _lines(path: str) -> list[str]:
 def work() -> None:
     """Our side: a chunk of steps as a run executes it, from windows on the host to losses on the host.
 
-    One copy of the weights for each core that this process may use.
+    One copy of the weights for each core that this process may use, where the batch has a part for each.
     """
     import jax
     import numpy as np
@@ -160,7 +160,7 @@ def work() -> None:
     from scaling.spec import ModelSpec, OptimSpec
     from scaling.train.optim import Knobs
     from scaling.train.placement import Placement, sharding
-    from scaling.train.step import graph, init_state, train_steps
+    from scaling.train.step import CPU_PART_TOKENS, graph, init_state, train_steps
 
     cores = _cores()
     jax.config.update("jax_num_cpu_devices", cores)
@@ -174,7 +174,7 @@ def work() -> None:
                 tied=message["positions"] == "learned",
             )  # fmt: skip
             optim = OptimSpec(peak_lr=1e-3, cooldown_steps=1, weight_decay=0.1)
-            mesh = Placement(data=cores).mesh()
+            mesh = Placement(data=max(1, min(cores, batch * context // CPU_PART_TOKENS))).mesh()
             everywhere, rows_KxBxM = sharding(mesh), sharding(mesh, None, "batch", None)
             state = jax.jit(functools.partial(init_state, model, optim), out_shardings=everywhere)(jax.random.key(0))
             program = jax.jit(
