@@ -19,7 +19,7 @@ BASE = RunSpec(
     model=MODEL, optim=ADAMW, data=DataSpec(source="bytes:stdlib"), eval=EvalSpec(tokens=262_144), batch=8, steps=1
 )
 TOKENS = [2.5e5, 5e5, 1e6, 2e6, 4e6]
-GRID = trunks(BASE, [at_width(MODEL, d) for d in (8, 16, 32, 48)], TOKENS, group="AdamW")
+GRID = trunks(BASE, [at_width(MODEL, d) for d in (8, 16, 24, 32, 48)], TOKENS, group="AdamW")
 GRID += trunks(BASE, [at_width(MODEL, 64)], TOKENS[:4], group="AdamW")
 SEEDS = repeated(trunks(BASE, [MODEL], TOKENS[:3], group="AdamW"), seeds=[1, 2])
 
@@ -45,7 +45,7 @@ STUDY = Study(
     name="quickstart",
     question="At this machine's scale, what do model size, data, compute and algorithm each buy?",
     plan=GRID + SEEDS + algorithm("SGD", SGD) + algorithm("no attention", BLIND) + FACTS,
-    held_out=straight(BASE, [at_width(MODEL, 80)], [4e6], group="held-out", role="held_out"),
+    held_out=straight(BASE, [at_width(MODEL, 96)], [4e6], group="held-out", role="held_out"),
     analysis=Analysis(
         algorithms={
             "SGD": "gradient descent with momentum in place of AdamW",

@@ -128,11 +128,12 @@ class RunSpec:
 
 def _changed(spec: Any) -> dict[str, Any]:
     """The fields that differ from their defaults, nested."""
-    changed = {}
+    changed, hints = {}, typing.get_type_hints(type(spec))
     for field in dataclasses.fields(spec):
         value = getattr(spec, field.name)
         if value != field.default:
-            changed[field.name] = _changed(value) if dataclasses.is_dataclass(value) else value
+            value = _changed(value) if dataclasses.is_dataclass(value) else value
+            changed[field.name] = float(value) if hints[field.name] is float else value  # 1 and 1.0 are one rate
     return changed
 
 
@@ -190,7 +191,9 @@ def override(run: RunSpec, changes: Mapping[str, str]) -> RunSpec:
 def _replaced(spec: S, path: list[str], text: str, whole: str) -> S:
     name, *rest = path
     hints = typing.get_type_hints(type(spec))
-    if name not in hints or name == "branch":
+    if name == "branch":
+        raise Refusal(f"--set {whole}={text}: a branch follows from the plan and cannot be set")
+    if name not in hints:
         raise Refusal(f"--set {whole}={text}: {type(spec).__name__} has no field {name!r}{_did_you_mean(name, hints)}")
     inner = getattr(spec, name)
     if dataclasses.is_dataclass(inner) != bool(rest):
@@ -225,18 +228,19 @@ def refuse_faulty(runs: Iterable[RunSpec]) -> None:
 
 def faults(run: RunSpec) -> list[str]:
     """One line for each thing that is wrong with a run: field = value: rule."""
-    ill_typed = _ill_typed(run, "")
-    return ill_typed or [*_model_faults(run.model), *_optim_faults(run), *_run_faults(run)]
+    untyped = ill_typed(run)
+    return untyped or [*_model_faults(run.model), *_optim_faults(run), *_run_faults(run)]
 
 
-def _ill_typed(spec: Any, prefix: str) -> list[str]:
+def ill_typed(spec: Any, prefix: str = "") -> list[str]:
+    """One line for each field that does not hold a value of its type."""
     lines = []
     for name, hint in typing.get_type_hints(type(spec)).items():
         value, path = getattr(spec, name), f"{prefix}{name}"
         kind = _spec_type(hint)
         if kind:
             if isinstance(value, kind):
-                lines += _ill_typed(value, f"{path}.")
+                lines += ill_typed(value, f"{path}.")
             elif value is not None or hint is kind:
                 lines.append(f"{path} = {value!r}: must be a {kind.__name__}")
         elif typing.get_origin(hint) is Literal:
@@ -305,6 +309,8 @@ def _run_faults(run: RunSpec) -> list[str]:
             f"branch.step = {run.branch.step}: must lie between the end of warm-up ({run.optim.warmup_steps}) "
             f"and the start of the cooldown ({run.steps - run.optim.cooldown_steps})"
         )
+    if run.branch and run.branch.step == 0:
+        lines.append("branch.step = 0: nothing is shared with the trunk; plan the run straight")
     if run.branch and run.optim.schedule == "cosine":
         lines.append("optim.schedule = cosine: cannot branch from a trunk, whose learning rate is constant")
     return lines

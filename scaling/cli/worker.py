@@ -14,10 +14,11 @@ from scaling.spec import RunSpec
 
 def run(arguments: argparse.Namespace) -> int:
     from scaling.train import Interrupted, Watch, forget_weights, train
-    from scaling.train.host import keep_compiled_programs
+    from scaling.train.host import keep_compiled_programs, use_every_core
 
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "scaling" / "programs"
     keep_compiled_programs(cache)
+    use_every_core()
     ledger, machine = Ledger(Path(arguments.folder)), json.loads(arguments.machine)
 
     def make(

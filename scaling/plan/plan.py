@@ -1,6 +1,7 @@
 """A plan: runs, each with the group that it belongs to and the role that it plays."""
 
 import re
+from collections import Counter
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -73,6 +74,12 @@ class Plan:
             f"group = {name!r}: must be letters, digits, space, '.', '_' or '-', beginning with a letter or digit"
             for name in {p.group for p in self.runs}
             if not GROUP_NAME.fullmatch(name)
+        ]
+        times = Counter(p.run.id for p in self.runs)
+        lines += [
+            f"run {run_id}: is planned {count} times; runs that --set or equal horizons make equal cannot be told apart"
+            for run_id, count in times.items()
+            if count > 1
         ]
         trunks = {p.run.id: p.run for p in self.runs if p.role == "trunk"}
         for planned in self.runs:

@@ -4,11 +4,12 @@ import dataclasses
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, get_args
 
 from scaling import data
 from scaling.cost import ParamConvention
 from scaling.plan.plan import Plan
+from scaling.spec import ill_typed
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -49,8 +50,14 @@ class Study:
             lines.append(f"name = {self.name!r}: must be letters, digits, '.', '_' or '-': it names the results folder")
         if not 0 < self.analysis.level < 1:
             lines.append(f"analysis.level = {self.analysis.level}: must lie between 0 and 1")
-        if self.analysis.bootstrap < 0:
-            lines.append(f"analysis.bootstrap = {self.analysis.bootstrap}: must be at least 0")
+        if self.analysis.bootstrap < 0 or self.analysis.bootstrap == 1:
+            lines.append(f"analysis.bootstrap = {self.analysis.bootstrap}: must be 0 (delta method) or at least 2")
+        if isinstance(self.analysis.laws, str) or not self.analysis.laws:
+            lines.append(f"analysis.laws = {self.analysis.laws!r}: must be a tuple of at least one law's name")
+        if self.analysis.params not in get_args(ParamConvention):
+            lines.append(
+                f"analysis.params = {self.analysis.params!r}: must be one of {', '.join(get_args(ParamConvention))}"
+            )
         groups = {planned.group for planned in self.plan.runs}
         named = {
             "analysis.algorithms": [*self.analysis.algorithms],
@@ -63,13 +70,32 @@ class Study:
                 if name and name not in groups
             ]
         lines += [
+            f"plan: run {p.run.id} has the role held_out; put it into Study.held_out, which waits for the forecast"
+            for p in self.plan.with_role("held_out").runs
+        ]
+        fitted = {p.run.id for p in self.plan.runs}
+        lines += [
+            f"held_out: run {p.run.id} is in the plan as well, so nothing would be held out"
+            for p in self.held_out.with_role("held_out").runs
+            if p.run.id in fitted
+        ]
+        lines += [
             f"held_out: run {p.run.id} has the role {p.role}"
             for p in self.held_out.runs
             if p.role not in ("held_out", "trunk")
         ]
-        if not lines:  # the text is opened only for runs that make sense
-            lines += dict.fromkeys(fault for planned in self.runs.runs for fault in data.faults(planned.run))
+        # Texts are opened for runs of sound types; a bad number of one field does not hide a bad text.
+        typed = [p.run for p in self.runs.runs if not ill_typed(p.run)]
+        lines += dict.fromkeys(fault for run in typed for fault in data.faults(run))
+        if self.analysis.known_entropy and not lines:
+            lines += self._entropy_faults()
         return lines
+
+    def _entropy_faults(self) -> list[str]:
+        name = self.analysis.known_entropy
+        run = next(p.run for p in self.plan.runs if p.group == name)
+        known = data.open_source(run.data, run.model).entropy is not None
+        return [] if known else [f"analysis.known_entropy = {name!r}: the entropy of {run.data.source} is not known"]
 
     def to_json(self) -> dict[str, Any]:
         """What `study.json` in the results folder says."""

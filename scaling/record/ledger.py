@@ -38,7 +38,7 @@ class Ledger:
             return RunRecord.from_json(json.loads(path.read_text(encoding="utf-8")))
         except FileNotFoundError:
             raise KeyError(f"run {run_id} has no record in {self.folder}") from None
-        except (KeyError, ValueError) as error:
+        except (KeyError, ValueError, TypeError, AttributeError) as error:
             raise Refusal(f"{path}: not a run record ({error}); move it away and the run is made again") from error
 
     def __iter__(self) -> Iterator[RunRecord]:
@@ -83,10 +83,13 @@ class Ledger:
         """What `study.json` says. Raises `Refusal` where there is none."""
         path = self.folder / "study.json"
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+            study = json.loads(path.read_text(encoding="utf-8"))
+            if not (isinstance(study, dict) and {"name", "question", "analysis", "plan"} <= study.keys()):
+                raise ValueError("it names no study")
+            return study
+        except (FileNotFoundError, NotADirectoryError):
             raise Refusal(
                 f"{self.folder}: not a results folder (it has no study.json); `scaling run` makes one"
             ) from None
         except ValueError as error:
-            raise Refusal(f"{path}: not JSON ({error})") from None
+            raise Refusal(f"{path}: not the study of a results folder ({error})") from None

@@ -30,7 +30,7 @@ class RunRecord:
     reason: str  # empty when finished
     tokens: int  # trained on, repeats and those before the branch included
     unique_tokens: int
-    epochs: float  # passes over the source's training text
+    epochs: float  # how often each of the unique tokens was seen, on average
     loss: float | None  # nats per token
     loss_se: float | None  # standard error of that mean over blocks of held-out text, nats per token
     bits_per_byte: float | None  # None where a token's length in bytes is unknown

@@ -8,7 +8,7 @@ import io
 import math
 from typing import Any
 
-from scaling.cost import count_params, train_flops
+from scaling.cost import count_params, flops_per_token
 from scaling.record.files import commit_text
 from scaling.record.ledger import Ledger
 from scaling.record.run_record import RunRecord
@@ -43,7 +43,7 @@ def _row(record: RunRecord, group: str, role: str) -> dict[str, Any]:
         "tokens": record.tokens,
         "unique_tokens": record.unique_tokens,
         "epochs": record.epochs,
-        "flops": train_flops(run),
+        "flops": record.tokens * flops_per_token(run.model, "exact"),
         "loss": record.loss,
         "loss_se": record.loss_se,
         "bits_per_byte": record.bits_per_byte,

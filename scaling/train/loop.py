@@ -21,7 +21,7 @@ from scaling.train.checkpoint import Checkpoints
 from scaling.train.curve import Curve
 from scaling.train.evaluate import Loss, loss_of
 from scaling.train.optim import Knobs, learning_rates
-from scaling.train.placement import Placement, fitting, sharding
+from scaling.train.placement import Placement, copies, fitting, sharding
 from scaling.train.step import StepMetrics, TrainState, graph, init_state, train_steps, window_losses
 
 CHUNK_FLOPS = 2e10  # of one compiled call: long enough to hide its dispatch, short enough to stop within a second
@@ -65,15 +65,15 @@ def train(
 
     A trunk is a run with `branch_steps`: the steps at which it is left, kept as checkpoints; it is not evaluated.
     Goes on from the run's last checkpoint where there is one, else from its trunk's where it is a branch. A loss that
-    is not a number ends the run as `diverged`. `machine` adds to what the record says of the machine. Raises
-    `Interrupted` within one chunk of `watch.stop()` turning true, and KeyError when the trunk was not trained.
+    is not a number ends the run as `diverged`. `placement` is by default `placement.copies`; `machine` adds to what the
+    record says of the machine. Raises `Interrupted` within one chunk of `watch.stop()` turning true, and KeyError when the trunk was not trained.
     """
     watch = watch or Watch()
     ledger, source = Ledger(results), data.open_source(run.data, run.model)
     machine = {**host.describe(), **(machine or {})}
     clock = {"compile": -time.monotonic(), "train": 0.0, "evaluate": 0.0}
     watch.progress({"phase": "compile"})
-    program = _program(run.model, _compiled_in(run.optim), run.batch, run.eval, placement or Placement())
+    program = _program(run.model, _compiled_in(run.optim), run.batch, run.eval, placement or copies(run))
     clock["compile"] += time.monotonic()
     if run.branch and (reason := _lost_with_its_trunk(run, ledger)):
         return _record(run, source, machine, None, first=0, last=0, reason=reason)

@@ -13,12 +13,9 @@ from scaling.spec import ModelSpec, OptimSpec
 from scaling.train.model import Transformer
 from scaling.train.optim import Knobs, moved, optimizer
 from scaling.train.parametrization import lr_multiplier
+from scaling.train.placement import CPU_PART_TOKENS
 
 PyTree = Any
-
-# Tokens that one core takes through the model at a time: their activations stay in its cache, which at 1M parameters
-# makes a step of 8192 tokens 1.4 times as fast (benchmarks/README.md).
-CPU_PART_TOKENS = 512
 
 
 class TrainState(NamedTuple):

@@ -11,6 +11,7 @@ from scaling.plan import trunks
 from scaling.record import Ledger, RunRecord
 from scaling.spec import RunSpec
 from scaling.train import Interrupted, Placement, Watch, loop, train
+from scaling.train.placement import copies
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -138,6 +139,13 @@ def test_placement_never_changes_the_curve(tiny: RunSpec, tmp_path: Path, place:
     spread = made(tiny, tmp_path / "spread", placement=Placement(**place))
     np.testing.assert_allclose(losses(tmp_path / "spread", tiny), losses(tmp_path / "alone", tiny), rtol=1e-5)
     assert spread.loss == pytest.approx(alone.loss, rel=1e-5)
+
+
+def test_every_device_that_the_batch_has_work_for_holds_a_copy(tiny: RunSpec):
+    assert copies(tiny) == Placement()  # 96 tokens a step keep one core busy
+    assert copies(replace(tiny, batch=8 * 43)) == Placement(data=8)
+    assert copies(replace(tiny, batch=3 * 43)) == Placement(data=3)
+    assert copies(replace(tiny, batch=131)) == Placement()
 
 
 def test_weights_and_moments_are_born_in_their_shards(tiny: RunSpec):
