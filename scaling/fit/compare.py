@@ -8,7 +8,9 @@ given too.
 Noise is that of the seed, measured from runs equal in all but the seed. Suffixes: B resamples, K horizons, G losses.
 """
 
+import dataclasses
 import math
+from collections.abc import Set
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,7 +31,9 @@ class Noise:
     """Standard deviation of ln L between runs that differ in nothing but the seed."""
 
     sd: float
-    dof: int  # replicates beyond the first, over all cells
+    dof: float  # effective degrees of freedom, for Student's t
+    replicates: int  # beyond the first, over all cells
+    cells: int  # of equal group, size, N and D, with several seeds
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -61,24 +65,46 @@ class Comparison:
             "multiplier": _json(self.multiplier), "slope": _json(self.slope),
             "bound": None if self.bound is None else {"side": self.bound[0], "value": self.bound[1]}, "by_loss": points,
             "sizes": list(self.sizes),
-            "noise": None if self.noise is None else {"sd": self.noise.sd, "dof": self.noise.dof},
+            "noise": None if self.noise is None else dataclasses.asdict(self.noise),
             "verdict": self.verdict, "warnings": list(self.warnings),
         }  # fmt: skip
 
 
 def seed_noise(observations: Observations) -> Noise | None:
-    """Pooled over cells of equal group, size, N and D with several seeds; None where there is no such cell."""
+    """Pooled over cells of equal group, size, N and D with several seeds; None where there is no such cell.
+
+    Horizons of one trunk repeat part of its noise: between two of them the sums of squares correlate as SHARED^2. The
+    pooled variance of k cells with nu replicates each has the first two moments of a chi-square of
+    k nu / (1 + (k - 1) SHARED^2) degrees of freedom (Satterthwaite, Biometrics Bulletin 2 (1946) 110), here with the
+    replicates that two cells of a group and size have in common.
+    """
     o = observations
     cells: dict[tuple[str, str, float, float], dict[str, float]] = {}
     for cell, seed, loss in zip(
         zip(o.group, o.size, o.n.tolist(), o.d.tolist(), strict=True), o.seed, o.loss, strict=True
     ):
         cells.setdefault(cell, {})[seed] = math.log(loss)
-    several = [np.array(list(seeds.values())) for seeds in cells.values() if len(seeds) > 1]
-    dof = sum(len(values) - 1 for values in several)
-    if not dof:
+    cells = {cell: seeds for cell, seeds in cells.items() if len(seeds) > 1}
+    replicates = sum(len(seeds) - 1 for seeds in cells.values())
+    if not replicates:
         return None
-    return Noise(sd=math.sqrt(sum(((values - values.mean()) ** 2).sum() for values in several) / dof), dof=dof)
+    squares = sum(np.var(list(seeds.values())) * len(seeds) for seeds in cells.values())
+    # Of the sum of squares over sd^2: the expectation is `replicates`, and this is half of the variance.
+    spread = sum(
+        _overlap(a.keys(), b.keys()) * (1.0 if cell == other else SHARED**2)
+        for cell, a in cells.items()
+        for other, b in cells.items()
+        if cell[:2] == other[:2]
+    )
+    return Noise(
+        sd=math.sqrt(squares / replicates), dof=replicates**2 / spread, replicates=replicates, cells=len(cells)
+    )
+
+
+def _overlap(a: Set[str], b: Set[str]) -> float:
+    """tr(P_a P_b) of the projections that centre seeds a and seeds b: len(a) - 1 where they are the same."""
+    both = len(a & b)
+    return both - both / len(a) - both / len(b) + both**2 / (len(a) * len(b))
 
 
 def compare(
@@ -93,7 +119,7 @@ def compare(
     """Every other group against `baseline`. The baseline takes part with the group's own sizes where it has them.
 
     Intervals come from `draws` redrawings of the losses under `noise`, by default that of `seed_noise`: the standard
-    deviation of ln m and Student's t with as many degrees of freedom as there are replicates. Without any noise
+    deviation of ln m and Student's t with the effective degrees of freedom of the noise. Without any noise
     there are no intervals, and a warning. Raises `Refusal` for an unknown baseline or a single group.
     """
     groups = sorted(set(observations.group))

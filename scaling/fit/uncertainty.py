@@ -18,7 +18,7 @@ LANES = 100  # refits at once: what a processor's cache holds
 CORRELATIONS = np.linspace(0, 0.95, 20)
 
 
-def t_quantile(level: float, dof: int) -> float:
+def t_quantile(level: float, dof: float) -> float:
     """Half width of a central interval of Student's t, in standard errors."""
     from scipy.special import stdtrit
 

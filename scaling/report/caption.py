@@ -163,7 +163,7 @@ def algorithms(found: Findings) -> str:
     if found.noise is not None and any(c.multiplier for c in shown):
         said += (
             f" Bands are {words.percent(found.level)} intervals under a seed noise of {found.noise.sd:.2%}, measured "
-            f"with {words.several(found.noise.dof, 'replicate')}."
+            f"with {words.replicates(found.noise)}."
         )
     elif any(c.multiplier for c in shown):
         said += " The noise between seeds is unknown, so there are no intervals."

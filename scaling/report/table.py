@@ -52,7 +52,7 @@ def checks(found: Findings) -> list[Line]:
     if any(planned["role"] == "held_out" for planned in found.study["plan"]) and not found.registered:
         lines.append(Line(label="forecast", text="none was written down before the held-out run", known=False))
     if found.noise is not None:
-        text = f"{words.several(found.noise.dof, 'replicate')} beyond the first: sd of ln loss {found.noise.sd:.2%}"
+        text = f"sd of ln loss {found.noise.sd:.2%}, from {words.replicates(found.noise)}"
         lines.append(Line(label="seed noise", text=text))
     else:
         lines.append(Line(label="seed noise", text="unknown: no run is repeated with another seed", known=False))

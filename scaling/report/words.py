@@ -3,6 +3,7 @@
 import math
 import re
 
+from scaling.fit.compare import Noise
 from scaling.fit.fitted import Fit
 from scaling.fit.laws import LAWS
 from scaling.fit.uncertainty import Interval
@@ -63,6 +64,14 @@ def percent(value: float) -> str:
 def several(count: int, noun: str) -> str:
     """1 run, 2 runs."""
     return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def replicates(noise: Noise) -> str:
+    """4 replicates at 2 cells, about 3 degrees of freedom."""
+    return (
+        f"{several(noise.replicates, 'replicate')} beyond the first at {several(noise.cells, 'cell')}, "
+        f"about {several(round(noise.dof), 'degree')} of freedom"
+    )
 
 
 def symbol(name: str) -> str:

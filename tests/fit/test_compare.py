@@ -78,11 +78,29 @@ def test_the_baseline_takes_part_with_the_sizes_of_the_other_group(study):
 
 
 def test_seed_noise_is_the_pooled_deviation_of_replicates(runs):
+    """Of sizes apart: trunks have nothing in common, so every replicate counts."""
     rng = np.random.default_rng(0)
-    n, d = np.full(400, 1e5), np.repeat(np.geomspace(1e6, 1e8, 100), 4)
+    n, d = np.repeat(np.geomspace(1e5, 1e7, 100), 4), np.full(400, 1e7)
     o = runs(n, d, TRUTH(n, d) * np.exp(0.01 * rng.normal(size=400)), seed=list("0123") * 100)
     noise = seed_noise(o)
-    assert noise.dof == 300 and noise.sd == pytest.approx(0.01, rel=0.15)
+    assert noise.dof == pytest.approx(300) and noise.sd == pytest.approx(0.01, rel=0.15)
+
+
+@pytest.mark.parametrize("horizons", [1, 2, 4])
+def test_horizons_of_one_trunk_count_for_less_than_as_many_runs(runs, horizons):
+    """The variance over many studies of two sizes and three seeds: Var(s^2) = 2 sigma^4 / dof."""
+    rng, sd, squares = np.random.default_rng(1), 0.01, []
+    n = np.repeat([1e5, 1e6], 3 * horizons)
+    d = np.tile(np.geomspace(1e6, 1e8, horizons), 6)
+    seed = list(np.tile(np.repeat(["0", "1", "2"], horizons), 2))
+    for _ in range(1500):
+        shared = np.repeat(rng.normal(size=6), horizons)
+        noise = seed_noise(runs(n, d, 2 * np.exp(sd * (shared + rng.normal(size=len(n))) / 2**0.5), seed=seed))
+        squares.append(noise.sd**2)
+    assert noise.replicates == 4 * horizons and noise.cells == 2 * horizons
+    assert noise.dof == pytest.approx(2 * horizons * 2 / (1 + (horizons - 1) * 0.25))
+    assert np.mean(squares) == pytest.approx(sd**2, rel=0.05)
+    assert 2 * np.mean(squares) ** 2 / np.var(squares) == pytest.approx(noise.dof, rel=0.15)
 
 
 def test_without_replicates_there_is_no_interval_and_a_warning(runs, grid):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from scaling.fit.compare import Noise
 from scaling.fit.uncertainty import Interval
 from scaling.report import table, words
 from scaling.report.findings import Concept
@@ -62,6 +63,13 @@ def test_a_floor_outside_its_interval_is_said_to_be_outside(found):
     assert table.floor(found).text.endswith(": inside the interval")
     off = replace(found, floor=replace(found.floor, entropy=found.floor.fitted.high + 0.01))
     assert table.floor(off).text.endswith(": OUTSIDE the interval")
+
+
+def test_the_noise_is_said_with_its_degrees_of_freedom(found):
+    noise = Noise(sd=0.0123, dof=6.4, replicates=8, cells=4)
+    line = next(line for line in table.checks(replace(found, noise=noise)) if line.label == "seed noise")
+    said = "sd of ln loss 1.23%, from 8 replicates beyond the first at 4 cells, about 6 degrees of freedom"
+    assert line.known and line.text == said
 
 
 def test_without_repeated_seeds_the_noise_is_unknown(found):
