@@ -9,6 +9,7 @@ from scaling.cost import (
     flops_per_token,
     marginal_flops,
     nearest_shape,
+    optimizer_flops,
     train_flops,
 )
 from scaling.spec import Branch, ModelSpec, Refusal, RunSpec
@@ -39,6 +40,24 @@ def test_a_token_meets_half_the_context_on_average():
     pairs = sum(range(1, 1025))  # a causal square, its diagonal included
     assert flops.scores_causal * 1024 == 3 * 2 * 2 * 12 * 768 * pairs
     assert flops.scores_dense * 1024 == 3 * 2 * 2 * 12 * 768 * 1024**2
+
+
+def test_elementwise_work_is_counted_and_is_not_in_exact():
+    rotary = dataclasses.replace(GPT2_SMALL, positions="rotary")
+    blind = dataclasses.replace(rotary, attention="none")
+    assert count_flops(GPT2_SMALL).positions == 3 * 768
+    assert count_flops(rotary).positions == 3 * 12 * 2 * 3 * 768
+    assert count_flops(blind).positions == 0
+    assert count_flops(blind).norms == 3 * 13 * 4 * 768 and count_flops(rotary).norms == 3 * 25 * 4 * 768
+    assert count_flops(rotary).embedding == 0
+    assert count_flops(rotary).exact == count_flops(GPT2_SMALL).exact
+
+
+def test_the_optimizer_costs_the_same_whatever_the_batch(tiny: RunSpec):
+    assert optimizer_flops(tiny) == 16 * count_params(tiny.model).total
+    assert optimizer_flops(dataclasses.replace(tiny, batch=2 * tiny.batch)) == optimizer_flops(tiny)
+    sgd = dataclasses.replace(tiny, optim=dataclasses.replace(tiny.optim, name="sgd"))
+    assert optimizer_flops(sgd) == 6 * count_params(tiny.model).total
 
 
 def test_without_scores_exact_flops_are_six_per_matmul_parameter():

@@ -7,9 +7,11 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from scaling.cost import count_flops, count_params
-from scaling.spec import ModelSpec, OptimSpec
-from scaling.train.step import graph, init_state, mean_loss
+from scaling.cost import count_flops, count_params, optimizer_flops
+from scaling.spec import ModelSpec, OptimSpec, RunSpec
+from scaling.train.attention import CAUSAL_BLOCK
+from scaling.train.optim import Knobs, moved, optimizer
+from scaling.train.step import graph, init_state, mean_gradients, mean_loss
 
 OPTIM = OptimSpec(peak_lr=1e-2, cooldown_steps=1)
 BASE = ModelSpec(n_layers=3, d_model=64, d_ff=192, vocab_size=100, context=32)
@@ -61,10 +63,38 @@ def test_the_flops_are_those_of_the_traced_program(model: ModelSpec):
     assert dot_flops(jax.make_jaxpr(grad)(params, window).jaxpr) == 4 * model.context * expected
 
 
-def test_the_flops_agree_with_xla_for_one_step():
-    model = ModelSpec(n_layers=2, d_model=256, d_ff=1024, d_head=64, vocab_size=512, context=32)
-    grad, params, window = traced(model, batch=8)
-    counted = jax.jit(grad).lower(params, window).compile().cost_analysis()["flops"]
+def test_over_several_blocks_the_scores_are_those_of_the_block_formula():
+    """n whole blocks and a rest of r meet CAUSAL_BLOCK^2 n (n + 1) / 2 + r L pairs a head, forwards and backwards."""
+    model = replace(BASE, context=150)
+    n, rest = divmod(150, CAUSAL_BLOCK)
+    pairs = CAUSAL_BLOCK**2 * n * (n + 1) // 2 + rest * 150
     flops = count_flops(model)
-    expected = 8 * model.context * (flops.attention + flops.scores_dense + flops.mlp + flops.head)
+    scores = 3 * 2 * 2 * model.n_layers * model.d_model * pairs
+    assert flops.scores_causal * 150 < scores < flops.scores_dense * 150
+    grad, params, window = traced(model, batch=2)
+    products = 150 * (flops.attention + flops.mlp + flops.head) + scores
+    assert dot_flops(jax.make_jaxpr(grad)(params, window).jaxpr) == 2 * products
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_the_flops_agree_with_xla_for_one_optimizer_step(name: str, tiny: RunSpec):
+    """Gradients, clipping, optimizer and the move of the weights; a wide model, so that elementwise work is little."""
+    model = ModelSpec(n_layers=2, d_model=256, d_ff=1024, d_head=64, vocab_size=512, context=32)
+    run = replace(tiny, model=model, optim=replace(tiny.optim, name=name))
+    state = jax.eval_shape(lambda key: init_state(model, run.optim, key), jax.random.key(0))
+    window = jax.ShapeDtypeStruct((8, model.context + 1), jnp.int32)
+    graphdef = graph(model, run.optim)
+
+    def step(state, window, knobs, lr):
+        _, grads = mean_gradients(state.params, window, graphdef=graphdef)
+        directions, opt_state = optimizer(name, knobs).update(grads, state.opt_state, state.params)
+        moves = lambda weight, direction: moved(weight, direction, lr, 0.5, knobs.weight_decay)  # noqa: E731
+        return jax.tree.map(moves, state.params, directions), opt_state
+
+    arguments = (state, window, Knobs.of(run.optim), jnp.float32(1e-2))
+    counted = jax.jit(step).lower(*arguments).compile().cost_analysis()["flops"]
+    flops = count_flops(model)
+    dense = flops.attention + flops.scores_dense + flops.mlp + flops.head
+    elementwise = flops.embedding + flops.positions + flops.norms
+    expected = 8 * model.context * (dense + elementwise) + optimizer_flops(run)
     assert counted == pytest.approx(expected, rel=0.05)
