@@ -99,7 +99,8 @@ class Worker:
         self.number = number
         self.job: Planned | None = None
         self.last: Planned | None = None  # whose program it has at hand
-        self.ending = False  # told to end: it takes no more work
+        self.ending = False  # told to end, or ending by itself: it takes no more work
+        self.left = False  # ending by itself, in the middle of a run
         log.parent.mkdir(parents=True, exist_ok=True)
         with open(log, "a") as log_file:
             self.process = subprocess.Popen(
@@ -154,7 +155,7 @@ class LocalSweep:
     """The supervisor of one sweep.
 
     `command` starts a worker process, which serves `scaling.launch.worker`. `held_back` runs start only when every
-    run of `plan` with the role `fitted` is over and `release` has returned: their forecast is made in between.
+    run of `plan` with the role `fitted` has a record and `release` has returned: their forecast is made in between.
     """
 
     def __init__(
@@ -215,7 +216,12 @@ class LocalSweep:
                 continue
         self.outcome.stopped = self._stop.is_set()
         for run_id in [p.run.id for p in self._queue] if not self.outcome.stopped else []:
-            self.outcome.failed.setdefault(run_id, "its trunk was not trained")
+            why = (
+                "it waits for fitted runs that have no record"
+                if run_id in self._held_back
+                else "its trunk was not trained"
+            )
+            self.outcome.failed.setdefault(run_id, why)
         return self.outcome
 
     def _open(self, number: int) -> None:
@@ -224,10 +230,8 @@ class LocalSweep:
         self._workers[number] = Worker(number, self._command, core, self._lock, log, self._said)
 
     def _fitted_left(self) -> bool:
-        jobs = [*self._queue, *(w.job for w in self._workers.values() if w.job)]
-        lost = {p.run.id for p in self._queue if p.run.branch and p.run.branch.trunk in self.outcome.failed}
-        needed = {p.run.branch.trunk for p in jobs if p.role == "fitted" and p.run.branch and p.run.id not in lost}
-        return any((p.role == "fitted" and p.run.id not in lost) or p.run.id in needed for p in jobs)
+        """Whether a fitted run has no record yet: the forecast is made from all of them or not at all."""
+        return any(p.role == "fitted" and p.run.id not in self._ledger for p in self._plan.runs)
 
     def _hand_out(self) -> None:
         for worker in list(self._workers.values()):
@@ -283,9 +287,14 @@ class LocalSweep:
             worker.close()
             if worker.job is not None:
                 event = self._died(worker, worker.job, event.values["status"])
-        elif event.kind in ("done", "failed", "stopped"):
-            worker.job = None
-            if event.kind == "done":
+            elif worker.left and not self._stop.is_set():
+                self._open(worker.number)
+        elif event.kind in ("done", "failed", "stopped") and worker.job is not None:
+            planned, worker.job = worker.job, None
+            if event.kind == "stopped" and not self._stop.is_set():  # somebody signalled it alone
+                self._queue.append(planned)
+                worker.ending = worker.left = True
+            elif event.kind == "done":
                 self.outcome.recorded[event.run_id] = event.values["status"]
             elif event.kind == "failed":
                 self.outcome.failed[event.run_id] = event.values["reason"]

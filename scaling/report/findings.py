@@ -131,25 +131,29 @@ def fit_laws(study: Mapping[str, Any], table: "pandas.DataFrame") -> dict[str, F
 
 
 def register(ledger: Ledger) -> list[str]:
-    """Write `forecast.json`: what the laws say of each held-out run, before it is trained. What stands there stays.
+    """Write into `forecast.json` what the laws say of each held-out run that is not trained yet.
 
-    Returns a line to print for each forecast; raises `Refusal` when no law can forecast.
+    What stands there stays, and a run with a record gets no forecast any more. Returns a line to print for each
+    held-out run; raises `Refusal` when no law can forecast.
     """
     path = ledger.folder / "forecast.json"
     study, table = ledger.study(), read_table(ledger.folder / "runs.csv")
-    if not path.exists():
-        fits = list(fit_laws(study, table).values())
-        level = study["analysis"]["level"]
-        documents = []
-        for planned in (p for p in study["plan"] if p["role"] == "held_out"):
+    documents = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    said = {document["run_id"] for document in documents}
+    held_out = [planned for planned in study["plan"] if planned["role"] == "held_out"]
+    fresh = [planned for planned in held_out if planned["id"] not in said and planned["id"] not in ledger]
+    if fresh:
+        fits, level = list(fit_laws(study, table).values()), study["analysis"]["level"]
+        for planned in fresh:
             n, d, flops = _coordinates(planned, study["analysis"]["params"])
             documents.append({"run_id": planned["id"]} | forecast(fits, n, d, flops, level=level).to_json())
         commit_json(path, documents)
+    late = [planned["id"] for planned in held_out if planned["id"] not in {d["run_id"] for d in documents}]
     return [
         f"forecast of {r.run_id}, {r.forecast.extrapolation:.2g} times the largest fitted compute: loss "
-        f"{of_loss(r.forecast.loss, r.forecast.low, r.forecast.high)}, written to {path.name} before it is trained"
+        f"{of_loss(r.forecast.loss, r.forecast.low, r.forecast.high)}, written to {path.name} before it was trained"
         for r in registered(ledger, table)
-    ]
+    ] + [f"no forecast of {run_id}: it was trained before one could be made" for run_id in late]
 
 
 def _coordinates(planned: Mapping[str, Any], params: str) -> tuple[float, float, float]:
@@ -161,9 +165,12 @@ def registered(ledger: Ledger, table: "pandas.DataFrame") -> tuple[Registered, .
     """The forecasts of `forecast.json`, scored where their run is finished."""
     path = ledger.folder / "forecast.json"
     documents = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    planned = {planned["id"] for planned in ledger.study()["plan"]}
     found = []
     for document in documents:
         run_id = document.pop("run_id")
+        if run_id not in planned:
+            continue
         said = forecast_from_json(document)
         row = table.loc[(table["run_id"] == run_id) & (table["status"] == "finished")]
         measured = float(row["loss"].to_numpy()[0]) if len(row) else None
@@ -198,7 +205,7 @@ def _compared(
     found = []
     baseline = next(iter(table.loc[table["role"] == "fitted", "group"]), None)
     for group in analysis["algorithms"]:
-        rows = table.loc[((table["role"] == "fitted") | (table["group"] == group)) & (table["status"] == "finished")]
+        rows = table.loc[table["group"].isin([baseline, group]) & (table["status"] == "finished")]
         if baseline is None or not (_has(rows, group=group) and _has(rows, group=baseline)):
             warnings.append(f"{group}: no finished runs to compare")
             continue
@@ -234,22 +241,31 @@ def _answered(found: Findings) -> Findings:
         exponents = law.optimum_intervals(law.flops_max)
         at = f"at N = {short(n)}, D = {short(d)}, the best split of {power(law.flops_max)} FLOPs ({law.name} law)"
         grow = ", ".join(f"{x}* ~ C^{interval(exponents[f'exponent_{x.lower()}'])}" for x in "ND")
+        steps = {"n": (2 * n, d), "d": (n, 2 * d), "c": (float(further.n), float(further.d))}
+        bought = {name: _change([law, *_others(found)], (n, d), to) for name, to in steps.items()}
         answers += [
-            Answer(concept="model scale", text=f"twice the parameters: {_change(law.gain((n, d), (2 * n, d)))} {at}"),
-            Answer(concept="data scale", text=f"twice the tokens: {_change(law.gain((n, d), (n, 2 * d)))} there"),
+            Answer(concept="model scale", text=f"twice the parameters: {bought['n']} {at}"),
+            Answer(concept="data scale", text=f"twice the tokens: {bought['d']} there"),
             Answer(
                 concept="compute",
-                text="twice the compute, split best: "
-                f"{_change(law.gain((n, d), (float(further.n), float(further.d))))}; the best split grows as {grow}",
+                text=f"twice the compute, split best: {bought['c']}; the best split grows as {grow}",
             ),
         ]
     answers += [Answer(concept="algorithms", text=comparison.verdict) for comparison in found.comparisons]
     return replace(found, answers=tuple(answers))
 
 
-def _change(gain: Interval) -> str:
-    """The change of the loss, which is the gain with its sign turned."""
-    return interval(Interval(value=-gain.value, se=gain.se, low=-gain.high, high=-gain.low), "nats")
+def _others(found: Findings) -> list[Fit]:
+    """The identified laws that are not the headline."""
+    return [fit for fit in found.fits.values() if fit.law is not None and fit is not found.headline]
+
+
+def _change(fits: list[Fit], before: tuple[float, float], after: tuple[float, float]) -> str:
+    """How the loss changes by the first law, with its interval, and by the others."""
+    gain = fits[0].gain(before, after)
+    own = interval(Interval(value=-gain.value, se=gain.se, low=-gain.high, high=-gain.low), "nats")
+    others = ", ".join(f"{-float(fit.gain(before, after).value):.3f}" for fit in fits[1:])
+    return f"{own} (other laws {others})" if others else own
 
 
 def write(found: Findings, ledger: Ledger) -> None:

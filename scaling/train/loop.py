@@ -66,7 +66,8 @@ def train(
     A trunk is a run with `branch_steps`: the steps at which it is left, kept as checkpoints; it is not evaluated.
     Goes on from the run's last checkpoint where there is one, else from its trunk's where it is a branch. A loss that
     is not a number ends the run as `diverged`. `placement` is by default `placement.copies`; `machine` adds to what the
-    record says of the machine. Raises `Interrupted` within one chunk of `watch.stop()` turning true, and KeyError when the trunk was not trained.
+    record says of the machine. Raises `Interrupted` within one chunk of `watch.stop()` turning true, and KeyError when
+    the trunk was not trained.
     """
     watch = watch or Watch()
     ledger, source = Ledger(results), data.open_source(run.data, run.model)

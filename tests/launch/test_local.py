@@ -151,7 +151,7 @@ def test_an_error_in_a_run_is_its_reason_and_is_not_repeated(tiny: RunSpec, tmp_
     assert "second line" in "".join(p.read_text() for p in (tmp_path / "logs").glob("*.log"))
 
 
-def test_branches_of_a_lost_trunk_are_failed_and_the_forecast_does_not_wait(tiny: RunSpec, tmp_path: Path):
+def test_branches_of_a_lost_trunk_are_failed_and_nothing_is_forecast_from_a_part(tiny: RunSpec, tmp_path: Path):
     from dataclasses import replace
 
     broken = trunks(replace(tiny, seed=5), [tiny.model], [2000, 4000], group="grid")
@@ -159,7 +159,7 @@ def test_branches_of_a_lost_trunk_are_failed_and_the_forecast_does_not_wait(tiny
     sweep = Sweep(tmp_path, broken + seeds(tiny, 0) + held_out, seed5="raise")
     released: list[bool] = []
     outcome = sweep.run(held_back=[held_out.runs[0].run.id], release=lambda: released.append(True))
-    assert released == [True] and held_out.runs[0].run.id in outcome.recorded
+    assert released == [] and "waits for fitted runs" in outcome.failed[held_out.runs[0].run.id]
     branches = [p.run.id for p in broken.runs[1:]]
     assert all(outcome.failed[run_id] == "its trunk was not trained" for run_id in branches)
 
