@@ -133,7 +133,8 @@ def _changed(spec: Any) -> dict[str, Any]:
         value = getattr(spec, field.name)
         if value != field.default:
             value = _changed(value) if dataclasses.is_dataclass(value) else value
-            changed[field.name] = float(value) if hints[field.name] is float else value  # 1 and 1.0 are one rate
+            is_rate = hints[field.name] is float and isinstance(value, int)
+            changed[field.name] = float(value) if is_rate else value  # 1 and 1.0 are one rate
     return changed
 
 

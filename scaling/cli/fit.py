@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from scaling.cli.exits import DONE
@@ -15,6 +16,8 @@ from scaling.spec import Refusal
 
 
 def run(arguments: argparse.Namespace) -> int:
+    if arguments.seed < 0:
+        raise Refusal(f"--seed {arguments.seed}: must be at least 0")
     table = read_table(_table_of(Path(arguments.table)), _columns(arguments.columns))
     observations = observe(table, params=arguments.params, group=arguments.group)
     found = fit(observations, arguments.law, level=arguments.level, bootstrap=arguments.bootstrap, seed=arguments.seed)
@@ -43,7 +46,9 @@ def _columns(text: str) -> dict[str, str]:
 def show(found: Fit, console: Console) -> None:
     """The fit for a reader: parameters, optimum, verdict."""
     dropped = "".join(f"; {count} left out: {reason}" for reason, count in found.dropped.items())
-    console.print(f"[bold]{found.name}[/bold] in {found.params}, {found.runs} runs{dropped}: {found.status}")
+    console.print(
+        f"[bold]{found.name}[/bold] in {escape(found.params)}, {found.runs} runs{escape(dropped)}: {found.status}"
+    )
     estimates = Table(box=None, header_style="dim", pad_edge=False)
     for name in ("", "estimate", "standard error", f"{found.level:.0%} interval"):
         estimates.add_column(name, justify="left" if not name else "right")
@@ -67,4 +72,4 @@ def show(found: Fit, console: Console) -> None:
             soft_wrap=True,
         )
     for warning in found.warnings:
-        console.print(f"[yellow]{warning}[/yellow]", highlight=False, soft_wrap=True)
+        console.print(f"[yellow]{escape(warning)}[/yellow]", highlight=False, soft_wrap=True)

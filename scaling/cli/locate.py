@@ -35,10 +35,11 @@ def results_of(study: Study, path: Path, out: str | None) -> Path:
 
 def _file_of(experiment: str) -> Path:
     given = Path(experiment)
-    if given.suffix == ".py" or len(given.parts) > 1:
-        if given.is_file():
+    if given.suffix or len(given.parts) > 1:
+        if given.suffix == ".py" and given.is_file():
             return given.resolve()
-        raise Refusal(f"{experiment}: there is no such file")
+        why = "is not a Python file" if given.exists() else "there is no such file"
+        raise Refusal(f"{experiment}: {why}; EXPERIMENT is a .py file that defines STUDY, or a name in experiments/")
     folders = [Path.cwd() / "experiments", EXPERIMENTS]
     for folder in folders:
         if (folder / f"{experiment}.py").is_file():
@@ -57,7 +58,7 @@ def _loaded(path: Path) -> Study:
         described.loader.exec_module(module)
     except Refusal as refusal:
         raise Refusal(f"{path.name}: {fault}" for fault in refusal.faults) from refusal
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         line = next((frame for frame in _frames(error) if frame[0] == str(path)), (str(path), 0))[1]
         said = f"{error}".splitlines() or [""]
         raise Refusal(f"{path.name}, line {line}: {type(error).__name__}: {said[0]}") from error

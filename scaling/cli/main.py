@@ -113,6 +113,7 @@ def main(words: Sequence[str] | None = None) -> int:
             print(f"scaling {arguments.command}: {fault}", file=sys.stderr)
         return REFUSED
     except KeyboardInterrupt:
+        print(f"scaling {arguments.command}: interrupted; the same command goes on", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:  # the reader of our output has left, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

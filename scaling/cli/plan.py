@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from scaling.cli.locate import results_of, study_of
@@ -48,7 +49,7 @@ def wall_seconds(plan: Plan, workers: int) -> float:
 
 def show(study: Study, ledger: Ledger, workers: int, console: Console) -> None:
     pending = study.runs.pending(ledger)
-    console.print(f"[bold]{study.name}[/bold]: {study.question}", soft_wrap=True)
+    console.print(f"[bold]{study.name}[/bold]: {escape(study.question)}", soft_wrap=True)
     table = Table(box=None, header_style="dim", pad_edge=False)
     for name in ("group", "runs", "trunks", "parameters N", "tokens D", "D/N", "FLOPs C"):
         table.add_column(name, justify="left" if name == "group" else "right", no_wrap=True)
@@ -62,7 +63,7 @@ def show(study: Study, ledger: Ledger, workers: int, console: Console) -> None:
             str(len(members) - len(runs) or ""),
             _span(n),
             _span([run.tokens for run in runs]),
-            _span([run.tokens / k for run, k in zip(runs, n, strict=True)], "{:.0f}".format),
+            _span([run.tokens / k for run, k in zip(runs, n, strict=True)], "{:.3g}".format),
             _span([train_flops(run) for run in runs], power),
         )
     console.print(table)
@@ -76,7 +77,7 @@ def show(study: Study, ledger: Ledger, workers: int, console: Console) -> None:
             soft_wrap=True,
         )
     for warning in judged.warnings if judged else []:
-        console.print(f"[yellow]design: {warning}[/yellow]", soft_wrap=True)
+        console.print(f"[yellow]design: {escape(warning)}[/yellow]", soft_wrap=True)
     done = len(study.runs) - len(pending)
     if not pending.runs:
         console.print(f"cost: nothing left to train: all {done} runs are done", highlight=False, soft_wrap=True)

@@ -5,6 +5,7 @@ from typing import Any
 
 from rich.console import Console, RenderableType
 from rich.live import Live
+from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
@@ -53,10 +54,13 @@ class SweepView:
         self._latest.pop(event.worker, None)
         if event.kind == "done":
             self._done.add(event.run_id)
-            self.console.print(self._line(planned, event.values["status"]), highlight=False, soft_wrap=True)
+            left = "" if self.console.is_terminal else f", about {self._time_left():.0f} s left"
+            self.console.print(self._line(planned, event.values["status"]) + left, highlight=False, soft_wrap=True)
         elif event.kind == "failed":
             self.console.print(
-                f"[red]failed[/red]   {label(planned)}: {event.values['reason']}", highlight=False, soft_wrap=True
+                f"[red]failed[/red]   {label(planned)}: {escape(event.values['reason'])}",
+                highlight=False,
+                soft_wrap=True,
             )
         elif event.kind == "gone":
             self.console.print(f"[red]worker lost[/red] in {label(planned)}", highlight=False, soft_wrap=True)

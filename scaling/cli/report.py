@@ -7,6 +7,7 @@ from rich.console import Console
 
 from scaling.cli.exits import DONE
 from scaling.record import Ledger, table
+from scaling.spec import Refusal
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -15,8 +16,12 @@ def run(arguments: argparse.Namespace) -> int:
 
     ledger = Ledger(Path(arguments.folder))
     ledger.study()
-    if any(ledger.folder.glob("runs/*/record.json")):
-        table.write(ledger)
+    if not any(ledger.folder.glob("runs/*/record.json")):
+        raise Refusal(
+            f"{ledger.folder}: holds no records under runs/, as published results do not: a page made now could not "
+            "say where its numbers come from; run the study to make one"
+        )
+    table.write(ledger)
     found = findings.find(ledger)
     findings.write(found, ledger)
     closing(found, Console(), page.write(found, ledger))

@@ -9,6 +9,7 @@ import sys
 import threading
 
 from rich.console import Console
+from rich.markup import escape
 
 from scaling import data
 from scaling.cli.exits import INTERRUPTED
@@ -69,9 +70,25 @@ def _refuse_unfit(study: Study, ledger: Ledger, workers: int) -> None:
     elif not os.access(nearest, os.W_OK):
         faults.append(f"--out = {ledger.folder}: {nearest} cannot be written to; give another --out")
     else:
-        faults += _changed_texts(study, ledger)
+        faults += _other_study(study, ledger) or _changed_texts(study, ledger)
     if faults:
         raise Refusal(faults)
+
+
+def _other_study(study: Study, ledger: Ledger) -> list[str]:
+    """A results folder keeps one study: it may gain runs, and loses none of those that were made."""
+    if not (ledger.folder / "study.json").exists():
+        return []
+    before, planned = ledger.study(), {p.run.id for p in study.runs.runs}
+    if before["name"] != study.name:
+        return [f"--out = {ledger.folder}: holds the study {before['name']}; give another --out"]
+    made = [p["id"] for p in before["plan"] if p["id"] in ledger and p["id"] not in planned]
+    if not made:
+        return []
+    return [
+        f"--out = {ledger.folder}: holds {len(made)} finished runs that this plan has not, e.g. {made[0]}: the study or "
+        "a --set changed; give another --out"
+    ]
 
 
 def _changed_texts(study: Study, ledger: Ledger) -> list[str]:
@@ -141,7 +158,9 @@ def _close(study: Study, ledger: Ledger, outcome: Outcome, console: Console) -> 
         recorded = ledger[run_id] if run_id in ledger else None
         status = recorded.status if recorded else "pending"
         reason = recorded.reason if recorded else outcome.failed.get(run_id, "not started")
-        console.print(f"[red]{status}[/red] {label(planned)} ({run_id}): {reason}", highlight=False, soft_wrap=True)
+        console.print(
+            f"[red]{status}[/red] {label(planned)} ({run_id}): {escape(reason)}", highlight=False, soft_wrap=True
+        )
     if any(p.run.id not in ledger for p in unfinished):
         console.print("the same command tries the pending ones again")
     return 1 if unfinished else 0
