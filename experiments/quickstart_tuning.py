@@ -1,7 +1,8 @@
 """Which learning rate does each algorithm of the quickstart want, with the same number of tries?
 
-scaling run quickstart_tuning      30 runs, about 1e12 FLOPs, 2 minutes on 2 cores
-Result: RESULT
+scaling run quickstart_tuning      30 runs, 3.8e12 FLOPs, 1 minute on 2 cores
+Result: AdamW 0.005, SGD 0.1, no attention 0.01, the least mean loss over both widths; runs.csv has all thirty. None is
+at the edge of its five, and the best rate is the same at both widths within a factor of two.
 """
 
 from dataclasses import replace

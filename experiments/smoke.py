@@ -1,6 +1,6 @@
 """Is my set-up sound?
 
-scaling run smoke      7 runs on 3 trunks, 5e10 FLOPs, 15 seconds on 2 cores
+scaling run smoke      7 runs on 3 trunks, 7e10 FLOPs, 20 seconds on 2 cores
 Result: a law of six points, fitted, forecast and scored. Too few to believe, which its intervals say.
 """
 

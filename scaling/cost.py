@@ -15,7 +15,7 @@ from scaling.spec import ModelSpec, Refusal, RunSpec
 ParamConvention = Literal["matmul", "kaplan", "total"]
 FlopConvention = Literal["exact", "matmul", "kaplan", "chinchilla"]
 
-OPTIMIZER_FLOPS = {"adamw": 16, "sgd": 6}  # for each stored parameter and step, elementwise
+OPTIMIZER_FLOPS = {"adamw": 16, "sgd": 8}  # for each stored parameter and step, elementwise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +129,7 @@ def marginal_flops(run: RunSpec) -> int:
 
 
 def optimizer_flops(run: RunSpec) -> int:
-    """FLOPs of one optimizer step, whatever the batch: about 16 for each stored parameter under AdamW, 6 under SGD.
+    """FLOPs of one optimizer step, whatever the batch: about 16 for each stored parameter under AdamW, 8 under SGD.
 
     Clipping takes 3 (square, sum, scale) and the move of the weight 3 to 4 (rate, decay, sum). SGD's momentum or
     AdamW's two moments, their bias corrections, root and quotient are the rest. XLA:CPU counts 23 and 12, more

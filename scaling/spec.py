@@ -132,9 +132,12 @@ def _changed(spec: Any) -> dict[str, Any]:
     for field in dataclasses.fields(spec):
         value = getattr(spec, field.name)
         if value != field.default:
-            value = _changed(value) if dataclasses.is_dataclass(value) else value
-            is_rate = hints[field.name] is float and isinstance(value, int)
-            changed[field.name] = float(value) if is_rate else value  # 1 and 1.0 are one rate
+            if dataclasses.is_dataclass(value):
+                changed[field.name] = _changed(value)
+            elif hints[field.name] is float and isinstance(value, int):
+                changed[field.name] = float(value)  # 1 and 1.0 are one rate
+            else:
+                changed[field.name] = value
     return changed
 
 

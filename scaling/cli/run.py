@@ -86,8 +86,8 @@ def _other_study(study: Study, ledger: Ledger) -> list[str]:
     if not made:
         return []
     return [
-        f"--out = {ledger.folder}: holds {len(made)} finished runs that this plan has not, e.g. {made[0]}: the study or "
-        "a --set changed; give another --out"
+        f"--out = {ledger.folder}: holds {len(made)} finished runs that this plan has not, e.g. {made[0]}: the study "
+        "or a --set changed; give another --out"
     ]
 
 

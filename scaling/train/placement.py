@@ -1,4 +1,4 @@
-"""Where a run executes. May change the clock, never the curve."""
+"""Where a run executes. Changes the clock, and the curve by the rounding of sums in another order alone."""
 
 import math
 from collections.abc import Mapping
