@@ -14,14 +14,18 @@ def study_of(experiment: str, changes: list[str]) -> tuple[Study, Path]:
     """The checked study that EXPERIMENT names, with `--set` applied, and its file; `Refusal` has every fault."""
     path = _file_of(experiment)
     study = _loaded(path)
-    pairs = {field: value for field, _, value in (change.partition("=") for change in changes)}
+    faults = study.ill_typed()
     bare = [change for change in changes if "=" not in change]
-    if bare:
-        raise Refusal(f"--set {change}: must be FIELD=VALUE, e.g. optim.peak_lr=1e-3" for change in bare)
-    study = study.overridden(pairs)
-    faults = study.faults()
+    faults += [f"--set {change}: must be FIELD=VALUE, e.g. optim.peak_lr=1e-3" for change in bare]
+    pairs = {field: value for field, equals, value in (change.partition("=") for change in changes) if equals}
+    if not study.ill_typed():
+        try:
+            study = study.overridden(pairs)
+        except Refusal as refusal:
+            faults += refusal.faults
+        faults += study.faults()
     if faults:
-        raise Refusal(f"{path.name}: {fault}" for fault in faults)
+        raise Refusal(f"{path.name}: {fault}" for fault in dict.fromkeys(faults))
     return study, path
 
 

@@ -43,8 +43,29 @@ class Study:
     def overridden(self, changes: Mapping[str, str]) -> "Study":
         return replace(self, plan=self.plan.overridden(changes), held_out=self.held_out.overridden(changes))
 
+    def ill_typed(self) -> list[str]:
+        """One line for each field that holds something of another kind; nothing else can be asked before."""
+        kinds = {"name": str, "question": str, "plan": Plan, "held_out": Plan, "analysis": Analysis}
+        lines = [
+            f"{field} = {getattr(self, field)!r:.60}: must be a {kind.__name__}"
+            for field, kind in kinds.items()
+            if not isinstance(getattr(self, field), kind)
+        ]
+        for field, kind in {
+            "level": (int, float),
+            "bootstrap": int,
+            "known_entropy": str,
+            "algorithms": Mapping,
+        }.items():
+            value = getattr(self.analysis, field, None)
+            if not lines and not isinstance(value, kind):
+                lines.append(f"analysis.{field} = {value!r}: is of the wrong type ({type(value).__name__})")
+        return lines
+
     def faults(self) -> list[str]:
         """Everything that is wrong, one line each; no run is started while there is any."""
+        if lines := self.ill_typed():
+            return lines
         lines = self.runs.faults()
         if not NAME.fullmatch(self.name):
             lines.append(f"name = {self.name!r}: must be letters, digits, '.', '_' or '-': it names the results folder")

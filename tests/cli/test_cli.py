@@ -167,3 +167,21 @@ def test_the_doctor_finds_this_machine_fit(capsys: pytest.CaptureFixture):
     assert main(["doctor", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["problems"] == [] and found["devices"]["count"] >= 1 and found["versions"]["jax"]
+
+
+def test_a_results_folder_keeps_one_study(study: Path, capsys: pytest.CaptureFixture):
+    out = study.parent / "out"
+    out.mkdir()
+    (out / "study.json").write_text(json.dumps({"name": "other", "question": "?", "analysis": {}, "plan": []}))
+    (line,) = refused(capsys, "run", str(study), "--out", str(out))
+    assert "holds the study other" in line
+
+
+def test_text_is_never_markup(tmp_path: Path, capsys: pytest.CaptureFixture):
+    rows = CSV.splitlines()
+    path = tmp_path / "runs.csv"
+    gross = [f"run{i}[/b],{row}" for i, row in enumerate(rows[1:])]
+    gross[3] = gross[3].rsplit(",", 1)[0] + ",9.5"
+    path.write_text("run_id," + rows[0] + "\n" + "\n".join(gross) + "\n")
+    assert main(["fit", str(path), "--params", "n_params"]) == 0
+    assert "converged" in capsys.readouterr().out

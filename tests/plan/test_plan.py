@@ -157,3 +157,26 @@ def test_combinators_refuse_a_faulty_base_with_every_fault(tiny: RunSpec):
     with pytest.raises(Refusal) as refused:
         trunks(bad, [bad.model], [2000], group="a")
     assert len(refused.value.faults) == 2
+
+
+def test_a_study_of_the_wrong_kinds_is_refused_by_field(grid: Plan):
+    wrong = Study(name=3, question="?", plan=list(grid.runs))  # type: ignore[arg-type]
+    assert [line.split(" = ")[0] for line in wrong.faults()] == ["name", "plan"]
+    (line,) = Study(name="a", question="?", plan=grid, analysis=Analysis(level="0.9")).faults()  # type: ignore[arg-type]
+    assert line.startswith("analysis.level")
+
+
+def test_runs_that_an_override_makes_equal_are_a_fault(tiny: RunSpec):
+    rates = Plan()
+    for rate in (1e-3, 2e-3):
+        run = dataclasses.replace(tiny, optim=dataclasses.replace(tiny.optim, peak_lr=rate))
+        rates += straight(run, [run.model], [2000], group="rates")
+    assert rates.faults() == []
+    (line,) = rates.overridden({"optim.peak_lr": "1e-3"}).faults()
+    assert "planned 2 times" in line
+
+
+def test_a_held_out_run_is_not_in_the_plan(grid: Plan):
+    twin = Plan(tuple(dataclasses.replace(p, role="held_out") for p in grid.runs[1:2]))
+    lines = Study(name="a", question="?", plan=grid, held_out=twin).faults()
+    assert any("nothing would be held out" in line for line in lines)
