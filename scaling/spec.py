@@ -55,10 +55,10 @@ class OptimSpec:
 
     name: Literal["adamw", "sgd"] = "adamw"  # adamw: arXiv:1711.05101; sgd: with momentum (heavy ball)
     peak_lr: float
-    schedule: Literal["constant", "wsd", "cosine"] = "wsd"  # after warm-up; cosine ends exactly at the last step
+    schedule: Literal["constant", "wsd", "cosine"] = "wsd"  # after warm-up; cosine spans exactly the rest of the run
     warmup_steps: int = 0
     cooldown_steps: int = 0  # wsd: length of the final linear decay to zero (arXiv:2405.18392)
-    final_lr: float = 0.0  # cosine: what is left at the last step, as a fraction of peak_lr
+    final_lr: float = 0.0  # cosine: what it falls to as the run ends, as a fraction of peak_lr
     beta1: float = 0.9
     beta2: float = 0.95
     epsilon: float = 1e-8

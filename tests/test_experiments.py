@@ -43,6 +43,20 @@ def test_the_quickstart_can_tell_what_it_asks():
     assert min(p.run.steps for p in study.plan.with_role("fitted").runs) >= 970
 
 
+def test_a_study_costs_as_many_runs_as_it_says():
+    for name in EXPERIMENTS:
+        text = ast.get_docstring(ast.parse((ROOT / f"experiments/{name}.py").read_text())) or ""
+        said = re.search(r"(\d+) runs(?: on (\d+) trunks)?", text)
+        roles = [p.role for p in study_of(name, [])[0].runs.runs]
+        assert said, name
+        assert int(said[1]) == sum(role != "trunk" for role in roles), name
+        assert int(said[2] or 0) == roles.count("trunk"), name
+
+
+def test_the_main_job_and_its_tuning_are_published():
+    assert {"quickstart", "quickstart_tuning"} <= set(REFERENCES)
+
+
 @pytest.mark.parametrize("name", REFERENCES)
 def test_the_published_study_is_the_one_in_the_file(name: str):
     study, _ = study_of(name, [])

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from scaling import data
-from scaling.cli.exits import INTERRUPTED
+from scaling.cli.exits import DONE, FAILED, INTERRUPTED
 from scaling.cli.locate import results_of, study_of
 from scaling.cli.plan import show
 from scaling.cli.progress import SweepView, label
@@ -33,7 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
     console = Console(stderr=True)
     show(study, ledger, workers, console)
     if arguments.dry_run:
-        return 0
+        return DONE
     with FolderLock(folder) as lock:
         commit_json(folder / "study.json", study.to_json() | {"command": _command(arguments)})
         outcome = _sweep(study, ledger, workers, lock)
@@ -149,7 +149,7 @@ def _close(study: Study, ledger: Ledger, outcome: Outcome, console: Console) -> 
     from scaling.report.table import closing
 
     unfinished = [p for p in study.runs.runs if p.run.id not in ledger or ledger[p.run.id].status != "finished"]
-    if any(planned["role"] != "trunk" and planned["id"] in ledger for planned in study.runs.to_json()):
+    if any(p.role != "trunk" and p.run.id in ledger for p in study.runs.runs):
         found = findings.find(ledger)
         findings.write(found, ledger)
         closing(found, Console(), page.write(found, ledger))
@@ -163,4 +163,4 @@ def _close(study: Study, ledger: Ledger, outcome: Outcome, console: Console) -> 
         )
     if any(p.run.id not in ledger for p in unfinished):
         console.print("the same command tries the pending ones again")
-    return 1 if unfinished else 0
+    return FAILED if unfinished else DONE

@@ -57,7 +57,7 @@ class Comparison:
         if self.by_loss is not None:
             m = self.by_loss
             points = [
-                {"loss": float(loss), "flops": float(c), **(_json(_at(m, i)) or {})}
+                {"loss": float(loss), "flops": float(c), **(_json(m.at(i)) or {})}
                 for i, (loss, c) in enumerate(zip(self.loss, self.flops, strict=True))
             ]
         return {
@@ -172,8 +172,8 @@ def _compare(
         warnings.append("the losses of the two groups overlap by less than 2 %: the multiplier rests on little")
     v = log_c[0] - log_c[0].mean()
     slope = _nan_line(v, log_m)
-    multiplier = _at(_exp(_interval(np.nanmean(log_m, axis=1)[:, None], level, noise)), 0)
-    slope_interval = _at(_interval(slope[:, None], level, noise), 0)
+    multiplier = _exp(_interval(np.nanmean(log_m, axis=1)[:, None], level, noise)).at(0)
+    slope_interval = _interval(slope[:, None], level, noise).at(0)
     return replace(
         found, multiplier=multiplier, slope=slope_interval, loss=loss_G, flops=np.exp(log_c[0]),
         by_loss=_exp(_interval(log_m, level, noise)), warnings=tuple(warnings),
@@ -291,12 +291,6 @@ def _interval(every: Array, level: float, noise: Noise | None) -> Interval:
 def _exp(found: Interval) -> Interval:
     value = np.exp(found.value)
     return Interval(value=value, se=value * found.se, low=np.exp(found.low), high=np.exp(found.high))
-
-
-def _at(found: Interval, i: int) -> Interval:
-    return Interval(
-        value=float(found.value[i]), se=float(found.se[i]), low=float(found.low[i]), high=float(found.high[i])
-    )
 
 
 def _verdict(m: Interval, slope: Interval, name: str, base: str, flops: Array) -> str:

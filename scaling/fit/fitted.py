@@ -85,7 +85,7 @@ class Fit:
             loss = law(n, d)
             return loss[..., :1] - loss[..., 1:]
 
-        return _item(self._spread(drop, level or self.level), 0)
+        return self._spread(drop, level or self.level).at(0)
 
     def optimum(self, flops: ArrayLike) -> Optimum:
         """The allocation with the least loss at `flops`, under the runs' own cost C = k N^p D."""
@@ -103,8 +103,8 @@ class Fit:
             return np.concatenate(np.broadcast_arrays(*law.exponents(c, self.cost)), axis=-1)
 
         sizes, exponents = self._spread(allocation, level, log=True), self._spread(slopes, level)
-        return {name: _item(sizes, i) for i, name in enumerate(("n", "d", "loss"))} | {
-            name: _item(exponents, i) for i, name in enumerate(("exponent_n", "exponent_d"))
+        return {name: sizes.at(i) for i, name in enumerate(("n", "d", "loss"))} | {
+            name: exponents.at(i) for i, name in enumerate(("exponent_n", "exponent_d"))
         }
 
     def estimates(self, level: float | None = None) -> dict[str, Interval]:
@@ -114,7 +114,7 @@ class Fit:
         found = {}
         for name in self.law.names:
             log = name in self.law.positive
-            item = _item(self._spread(lambda law, name=name: getattr(law, name), level or self.level, log=log), 0)
+            item = self._spread(lambda law, name=name: getattr(law, name), level or self.level, log=log).at(0)
             if name in self.at_bound:
                 item = Interval(value=item.value, se=math.nan, low=math.nan, high=math.nan)
             elif name == "E":
@@ -185,12 +185,6 @@ def fit_from_json(document: Mapping[str, Any]) -> Fit:
         partial={} if law else estimates, holdout=document["holdout"],
         design={k: _float(v) for k, v in document["design"].items()}, warnings=tuple(document["warnings"]),
     )  # fmt: skip
-
-
-def _item(found: Interval, i: int) -> Interval:
-    return Interval(
-        value=float(found.value[i]), se=float(found.se[i]), low=float(found.low[i]), high=float(found.high[i])
-    )
 
 
 def _number(value: float) -> float | None:

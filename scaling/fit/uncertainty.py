@@ -129,6 +129,12 @@ class Interval:
     low: Any
     high: Any
 
+    def at(self, i: int) -> "Interval":
+        """The i-th of arrays, as floats."""
+        return Interval(
+            value=float(self.value[i]), se=float(self.se[i]), low=float(self.low[i]), high=float(self.high[i])
+        )
+
 
 def spread(
     form: Any,

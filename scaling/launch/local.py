@@ -32,7 +32,7 @@ TAKEOVER_SECONDS = 5.0  # for the workers of a killed supervisor to be gone
 class Event:
     """Something a worker said, or what befell it."""
 
-    kind: str  # ready | progress | done | failed | stopped
+    kind: str  # ready | progress | done | failed | stopped | gone
     worker: int
     run_id: str = ""
     values: dict[str, Any] = field(default_factory=dict)

@@ -13,9 +13,10 @@ from scaling.plan.plan import Plan, Planned
 REFERENCE_EXPONENTS = (0.35, 0.37)
 REFERENCE_NOISE = 0.01  # standard deviation of ln loss: seed and misfit of a small, well-kept study
 
-# Seconds on one core of the machine of benchmarks/README.md: a fit to the quickstart's own clock. Orders a plan's runs
-# and warns of a long night; other machines differ by small factors.
-SECONDS_PER_TOKEN, SECONDS_PER_FLOP, SECONDS_PER_RUN = 2.0e-6, 2.0e-11, 1.5
+# Seconds on one core of the machine of benchmarks/README.md: least squares of the relative error over the clocks of the
+# 80 runs in results/reference/quickstart, 0.75 to 1.35 of each (5 and 95 %). An evaluated token costs 0.43 of a trained
+# one there. Orders a plan's runs and warns of a long night; other machines differ by small factors.
+SECONDS_PER_TOKEN, SECONDS_PER_FLOP, SECONDS_PER_RUN, EVALUATION_SHARE = 5.8e-7, 1.26e-11, 0.7, 0.43
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +102,6 @@ def seconds(planned: Planned) -> float:
     """About how long one core takes, evaluation included."""
     run = planned.run
     steps = run.steps - (run.branch.step if run.branch else 0)
-    tokens = steps * run.batch_tokens + (run.eval.tokens / 3 if planned.role != "trunk" else 0)
+    tokens = steps * run.batch_tokens + (run.eval.tokens * EVALUATION_SHARE if planned.role != "trunk" else 0)
     per_token = SECONDS_PER_TOKEN + SECONDS_PER_FLOP * marginal_flops(run) / max(1, steps * run.batch_tokens)
     return SECONDS_PER_RUN + tokens * per_token

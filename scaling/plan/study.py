@@ -19,7 +19,11 @@ class Analysis:
     """What is made of the records."""
 
     params: ParamConvention = "matmul"  # which N the laws are in
-    laws: tuple[str, ...] = ("chinchilla", "interaction", "kaplan")  # the first is shown, all of them forecast
+    laws: tuple[str, ...] = (
+        "chinchilla",
+        "interaction",
+        "kaplan",
+    )  # all forecast; the one that extrapolates best is shown
     algorithms: Mapping[str, str] = dataclasses.field(default_factory=dict)  # group -> what it changes, in words
     known_entropy: str = ""  # group trained on a source of known entropy, whose fitted floor is compared with it
     level: float = 0.9  # of every interval
