@@ -36,6 +36,11 @@ def make(run, branch_steps, progress, stop):
     marker.touch()
     if act == "crash" or (act == "crash once" and first):
         os.kill(os.getpid(), signal.SIGKILL)
+    if act == "signalled once" and first:
+        os.kill(os.getpid(), signal.SIGTERM)
+        while not stop():
+            time.sleep(0.01)
+        raise Stopped
     if act == "raise":
         raise ValueError("no such luck\\nsecond line")
     if act == "slow":
@@ -174,6 +179,13 @@ def test_stopping_ends_within_five_seconds_and_keeps_what_is_done(tiny: RunSpec,
     assert outcome.stopped and time.monotonic() - started < 2.0 + 5.0
     assert not outcome.failed
     assert {record.run.seed for record in sweep.ledger} == {0}
+
+
+def test_a_worker_that_is_signalled_alone_hands_its_run_back(tiny: RunSpec, tmp_path: Path):
+    sweep = Sweep(tmp_path, seeds(tiny, 0, 1, 2), seed1="signalled once")
+    outcome = sweep.run()
+    assert len(outcome.recorded) == 3 and not outcome.failed and not outcome.stopped
+    assert sweep.order.count(sweep.plan.runs[1].run.id) == 2
 
 
 def test_one_sweep_at_a_time_in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
