@@ -157,7 +157,8 @@ def _agreement(a: Interval, b: Interval) -> str:
 def algorithms(found: Findings) -> str:
     shown = [c for c in found.comparisons if c.multiplier is not None or c.bound is not None]
     said = "How much of the baseline's compute an algorithm is worth at equal loss: below 1 it needs more. "
-    said += " ".join(f"{_sentence(c)}." for c in shown)
+    words_of = found.study["analysis"]["algorithms"]
+    said += " ".join(f"{_sentence(c)}. {c.algorithm} is {words_of[c.algorithm]}." for c in shown)
     if any(c.bound for c in shown):
         said += " A line with arrows is a bound: no loss was reached by both."
     if found.noise is not None and any(c.multiplier for c in shown):
