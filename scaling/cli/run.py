@@ -55,12 +55,12 @@ def _command(arguments: argparse.Namespace) -> str:
 
 def _refuse_unfit(study: Study, ledger: Ledger, workers: int) -> None:
     """What can only be known here: the laws, the folder, the text that earlier runs were trained on."""
-    from scaling.fit.laws import LAWS
+    from scaling.fit.laws import SURFACES
 
     faults = [
-        f"analysis.laws = {law!r}: no such law; there are {', '.join(LAWS)}"
+        f"analysis.laws = {law!r}: no such law; there are {', '.join(SURFACES)}"
         for law in study.analysis.laws
-        if law not in LAWS
+        if law not in SURFACES
     ]
     if workers < 1:
         faults.append(f"--workers = {workers}: must be at least 1")

@@ -3,7 +3,7 @@ import pytest
 import scipy.optimize
 
 from scaling.fit import robust
-from scaling.fit.laws import LAWS, Chinchilla, PowerLaw
+from scaling.fit.laws import LAWS, SURFACES, Chinchilla, PowerLaw
 
 PLANTED = {
     "chinchilla": [1.69, 406.4, 410.7, 0.34, 0.28],
@@ -17,7 +17,7 @@ def surface(name, grid):
     return form, robust.at(form, np.array(PLANTED[name]))(*grid)
 
 
-@pytest.mark.parametrize("name", LAWS)
+@pytest.mark.parametrize("name", SURFACES)
 def test_a_planted_law_is_recovered_without_noise(name, grid):
     form, loss = surface(name, grid)
     found = robust.estimate(form, grid, loss)
@@ -33,7 +33,7 @@ def test_a_planted_power_law_is_recovered_without_noise(floor):
     np.testing.assert_allclose(found.theta, [law.E, 20.0, 0.3], rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", LAWS)
+@pytest.mark.parametrize("name", SURFACES)
 def test_gross_errors_in_a_sixth_of_the_runs_change_nothing(name, grid):
     form, loss = surface(name, grid)
     loss = loss.copy()
@@ -56,7 +56,7 @@ def test_the_projection_is_non_negative_least_squares():
             assert rss[i] == pytest.approx(norm**2, abs=1e-9)
 
 
-@pytest.mark.parametrize("name", LAWS)
+@pytest.mark.parametrize("name", SURFACES)
 def test_no_start_of_scipy_s_finds_a_lower_objective(name, grid):
     form, loss = surface(name, grid)
     rng = np.random.default_rng(3)

@@ -1,68 +1,12 @@
-"""Formulas for the loss L: a law is its parameters and one formula, and a fitted law is an instance.
-
-Losses are in nats per token, N in parameters, D in tokens, C in FLOPs; every law takes arrays and broadcasts. A law
-that is linear in some parameters once the others are known says so in `basis`: for the shape parameters it gives the
-columns X with L = X c, c >= 0, and `from_basis` gives the parameters for that c. Estimators start there, from the
-instance that `form` makes: its parameters are placeholders, its constants (if the law has any) those of the runs.
-
-A new law is a class of this form and a line in `LAWS`.
-"""
+"""Laws of N and D."""
 
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-Array = NDArray[Any]
-EXPONENT = (0.01, 5.0)  # range in which an exponent is looked for
-
-
-@dataclass(frozen=True, kw_only=True)
-class Optimum:
-    """The allocation of `flops` with the least loss; fields have the shape of `flops`."""
-
-    flops: Any
-    n: Any  # parameters
-    d: Any  # tokens
-    loss: Any  # nats per token
-
-
-@dataclass(frozen=True, kw_only=True)
-class PowerLaw:
-    """L(x) = E + A x^-alpha in one variable: N, D or C (arXiv:2001.08361, eqs. 1.1-1.3; E as in arXiv:2010.14701).
-
-    E is the loss that no x removes; fix it at 0 for the law without a floor. Units: E nats, A nats, alpha none.
-    """
-
-    E: float
-    A: float
-    alpha: float
-
-    names: ClassVar = ("E", "A", "alpha")
-    bounds: ClassVar = {"E": (0.0, np.inf), "alpha": EXPONENT}
-    positive: ClassVar = ("A", "alpha")  # estimated as logarithms
-    grid: ClassVar = {"alpha": np.geomspace(0.02, 2.5, 60)}
-
-    @classmethod
-    def form(cls, *x: Array) -> "PowerLaw":
-        return cls(E=1.0, A=1.0, alpha=1.0)
-
-    def __call__(self, x: ArrayLike) -> Any:
-        return self.E + self.A * np.asarray(x, float) ** -self.alpha
-
-    def gradient(self, x: ArrayLike) -> Array:
-        """dL/d(E, A, alpha), [..., R, 3]."""
-        x = np.asarray(x, float)
-        term = x**-self.alpha
-        return _stack(1.0, term, -self.A * term * np.log(x))
-
-    def basis(self, shape: Array, x: Array) -> Array:
-        """Columns 1, x^-alpha for shape [..., 1]: [..., R, 2]."""
-        return _stack(1.0, x ** -shape[..., 0:1])
-
-    def from_basis(self, shape: Array, coefficient: Array, *x: Array) -> Array:
-        return np.concatenate([coefficient, shape], axis=-1)
+from scaling.fit.laws.form import EXPONENT, Array, Optimum, power, stack
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +22,13 @@ class Chinchilla:
     alpha: float
     beta: float
 
+    formula: ClassVar = "L = E + A N^-alpha + B D^-beta"
+    source: ClassVar = "Hoffmann et al. 2022, arXiv:2203.15556, eq. 2"
+    about: ClassVar = "Finite model and finite data add independent terms to the entropy of text; unrepeated data."
+    variables: ClassVar = ("n", "d")
+    response: ClassVar = "loss"
+    units: ClassVar = {"E": "nats", "A": "nats", "B": "nats", "alpha": "", "beta": ""}
+    linear: ClassVar = ("E", "A", "B")
     names: ClassVar = ("E", "A", "B", "alpha", "beta")
     bounds: ClassVar = {"E": (0.0, np.inf), "alpha": EXPONENT, "beta": EXPONENT}
     positive: ClassVar = ("A", "B", "alpha", "beta")
@@ -88,18 +39,18 @@ class Chinchilla:
         return cls(E=1.0, A=1.0, B=1.0, alpha=1.0, beta=1.0)
 
     def __call__(self, n: ArrayLike, d: ArrayLike) -> Any:
-        return self.E + self.A * _power(n, -self.alpha) + self.B * _power(d, -self.beta)
+        return self.E + self.A * power(n, -self.alpha) + self.B * power(d, -self.beta)
 
     def gradient(self, n: ArrayLike, d: ArrayLike) -> Array:
         """dL/d(E, A, B, alpha, beta), [..., R, 5]."""
         n, d = np.asarray(n, float), np.asarray(d, float)
-        size, data = _power(n, -self.alpha), _power(d, -self.beta)
-        return _stack(1.0, size, data, -self.A * size * np.log(n), -self.B * data * np.log(d))
+        size, data = power(n, -self.alpha), power(d, -self.beta)
+        return stack(1.0, size, data, -self.A * size * np.log(n), -self.B * data * np.log(d))
 
     def slopes(self, n: ArrayLike, d: ArrayLike) -> tuple[Any, Any]:
         """dL/d ln N and dL/d ln D."""
         n, d = np.asarray(n, float), np.asarray(d, float)
-        return -self.alpha * self.A * _power(n, -self.alpha), -self.beta * self.B * _power(d, -self.beta)
+        return -self.alpha * self.A * power(n, -self.alpha), -self.beta * self.B * power(d, -self.beta)
 
     def optimum(self, flops: ArrayLike, cost: tuple[float, float]) -> Optimum:
         """The least loss under C = k N^p D, cost = (k, p), in closed form (arXiv:2203.15556, eq. 4, for p = 1).
@@ -121,7 +72,7 @@ class Chinchilla:
 
     def basis(self, shape: Array, n: Array, d: Array) -> Array:
         """Columns 1, N^-alpha, D^-beta for shape [..., 2]: [..., R, 3]."""
-        return _stack(1.0, n ** -shape[..., 0:1], d ** -shape[..., 1:2])
+        return stack(1.0, n ** -shape[..., 0:1], d ** -shape[..., 1:2])
 
     def from_basis(self, shape: Array, coefficient: Array, *x: Array) -> Array:
         return np.concatenate([coefficient, shape], axis=-1)
@@ -140,6 +91,13 @@ class Kaplan:
     alpha_n: float
     alpha_d: float
 
+    formula: ClassVar = "L = E + [(Nc/N)^(alpha_n/alpha_d) + Dc/D]^alpha_d"
+    source: ClassVar = "Kaplan et al. 2020, arXiv:2001.08361, eq. 1.5, on top of a floor"
+    about: ClassVar = "Size and data limit each other inside one bracket: data matters less to small models."
+    variables: ClassVar = ("n", "d")
+    response: ClassVar = "loss"
+    units: ClassVar = {"E": "nats", "Nc": "parameters", "Dc": "tokens", "alpha_n": "", "alpha_d": ""}
+    linear: ClassVar = ("E", "scale of the bracket")
     names: ClassVar = ("E", "Nc", "Dc", "alpha_n", "alpha_d")
     bounds: ClassVar = {"E": (0.0, np.inf), "alpha_n": EXPONENT, "alpha_d": EXPONENT}
     positive: ClassVar = ("Nc", "Dc", "alpha_n", "alpha_d")
@@ -168,7 +126,7 @@ class Kaplan:
         both = size + data
         outer = self.alpha_d * both ** (self.alpha_d - 1)  # dL/d(size + data)
         turn = size * np.log(self.Nc / np.asarray(n, float))  # d size / d ratio
-        return _stack(
+        return stack(
             1.0,
             outer * size * ratio / self.Nc,
             outer * data / self.Dc,
@@ -206,7 +164,7 @@ class Kaplan:
         """Columns 1, (w N^-ratio + 1/D)^alpha_d for shape [..., 3] (alpha_n, alpha_d, balance): [..., R, 2]."""
         ratio = shape[..., 0:1] / shape[..., 1:2]
         both = np.logaddexp(self._log_weight(shape, n, d) - ratio * np.log(n), -np.log(d))
-        return _stack(1.0, np.exp(shape[..., 1:2] * both))
+        return stack(1.0, np.exp(shape[..., 1:2] * both))
 
     def from_basis(self, shape: Array, coefficient: Array, *x: Array) -> Array:
         alpha_n, alpha_d = shape[..., 0:1], shape[..., 1:2]
@@ -235,6 +193,13 @@ class Interaction:
     n_mid: float  # parameters
     d_mid: float  # tokens
 
+    formula: ClassVar = "L = E + A N^-alpha + B (D/d_mid)^-(beta + gamma ln(N/n_mid))"
+    source: ClassVar = "simplified from Farseer, Li et al. 2025, arXiv:2506.10972"
+    about: ClassVar = "Chinchilla with a data exponent that moves with size; an expansion about the middle of the runs."
+    variables: ClassVar = ("n", "d")
+    response: ClassVar = "loss"
+    units: ClassVar = {"E": "nats", "A": "nats", "B": "nats", "alpha": "", "beta": "", "gamma": ""}
+    linear: ClassVar = ("E", "A", "B")
     names: ClassVar = ("E", "A", "B", "alpha", "beta", "gamma")
     bounds: ClassVar = {"E": (0.0, np.inf), "alpha": EXPONENT, "beta": (-5.0, 5.0), "gamma": (-1.0, 1.0)}
     positive: ClassVar = ("A", "B", "alpha")
@@ -254,20 +219,20 @@ class Interaction:
 
     def __call__(self, n: ArrayLike, d: ArrayLike) -> Any:
         n, d = np.asarray(n, float), np.asarray(d, float)
-        return self.E + self.A * _power(n, -self.alpha) + self.B * _power(d / self.d_mid, -self._exponent(n))
+        return self.E + self.A * power(n, -self.alpha) + self.B * power(d / self.d_mid, -self._exponent(n))
 
     def gradient(self, n: ArrayLike, d: ArrayLike) -> Array:
         """dL/d(E, A, B, alpha, beta, gamma), [..., R, 6]."""
         n, d = np.asarray(n, float), np.asarray(d, float)
-        size, data = _power(n, -self.alpha), _power(d / self.d_mid, -self._exponent(n))
+        size, data = power(n, -self.alpha), power(d / self.d_mid, -self._exponent(n))
         per_beta = -self.B * data * np.log(d / self.d_mid)
-        return _stack(1.0, size, data, -self.A * size * np.log(n), per_beta, per_beta * np.log(n / self.n_mid))
+        return stack(1.0, size, data, -self.A * size * np.log(n), per_beta, per_beta * np.log(n / self.n_mid))
 
     def slopes(self, n: ArrayLike, d: ArrayLike) -> tuple[Any, Any]:
         """dL/d ln N and dL/d ln D."""
         n, d = np.asarray(n, float), np.asarray(d, float)
-        data = self.B * _power(d / self.d_mid, -self._exponent(n))
-        by_n = -self.alpha * self.A * _power(n, -self.alpha) - self.gamma * np.log(d / self.d_mid) * data
+        data = self.B * power(d / self.d_mid, -self._exponent(n))
+        by_n = -self.alpha * self.A * power(n, -self.alpha) - self.gamma * np.log(d / self.d_mid) * data
         return by_n, -self._exponent(n) * data
 
     def optimum(self, flops: ArrayLike, cost: tuple[float, float]) -> Optimum:
@@ -303,20 +268,7 @@ class Interaction:
     def basis(self, shape: Array, n: Array, d: Array) -> Array:
         """Columns 1, N^-alpha, (D/d_mid)^-(beta + gamma ln(N/n_mid)) for shape [..., 3]: [..., R, 3]."""
         exponent = shape[..., 1:2] + shape[..., 2:3] * np.log(n / self.n_mid)
-        return _stack(1.0, n ** -shape[..., 0:1], (d / self.d_mid) ** -exponent)
+        return stack(1.0, n ** -shape[..., 0:1], (d / self.d_mid) ** -exponent)
 
     def from_basis(self, shape: Array, coefficient: Array, *x: Array) -> Array:
         return np.concatenate([coefficient, shape], axis=-1)
-
-
-def _power(x: ArrayLike, exponent: Any) -> Any:
-    """x ** exponent, through one logarithm for a whole batch of exponents: several times quicker."""
-    return np.exp(exponent * np.log(np.asarray(x, float)))
-
-
-def _stack(*columns: Any) -> Array:
-    return np.stack(np.broadcast_arrays(*columns), axis=-1)
-
-
-Law = Chinchilla | Kaplan | Interaction
-LAWS: dict[str, type[Law]] = {"chinchilla": Chinchilla, "kaplan": Kaplan, "interaction": Interaction}
