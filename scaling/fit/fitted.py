@@ -15,31 +15,41 @@ from scaling.fit.uncertainty import Interval, spread, t_quantile
 from scaling.spec import Refusal
 
 Status = Literal["converged", "at_bound", "unidentified"]
+Estimator = Literal["surface", "huber"]
+Space = Literal["log", "raw"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Fit:
-    """A law of L(N, D), estimated. `law` is None when the design of the runs leaves parameters unknown."""
+    """A law, estimated. `law` is None when the runs leave parameters unknown.
+
+    x below are the law's variables in order, N and D for a surface; y is its response, the loss in nats per token
+    unless the law says otherwise.
+    """
 
     name: str  # a key of LAWS
     law: Law | None
-    params: str  # the column that N is
+    params: str | None  # the column that N is; None for a law without N
+    x: str | None = None  # the column that x is, for a law of any variable
+    estimator: Estimator = "surface"
+    space: Space = "log"  # residuals of ln y, or of y
     status: Status
     runs: int
     dropped: dict[str, int]  # rows of the table that were left out, by reason
     level: float  # of every interval below, unless asked otherwise
     cost: tuple[float, float]  # (k, p): FLOPs per token = k N^p
-    flops_max: float  # largest compute of a fitted run
+    flops_max: float  # largest compute of a fitted run; NaN for a law without N and D
     unidentified: tuple[str, ...] = ()  # parameters that the runs cannot tell; they get no number
     at_bound: tuple[str, ...] = ()  # parameters that rest on the edge of their range; they get no standard error
     covariance: Array = field(default_factory=lambda: np.zeros((0, 0)))  # [P, P] of z, see `robust.jacobian`
     draws: Array | None = None  # [B, P], parameters refitted to resampled runs
     dof: int = 0  # of Student's t, see `uncertainty.Spread`
     correlation: float = 0.0  # of residuals within a trunk
-    noise: float = math.nan  # standard deviation of ln L of one new run about the law
-    scale: float = math.nan  # standard deviation of a clean residual of ln L
-    objective: float = math.nan  # sum of bisquare(residual / scale)
-    residuals: Array | None = None  # [R], ln L_law - ln L_measured; None when read from JSON
+    noise: float = math.nan  # standard deviation of ln y of one new run about the law
+    components: dict[str, float] = field(default_factory=dict)  # of it: standard deviations by source
+    scale: float = math.nan  # standard deviation of a clean residual of ln y (or of y)
+    objective: float = math.nan  # what the estimator minimises: a sum over the runs
+    residuals: Array | None = None  # [R], ln y_law - ln y_measured (or y); None when read from JSON
     weights: Array | None = None  # [R], 1 where a run counts fully, 0 where it is rejected; None when read from JSON
     partial: dict[str, Interval] = field(
         default_factory=dict
@@ -54,14 +64,17 @@ class Fit:
         law = self._known()
         return np.array([getattr(law, name) for name in law.names], float)
 
-    def predict(self, n: ArrayLike, d: ArrayLike) -> Any:
-        """L at N parameters and D tokens, nats per token. Raises `Refusal` when the law is unidentified."""
-        return self._known()(n, d)
+    def predict(self, *x: ArrayLike) -> Any:
+        """The law at x, N parameters and D tokens for a surface: nats per token, in the broadcast shape of x.
 
-    def interval(self, n: float, d: float, level: float | None = None) -> tuple[float, float]:
-        """Where the loss of one new run at (N, D) will lie, nats per token: spread of the law and of a single run."""
+        Raises `Refusal` when the law is unidentified.
+        """
+        return self._known()(*x)
+
+    def interval(self, *x: float, level: float | None = None) -> tuple[float, float]:
+        """Where one new run at x will lie, in the response's units: the law's own spread and that of a single run."""
         level = level or self.level
-        found = self._spread(lambda law: np.log(law(np.array([float(n)]), np.array([float(d)]))), level)
+        found = self._spread(lambda law: np.log(law(*(np.array([float(value)]) for value in x))), level)
         reach = t_quantile(level, self.dof)
         if self.draws is None:
             width = reach * math.hypot(float(found.se[0]), self.noise)
@@ -72,27 +85,31 @@ class Fit:
         middle = float(found.value[0])
         return math.exp(middle + low), math.exp(middle + high)
 
-    def band(self, n: ArrayLike, d: ArrayLike, level: float | None = None) -> Interval:
-        """The law itself at N and D, both [K]: the interval of the mean, without the noise of a run."""
-        n, d = np.broadcast_arrays(np.asarray(n, float), np.asarray(d, float))
-        return self._spread(lambda law: law(n.ravel(), d.ravel()), level or self.level, log=True)
+    def band(self, *x: ArrayLike, level: float | None = None) -> Interval:
+        """The law itself at x, each [K]: the interval of the mean, without the noise of a run."""
+        points = [values.ravel() for values in np.broadcast_arrays(*(np.asarray(v, float) for v in x))]
+        return self._spread(lambda law: law(*points), level or self.level, log=True)
 
-    def gain(self, before: tuple[float, float], after: tuple[float, float], level: float | None = None) -> Interval:
-        """How much lower the law lies at (N, D) = `after` than at `before`, nats per token: their errors are shared."""
-        n, d = (np.array(values, float) for values in zip(before, after, strict=True))
+    def gain(self, before: tuple[float, ...], after: tuple[float, ...], level: float | None = None) -> Interval:
+        """How much lower the law lies at x = `after` than at `before`, nats per token: their errors are shared."""
+        points = [np.array(values, float) for values in zip(before, after, strict=True)]
 
         def drop(law: Any) -> Array:
-            loss = law(n, d)
+            loss = law(*points)
             return loss[..., :1] - loss[..., 1:]
 
         return self._spread(drop, level or self.level).at(0)
 
     def optimum(self, flops: ArrayLike) -> Optimum:
-        """The allocation with the least loss at `flops`, under the runs' own cost C = k N^p D."""
-        return self._known().optimum(flops, self.cost)
+        """The allocation with the least loss at `flops`, under the runs' own cost C = k N^p D.
+
+        Fields have the shape of `flops`. Raises `Refusal` for a law without an allocation of N and D.
+        """
+        return self._surface().optimum(flops, self.cost)
 
     def optimum_intervals(self, flops: float, level: float | None = None) -> dict[str, Interval]:
         """Intervals of n, d, loss, exponent_n and exponent_d at `flops`; those of n, d and loss are of logarithms."""
+        self._surface()
         level, c = level or self.level, np.array([float(flops)])
 
         def allocation(law: Any) -> Array:
@@ -125,22 +142,23 @@ class Fit:
     def to_json(self) -> dict[str, Any]:
         """Everything but residuals as JSON values; the keys are those of `scaling fit --json`."""
         law, optimum = self.law, None
-        if law is not None:
+        if hasattr(law, "optimum"):
             found = self.optimum_intervals(self.flops_max)
             optimum = {name: _interval_json(found[name]) for name in ("exponent_n", "exponent_d")} | {
                 "at": [self._at_json(c) for c in (self.flops_max, 10 * self.flops_max)]
             }
         constants = {} if law is None else {k: v for k, v in vars(law).items() if k not in law.names}
         return {
-            "law": self.name, "params": self.params, "estimator": "surface", "runs": self.runs, "dropped": self.dropped,
+            "law": self.name, "params": self.params, "x": self.x, "estimator": self.estimator,
+            "loss_space": self.space, "runs": self.runs, "dropped": self.dropped,
             "status": self.status, "level": self.level,
             "estimates": {name: _interval_json(item) for name, item in self.estimates().items()},
             "unidentified": list(self.unidentified), "at_bound": list(self.at_bound), "constants": constants,
             "objective": _number(self.objective), "scale": _number(self.scale), "noise": _number(self.noise),
-            "dof": self.dof,
+            "components": self.components, "dof": self.dof,
             "correlation": self.correlation, "covariance": self.covariance.tolist(),
             "draws": None if self.draws is None else self.draws.tolist(),
-            "cost": {"k": self.cost[0], "p": self.cost[1]}, "flops_max": self.flops_max,
+            "cost": {"k": self.cost[0], "p": self.cost[1]}, "flops_max": _number(self.flops_max),
             "optimum": optimum, "holdout": self.holdout, "design": {k: _number(v) for k, v in self.design.items()},
             "warnings": list(self.warnings),
         }  # fmt: skip
@@ -161,6 +179,12 @@ class Fit:
             )
         return self.law
 
+    def _surface(self) -> Any:
+        law = self._known()
+        if not hasattr(law, "optimum"):
+            raise Refusal(f"law {self.name}: says nothing of how to divide compute between N and D; chinchilla does")
+        return law
+
     def _spread(self, function: Any, level: float, log: bool = False) -> Interval:
         return spread(
             self._known(), self.theta, function, covariance_z=self.covariance, dof=self.dof, level=level, log=log,
@@ -175,9 +199,11 @@ def fit_from_json(document: Mapping[str, Any]) -> Fit:
     if document["status"] != "unidentified":
         law = LAWS[document["law"]](**{name: item.value for name, item in estimates.items()}, **document["constants"])
     return Fit(
-        name=document["law"], law=law, params=document["params"], status=document["status"], runs=document["runs"],
+        name=document["law"], law=law, params=document["params"], x=document["x"], estimator=document["estimator"],
+        space=document["loss_space"], components=dict(document["components"]), status=document["status"],
+        runs=document["runs"],
         dropped=dict(document["dropped"]), level=document["level"], cost=(document["cost"]["k"], document["cost"]["p"]),
-        flops_max=document["flops_max"], unidentified=tuple(document["unidentified"]),
+        flops_max=_float(document["flops_max"]), unidentified=tuple(document["unidentified"]),
         at_bound=tuple(document["at_bound"]), covariance=np.array(document["covariance"], float),
         draws=None if document["draws"] is None else np.array(document["draws"], float), dof=document["dof"],
         correlation=document["correlation"], scale=_float(document["scale"]), noise=_float(document["noise"]),

@@ -83,7 +83,7 @@ def forecast(fits: Sequence[Fit], n: float, d: float, flops: float, *, level: fl
         raise Refusal(faults)
     predictions = []
     for fit in known:
-        low, high = fit.interval(n, d, level)
+        low, high = fit.interval(n, d, level=level)
         held = fit.holdout or {}
         predictions.append(
             Prediction(
