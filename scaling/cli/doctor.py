@@ -12,6 +12,7 @@ import sys
 from rich.console import Console
 
 from scaling.cli.exits import DONE, FAILED
+from scaling.cli.options import json_option
 from scaling.launch.local import default_workers
 from scaling.launch.provenance import devices
 
@@ -26,6 +27,10 @@ EXTRAS = {
     "hf": ("tokenizers", "training a tokenizer"),
     "gcs": ("gcsfs", "results in gs:// buckets"),
 }
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    json_option(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -9,10 +9,31 @@ from rich.markup import escape
 from rich.table import Table
 
 from scaling.cli.exits import DONE
+from scaling.cli.options import json_option
 from scaling.fit.fitted import Fit
 from scaling.fit.observe import observe, read_table
 from scaling.fit.surface import fit
 from scaling.spec import Refusal
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "table", metavar="TABLE|DIR", help="a CSV with columns n_params, tokens, loss, or a results folder"
+    )
+    parser.add_argument("--law", default="chinchilla", help="chinchilla (default), interaction, kaplan")
+    parser.add_argument(
+        "--params", required=True, metavar="COLUMN",
+        help="the column that counts parameters; no default, for the choice moves the exponents (arXiv:2406.19146). "
+        "Ours are n_params (non-embedding and head), n_params_kaplan, n_params_total",
+    )  # fmt: skip
+    parser.add_argument("--columns", default="", metavar="OURS=THEIRS,...", help="names that differ, e.g. tokens=D")
+    parser.add_argument(
+        "--group", metavar="NAME", help="only the runs of this group (default: those with the role fitted)"
+    )
+    parser.add_argument("--bootstrap", type=int, default=0, metavar="B", help="intervals from B resamples")
+    parser.add_argument("--level", type=float, default=0.9, help="of every interval (default 0.9)")
+    parser.add_argument("--seed", type=int, default=0, help="of the resamples")
+    json_option(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -9,12 +9,18 @@ from rich.markup import escape
 from rich.table import Table
 
 from scaling.cli.locate import results_of, study_of
+from scaling.cli.options import json_option, study_options
 from scaling.cost import count_params, train_flops
 from scaling.launch.local import default_workers
 from scaling.plan import Plan, Study
 from scaling.plan.design import design, seconds
 from scaling.record import Ledger
 from scaling.report.words import power, short
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    study_options(parser)
+    json_option(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -10,6 +10,10 @@ from scaling.record import Ledger, table
 from scaling.spec import Refusal
 
 
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", metavar="DIR")
+
+
 def run(arguments: argparse.Namespace) -> int:
     from scaling.report import findings, page
     from scaling.report.table import closing

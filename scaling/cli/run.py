@@ -14,6 +14,7 @@ from rich.markup import escape
 from scaling import data
 from scaling.cli.exits import DONE, FAILED, INTERRUPTED
 from scaling.cli.locate import results_of, study_of
+from scaling.cli.options import study_options
 from scaling.cli.plan import show
 from scaling.cli.progress import SweepView, label
 from scaling.launch import provenance
@@ -22,6 +23,12 @@ from scaling.plan import Study
 from scaling.record import Ledger, table
 from scaling.record.files import commit_json
 from scaling.spec import Refusal
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    study_options(parser)
+    parser.add_argument("--workers", type=int, metavar="N", help="worker processes (default: one a core on CPU)")
+    parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -9,8 +9,14 @@ from rich.console import Console
 from rich.table import Table
 
 from scaling.cli.exits import DONE
+from scaling.cli.options import json_option
 from scaling.record import Ledger
 from scaling.report.words import short
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", metavar="DIR")
+    json_option(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -12,6 +12,11 @@ from scaling.record import Ledger
 from scaling.spec import RunSpec
 
 
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder")
+    parser.add_argument("machine")
+
+
 def run(arguments: argparse.Namespace) -> int:
     from scaling.train import Interrupted, Watch, forget_weights, train
     from scaling.train.host import keep_compiled_programs, use_every_core
