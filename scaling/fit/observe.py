@@ -1,39 +1,46 @@
-"""What a fit sees of a table of runs: float64 columns, checked. The only file here that knows tables.
+"""What a fit sees of a table of runs: float64 columns, checked. The one door from tables to laws.
 
-A table is ours (see `scaling.record`) or anybody's: a CSV with columns for N, `tokens` and `loss`, and where there are
-any `flops`, `loss_se`, `run_id`, `group`, `trunk`, `seed`, `role`, `status`, `d_model`.
+A table is ours (see `scaling.record`) or anybody's, read by `read_table`: columns for N, `tokens` and `loss`, and where
+there are any `flops`, `unique_tokens`, `loss_se`, `run_id`, `group`, `trunk`, `seed`, `role`, `status`, `d_model`. A
+law of other variables needs their columns instead.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import math
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scaling.fit import rows
 from scaling.fit.laws import Array
+from scaling.fit.rows import Fault
+from scaling.fit.table import first, names_of, read_table, text_of
 from scaling.spec import Refusal
 
 if TYPE_CHECKING:
     import pandas
 
-GAP = 1e3  # two neighbouring values of a column further apart than this are taken for two units
-MOST_LINES = 20  # faults of rows that are printed one by one
+__all__ = ["Observations", "observe", "read_table"]
+
+COLUMN = {"d": "tokens", "c": "flops", "u": "unique_tokens"}  # of a law's variable; n is counted as `params` says
+RESULTS = ("loss", "status", "role", "run_id", "trunk")  # columns, by the start of their names, that configure no run
+TINY, HUGE = 1e3, 1e13  # parameters; outside of these a count is more often in millions than right
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Observations:
-    """R runs in a fixed order (by N, D, seed, run_id), whatever the order of the table."""
+    """R runs in a fixed order (by N, D, seed, run_id), whatever the order of the table.
+
+    A column that no law asked for and the table lacks is NaN.
+    """
 
     n: Array  # [R], parameters, counted as `params` says
     d: Array  # [R], training tokens, repeats included
     flops: Array  # [R], training FLOPs; 6 N D where the table has none
+    unique: Array  # [R], different tokens among those of `d`; `d` where the table has none
     loss: Array  # [R], nats per token
     loss_se: Array  # [R], standard error of the evaluation, nats per token; NaN where unknown
     run_id: tuple[str, ...]
@@ -41,20 +48,32 @@ class Observations:
     trunk: tuple[str, ...]  # runs of one trunk share noise; the run's own id where there is none
     seed: tuple[str, ...]
     size: tuple[str, ...]  # the same for runs of one model shape: d_model, or N where that is unknown
-    params: str  # the column that n is
+    params: str  # the column that n is; empty where no law asked for one
     flops_measured: bool  # False: 6 N D is assumed
+    columns: dict[str, Array] = field(default_factory=dict)  # [R] each, further columns by the table's names
     dropped: dict[str, int] = field(default_factory=dict)  # rows of the table left out, by reason
     warnings: tuple[str, ...] = ()
 
     def __len__(self) -> int:
-        return len(self.n)
+        return len(self.loss)
+
+    def variable(self, name: str) -> Array:
+        """[R], a variable of a law: n, d, c (FLOPs), u (unique tokens), loss, or a further column by its name.
+
+        Raises `Refusal` for a column that was not asked for.
+        """
+        known = {"n": self.n, "d": self.d, "c": self.flops, "u": self.unique, "loss": self.loss} | self.columns
+        if name not in known:
+            raise Refusal(f"{name!r}: is no column of these runs; there are {names_of(list(known))}")
+        return known[name]
 
     @property
     def cost(self) -> tuple[float, float]:
         """(k, p): FLOPs per token = k N^p, least squares in logarithms over the runs; (6, 1) where 6 N D is assumed."""
-        if not self.flops_measured:
+        known = np.isfinite(self.n) & np.isfinite(self.d) & np.isfinite(self.flops)
+        if not self.flops_measured or not known.any():
             return 6.0, 1.0
-        log_n, log_c = np.log(self.n), np.log(self.flops / self.d)
+        log_n, log_c = np.log(self.n[known]), np.log(self.flops[known] / self.d[known])
         spread = log_n - log_n.mean()
         if not np.any(spread):
             return float(np.exp(log_c.mean() - log_n.mean())), 1.0
@@ -64,223 +83,245 @@ class Observations:
     def pick(self, rows: Any) -> Observations:
         """The runs at these indices or under this mask."""
         index = np.arange(len(self))[rows]
-        columns: dict[str, Any] = {name: getattr(self, name)[index] for name in ("n", "d", "flops", "loss", "loss_se")}
+        arrays: dict[str, Any] = {
+            name: getattr(self, name)[index] for name in ("n", "d", "flops", "unique", "loss", "loss_se")
+        }
         labels: dict[str, Any] = {
             name: tuple(getattr(self, name)[i] for i in index) for name in ("run_id", "group", "trunk", "seed", "size")
         }
         return Observations(
-            **columns, **labels, params=self.params, flops_measured=self.flops_measured, dropped=self.dropped,
-            warnings=self.warnings,
+            **arrays, **labels, params=self.params, flops_measured=self.flops_measured, dropped=self.dropped,
+            columns={name: column[index] for name, column in self.columns.items()}, warnings=self.warnings,
         )  # fmt: skip
 
+    def ordered(self) -> Observations:
+        """In the order that `observe` gives, for runs picked in another."""
+        return self.pick(sorted(range(len(self)), key=self._rank))
 
-def read_table(path: str | Path, columns: Mapping[str, str] | None = None) -> pandas.DataFrame:
-    """A CSV as text cells, indexed by line number; `columns` maps our names to those of the file.
-
-    Raises `Refusal` for a file that is missing, empty, not UTF-8 text, not separated by commas or without runs.
-    """
-    import pandas
-
-    path, columns = Path(path), columns or {}
-    if not path.is_file():
-        raise Refusal(f"{path}: there is no such file")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise Refusal(f"{path}: is not UTF-8 text; save it as a CSV in UTF-8") from None
-    if not text.strip():
-        raise Refusal(f"{path}: is empty; it needs a header line and one line for each run")
-    reader = csv.reader(io.StringIO(text))
-    try:
-        lines = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
-    except csv.Error as error:
-        raise Refusal(f"{path}: line {reader.line_num}: is not a CSV: {error}") from None
-    (_, header), *lines = [(number, row) for number, row in lines if any(row)]
-    mark = next((mark for mark in ";\t|" if mark in header[0]), None)
-    if len(header) == 1 and mark:
-        raise Refusal(
-            f"{path}: its columns are separated by {mark!r}; save it with commas, and with points in decimals"
-        )
-    faults = [f"{path}: column {name!r} appears twice" for name in sorted({n for n in header if header.count(n) > 1})]
-    faults += [
-        f"--columns {ours}={theirs}: there is no column {theirs!r}; there are {', '.join(header)}"
-        for ours, theirs in columns.items()
-        if theirs not in header
-    ]
-    faults += [
-        f"{path}: line {number}: {len(row)} cells under {len(header)} names"
-        for number, row in lines
-        if len(row) > len(header)
-    ]
-    if not lines:
-        faults.append(f"{path}: has a header line and no runs")
-    if faults:
-        raise Refusal(_first(faults))
-    names = {theirs: ours for ours, theirs in columns.items()}
-    # A column that already has the wanted name gives way to the one that was named for it.
-    kept = [i for i, name in enumerate(header) if name in names or name not in columns]
-    cells = [[row[i] if i < len(row) else "" for i in kept] for _, row in lines]
-    index = pandas.Index([number for number, _ in lines], name="line")
-    return pandas.DataFrame(cells, index=index, columns=[names.get(header[i], header[i]) for i in kept], dtype=str)
+    def _rank(self, row: int) -> tuple[Any, ...]:
+        """Where a run stands: by all that is known of it, so that equal tables give equal bytes."""
+        # Not a number has no place in an order.
+        numbers = [-1.0 if value != value else float(value) for value in (self.n[row], self.d[row])]
+        further = [self.loss, self.flops, self.unique, self.loss_se, *(self.columns[k] for k in sorted(self.columns))]
+        rest = [-1.0 if column[row] != column[row] else float(column[row]) for column in further]
+        return (*numbers, self.seed[row], self.run_id[row], *rest, self.group[row], self.trunk[row], self.size[row])
 
 
 def observe(
     table: pandas.DataFrame,
     *,
-    params: str,
+    params: str | None = None,
+    needs: Sequence[str] = ("n", "d"),
+    response: str = "loss",
+    extra: Sequence[str] = (),
+    where: Sequence[str] = (),
     group: str | None = None,
     roles: Collection[str] | None = None,
     size: str = "d_model",
+    drop_bad: bool = False,
 ) -> Observations:
     """The runs of a table that a fit may use, N taken from column `params`.
 
-    Only `finished` rows count where there is a `status`. Where there is a `role` and no group is asked for, only
-    `fitted` rows do; with a group, that group's rows but the held-out ones; `roles` says it outright. Rows left out
-    are counted in `dropped`. `size` names the column that tells model shapes apart.
+    `needs` are the variables of the law, `response` what it gives: their cells must be finite numbers above zero.
+    `extra` names further columns, of any sign, empty where unknown. Each of `where` is COLUMN OP VALUE with OP one of
+    = != < <= > >=, compared as numbers where both are and else as text; all must hold. Only `finished` rows count
+    where there is a `status`. Where there is a `role` and no group is asked for, only `fitted` rows do; with a group,
+    that group's rows but the held-out ones; `roles` says it outright. `size` names the column that tells model shapes
+    apart. Rows left out are counted in `dropped`; with `drop_bad` so are those at fault, by reason.
 
-    Raises `Refusal` with a line for each missing column, or for each bad cell (empty, not a number, not above zero)
-    and each run id used twice, by line of the file.
+    Raises `Refusal` with a line for each missing column, or for each bad row by line of the file: a cell that is
+    empty, not a number or not above zero, a run id used twice, FLOPs that contradict the other rows' (`rows`); and for
+    a column in two units, which no dropping mends.
     """
-    faults = [
-        f"column {name!r} is missing; there are {', '.join(map(str, table.columns))}; "
-        f"if it has another name: --columns {name}=THEIR_NAME"
-        for name in dict.fromkeys((params, "tokens", "loss"))
-        if name not in table.columns
-    ]
-    if faults:
+    if faults := _missing(table, params, needs, response, extra):
         raise Refusal(faults)
-    table, dropped = _chosen(table, group, roles)
+    warnings = _unfinished(table)
+    table, dropped = rows.choose(table, where, group, roles)
+    _refuse_empty(table, dropped)
+    lines = _lines(table)
+    columns, bad = _columns(table, params, needs, response, extra)
+    bad += rows.repeated_ids(table, lines)
+    at_fault = {fault.row for fault in bad}
+    bad += [f for f in rows.strange_flops(columns["n"], columns["d"], columns["c"]) if f.row not in at_fault]
+    if bad:
+        bad.sort(key=lambda fault: fault.row)
+        if not drop_bad:
+            raise Refusal(first([f"{lines[fault.row]}: {fault.words}" for fault in bad]))
+        reasons = {fault.row: fault.reason for fault in reversed(bad)}  # the first of a row
+        dropped = dropped | dict(sorted(Counter(f"bad row: {reason}" for reason in reasons.values()).items()))
+        kept = np.array([row not in reasons for row in range(len(table))], bool)
+        table, columns = table.loc[kept], {name: column[kept] for name, column in columns.items()}
+        _refuse_empty(table, dropped)
+        lines = _lines(table)
+    counts = {
+        {"n": params or "", **COLUMN}[name]: columns[name]
+        for name in ("n", "d", "u")
+        if np.isfinite(columns[name]).all()
+    }
+    if faults := rows.mixed_units({name: column for name, column in counts.items() if name in table.columns}, lines):
+        raise Refusal(faults)
+    return _assembled(table, columns, params, needs, response, extra, size, dropped, warnings)
+
+
+def _lines(table: pandas.DataFrame) -> list[str]:
+    label = "line" if table.index.name == "line" else "row"
+    return [f"{label} {index}" for index in table.index]
+
+
+def _refuse_empty(table: pandas.DataFrame, dropped: dict[str, int]) -> None:
     if not len(table):
         why = "".join(f"; {count} left out: {reason}" for reason, count in dropped.items())
         raise Refusal(f"the table has no runs to fit{why}")
 
-    where = "line" if table.index.name == "line" else "row"
-    lines = [f"{where} {index}" for index in table.index]
-    numbers = {name: _numbers(table, name, lines, faults) for name in (params, "tokens", "loss")}
-    flops_measured = "flops" in table.columns and any(_text(cell) for cell in table["flops"])
-    if flops_measured:
-        numbers["flops"] = _numbers(table, "flops", lines, faults)
-    if "run_id" in table.columns:
-        run_id = [_text(cell) for cell in table["run_id"]]
-        first: dict[str, str] = {}
-        for name, line in zip(run_id, lines, strict=True):
-            if name and name in first:
-                faults.append(f"{line}: run_id {name!r} is also on {first[name]}; a run may count once")
-            first.setdefault(name, line)
-    else:
-        run_id = [line.replace(" ", "") for line in lines]
-    if not faults:
-        faults += _mixed_units(numbers, params)
-    if faults:
-        raise Refusal(_first(faults))
 
-    n, d, loss = numbers[params], numbers["tokens"], numbers["loss"]
-    warnings = []
-    flops = numbers.get("flops", 6 * n * d)
-    ratio = float(np.median(flops / (6 * n * d)))
-    if not 1 / 3 < ratio < 3:
-        warnings.append(
-            f"flops are {ratio:.3g} times 6 N D: right if {params} leaves much out (embeddings, attention), "
-            "else a unit or a column is wrong"
-        )
-    run_id = [name or line.replace(" ", "") for name, line in zip(run_id, lines, strict=True)]
-    trunk = _labels(table, "trunk", run_id)
-    seed = _labels(table, "seed", [""] * len(n))
-    order = sorted(range(len(n)), key=lambda i: (n[i], d[i], seed[i], run_id[i], loss[i]))
-
-    def labels(values: list[str]) -> tuple[str, ...]:
-        return tuple(values[i] for i in order)
-
-    return Observations(
-        n=n[order], d=d[order], flops=flops[order], loss=loss[order], loss_se=_errors(table)[order],
-        run_id=labels(run_id), group=labels(_labels(table, "group", [""] * len(n))), trunk=labels(trunk),
-        seed=labels(seed), size=labels(_labels(table, size, [f"{value:.12g}" for value in n])),
-        params=params, flops_measured=flops_measured, dropped=dropped, warnings=tuple(warnings),
-    )  # fmt: skip
-
-
-def _first(faults: list[str]) -> list[str]:
-    more = [f"and {len(faults) - MOST_LINES} more faults of this kind"] if len(faults) > MOST_LINES else []
-    return faults[:MOST_LINES] + more
-
-
-def _chosen(
-    table: pandas.DataFrame, group: str | None, roles: Collection[str] | None
-) -> tuple[pandas.DataFrame, dict[str, int]]:
-    """The rows asked for, and how many were left out by reason."""
-    dropped: Counter[str] = Counter()
-
-    def keep(name: str, wanted: Any) -> None:
-        nonlocal table
-        kept = [bool(wanted(_text(cell))) for cell in table[name]]
-        out = [_text(cell) for cell, stays in zip(table[name], kept, strict=True) if not stays]
-        dropped.update(f"{name} = {value}" for value in out)
-        table = table.loc[np.array(kept, bool)]
-
-    if group is not None:
-        if "group" not in table.columns:
-            raise Refusal(f"group {group!r}: the table has no column 'group'")
-        known = sorted({_text(cell) for cell in table["group"]})
-        if group not in known:
-            raise Refusal(f"group {group!r}: the table has no such group; there are {', '.join(known)}")
-        keep("group", lambda value: value == group)
-    if "status" in table.columns:
-        keep("status", lambda value: value == "finished")
-    if "role" in table.columns:
-        if roles is not None:
-            keep("role", lambda value: value in roles)
-        elif group is not None:
-            keep("role", lambda value: value != "held_out")
+def _missing(
+    table: pandas.DataFrame, params: str | None, needs: Sequence[str], response: str, extra: Sequence[str]
+) -> list[str]:
+    """A line for each column that the law cannot do without and the table does not have."""
+    if "n" in needs and params is None:
+        return [
+            "--params COLUMN: say which column counts parameters; there is no default, for the choice moves the "
+            "exponents (arXiv:2406.19146)"
+        ]
+    wanted = []
+    for name in (*needs, response, *extra):
+        if name == "n":
+            wanted.append(params)
+        elif name == "c" and "flops" not in table.columns and params in table.columns and "tokens" in table.columns:
+            continue  # 6 N D stands for them
+        elif name == "u" and "unique_tokens" not in table.columns:
+            wanted.append("tokens")
         else:
-            keep("role", lambda value: value == "fitted")
-    return table, dict(sorted(dropped.items()))
+            wanted.append(COLUMN.get(name, name))
+    return [
+        f"column {name!r} is missing; there are {names_of(list(table.columns))}; "
+        f"if it has another name: --columns {name}=THEIR_NAME"
+        for name in dict.fromkeys(wanted)
+        if name not in table.columns
+    ]
 
 
-def _text(cell: Any) -> str:
-    return "" if cell is None or (isinstance(cell, float) and math.isnan(cell)) else str(cell).strip()
+def _unfinished(table: pandas.DataFrame) -> list[str]:
+    """An export of W&B says in `State` what our tables say in `status`."""
+    for name in ("State", "state"):
+        if "status" not in table.columns and name in table.columns:
+            states = Counter(text_of(cell) for cell in table[name])
+            other = ", ".join(f"{count} {state}" for state, count in sorted(states.items()) if state != "finished")
+            if other and "finished" in states:
+                return [f"column {name!r} has runs that are not finished ({other}): --where {name}=finished"]
+    return []
+
+
+def _columns(
+    table: pandas.DataFrame, params: str | None, needs: Sequence[str], response: str, extra: Sequence[str]
+) -> tuple[dict[str, Array], list[Fault]]:
+    """The variables n, d, c, u, loss, loss_se and further columns, and what is wrong with those that are needed."""
+    found: dict[str, Array] = {}
+    bad: list[Fault] = []
+
+    def read(name: str, needed: bool, sign: str = "positive") -> Array:
+        if name not in table.columns:
+            return np.full(len(table), np.nan)
+        values, faults = rows.numbers(table, name, sign=sign)
+        bad.extend(faults if needed else ())
+        return values
+
+    by_product = "c" in needs and "flops" not in table.columns
+    found["n"] = read(params or "", "n" in needs or by_product)
+    found["d"] = read("tokens", "d" in needs or by_product or ("u" in needs and "unique_tokens" not in table.columns))
+    surface = "n" in needs and "d" in needs
+    has_flops = "flops" in table.columns and any(text_of(cell) for cell in table["flops"])
+    found["c"] = read("flops", "c" in needs or surface) if has_flops or "c" in needs else np.full(len(table), np.nan)
+    found["u"] = read("unique_tokens", "u" in needs)
+    found["loss"] = read("loss", "loss" in (*needs, response))
+    found["loss_se"] = read("loss_se", "loss" in (*needs, response), "known")
+    for name in (*needs, response):
+        if name not in ("n", "d", "c", "u", "loss") and name not in found:
+            found[name] = read(name, True)
+    for name in extra:
+        if name not in found:
+            found[name] = read(name, True, "known")
+    return found, bad
+
+
+def _assembled(
+    table: pandas.DataFrame, columns: dict[str, Array], params: str | None, needs: Sequence[str], response: str,
+    extra: Sequence[str], size: str, dropped: dict[str, int], warnings: list[str],
+) -> Observations:  # fmt: skip
+    n, d, loss = columns["n"], columns["d"], columns["loss"]
+    product = 6 * n * d
+    flops_measured = bool(np.isfinite(columns["c"]).any())
+    flops = columns["c"] if flops_measured else product
+    run_id = _named(table, {name: columns[name] for name in needs if name in columns} | {response: columns[response]})
+    further = {name: columns[name] for name in (*needs, response, *extra) if name not in ("n", "d", "c", "u", "loss")}
+    labels = {
+        "group": _labels(table, "group", [""] * len(n)),
+        "trunk": _labels(table, "trunk", run_id),
+        "seed": _labels(table, "seed", [""] * len(n)),
+        "size": _labels(table, size, ["" if value != value else f"{value:.12g}" for value in n]),
+    }
+    observations = Observations(
+        n=n, d=d, flops=flops, unique=np.where(np.isfinite(columns["u"]), np.minimum(columns["u"], d), d), loss=loss,
+        loss_se=columns["loss_se"], run_id=tuple(run_id), **{name: tuple(label) for name, label in labels.items()},
+        params=params if params in table.columns and params else "", flops_measured=flops_measured, columns=further,
+        dropped=dropped, warnings=(*warnings, *_doubts(table, columns, product, params, response, run_id)),
+    )  # fmt: skip
+    return observations.ordered()
+
+
+def _named(table: pandas.DataFrame, values: dict[str, Array]) -> list[str]:
+    """The runs' ids; a run without one is called after its values, which no order of the rows changes."""
+    plain = [",".join(f"{name}={column[row]:.6g}" for name, column in values.items()) for row in range(len(table))]
+    names = _labels(table, "run_id", plain)
+    taken: Counter[str] = Counter()
+    # Runs of one name differ in the order of all their cells, in which equal rows are the same either way round.
+    cells = [tuple(text_of(cell) for cell in line) for line in table.itertuples(index=False)]
+    for row in sorted(range(len(names)), key=lambda row: (names[row], cells[row])):
+        taken[names[row]] += 1
+        if taken[names[row]] > 1:
+            names[row] += f" ({taken[names[row]]})"
+    return names
 
 
 def _labels(table: pandas.DataFrame, name: str, otherwise: list[str]) -> list[str]:
     if name not in table.columns:
-        return otherwise
-    return [_text(cell) or other for cell, other in zip(table[name], otherwise, strict=True)]
+        return list(otherwise)
+    return [text_of(cell) or other for cell, other in zip(table[name], otherwise, strict=True)]
 
 
-def _numbers(table: pandas.DataFrame, name: str, lines: list[str], faults: list[str]) -> Array:
-    """A column as positive float64; what is wrong is added to `faults`."""
-    values = []
-    for cell, line in zip(table[name], lines, strict=True):
-        text, value = _text(cell), math.nan
-        try:
-            value = float(text)
-        except ValueError:
-            what = "is empty" if not text else f"= {text!r} is not a number; write it out, as 70e6 for 70M"
-            faults.append(f"{line}: {name} {what}")
-        else:
-            if not math.isfinite(value) or value <= 0:
-                faults.append(f"{line}: {name} = {text}: must be a finite number above zero")
-        values.append(value)
-    return np.array(values)
-
-
-def _errors(table: pandas.DataFrame) -> Array:
-    if "loss_se" not in table.columns:
-        return np.full(len(table), np.nan)
-    cells = [_text(cell) for cell in table["loss_se"]]
-    try:
-        return np.array([float(cell) if cell else math.nan for cell in cells])
-    except ValueError as error:
-        raise Refusal(f"column 'loss_se': {error}; leave it empty where it is unknown") from None
-
-
-def _mixed_units(numbers: Mapping[str, Array], params: str) -> list[str]:
-    faults = []
-    for name in (params, "tokens"):
-        values = np.sort(numbers[name])
-        jump = values[1:] / values[:-1]
-        if len(jump) and jump.max() > GAP:
-            low, high = values[jump.argmax()], values[jump.argmax() + 1]
-            faults.append(
-                f"column {name!r} jumps from {low:g} to {high:g}: two units in one column? write plain counts"
-            )
-    return faults
+def _doubts(
+    table: pandas.DataFrame, columns: dict[str, Array], product: Array, params: str | None, response: str,
+    run_id: list[str],
+) -> list[str]:  # fmt: skip
+    """What may be wrong with the table as a whole, or may well be right."""
+    found = []
+    ratio = columns["c"] / product
+    usual = float(np.median(ratio[np.isfinite(ratio)])) if np.isfinite(ratio).any() else 1.0
+    if not 1 / rows.OFF < usual < rows.OFF:
+        found.append(
+            f"flops are {usual:.3g} times 6 N D: right if {params} leaves much out (embeddings, attention), "
+            "else a unit or a column is wrong"
+        )
+    sizes = columns["n"][np.isfinite(columns["n"])]
+    odd = sizes[(sizes < TINY) | (sizes > HUGE)]
+    if len(odd):
+        found.append(
+            f"{len(odd)} runs with {params} from {odd.min():g} to {odd.max():g}: plain counts, not millions? "
+            f"else --columns {params}=COLUMN*1e6"
+        )
+    known = [
+        name
+        for name in table.columns
+        if name != response and not str(name).startswith(RESULTS) and str(name) not in ("", response)
+    ]
+    seen: Counter[tuple[str, ...]] = Counter()
+    rows_of = list(zip(*([text_of(cell) for cell in table[name]] for name in known), strict=True))
+    seen.update(rows_of)
+    again = sorted(name for name, cells in zip(run_id, rows_of, strict=True) if seen[cells] > 1)
+    if again:
+        shown = ", ".join(again[:6]) + (f" and {len(again) - 6} more" if len(again) > 6 else "")
+        found.append(
+            f"{len(again)} runs differ from another in nothing but their result ({shown}): copies count twice; "
+            "if they are seeds, say so in a column 'seed'"
+        )
+    return found

@@ -1,0 +1,108 @@
+"""The table that a command fits: its options, and how they make `Observations`."""
+
+import argparse
+from collections.abc import Sequence
+
+from scaling.fit.laws import LAWS
+from scaling.fit.observe import Observations, observe, read_table
+from scaling.fit.table import names_of
+from scaling.spec import Refusal
+
+CONVENTIONS = ("n_params", "n_params_kaplan", "n_params_total")  # our counts, see `scaling.cost`
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "table", metavar="TABLE|DIR",
+        help="runs as CSV, JSON lines (.jsonl) or Parquet (.parquet) with columns tokens, loss and one that counts "
+        "parameters, or a results folder",
+    )  # fmt: skip
+    parser.add_argument(
+        "--params", metavar="COLUMN",
+        help="the column that counts parameters; no default, for the choice moves the exponents (arXiv:2406.19146). "
+        "Ours are n_params (non-embedding and head), n_params_kaplan, n_params_total; `fit` takes all of them as all",
+    )  # fmt: skip
+    parser.add_argument(
+        "--columns", action="append", default=[], metavar="OURS=THEIRS,...",
+        help="names and units that differ: OURS=COLUMN, or a product OURS=COLUMN*FACTOR with numbers, ln2 or columns, "
+        "e.g. n_params=params_M*1e6,tokens=steps*batch_tokens,loss=bits*ln2; may be repeated",
+    )  # fmt: skip
+    parser.add_argument(
+        "--where", action="append", default=[], metavar="CONDITION",
+        help="only rows with COLUMN OP VALUE, OP one of = != < <= > >=, e.g. --where 'n_params>=1e6'; numbers compare "
+        "as numbers, anything else as text; repeated, all must hold",
+    )  # fmt: skip
+    parser.add_argument(
+        "--group", metavar="NAME", help="only the runs of this group (default: those with the role fitted)"
+    )
+    parser.add_argument(
+        "--drop-bad", action="store_true", help="leave bad rows out and count them; without it they are refused by line"
+    )
+
+
+def read(
+    arguments: argparse.Namespace,
+    law: str = "chinchilla",
+    *,
+    params: str | None = None,
+    x: str | None = None,
+    extra: Sequence[str] = (),
+    size: str = "d_model",
+) -> Observations:
+    """The runs that `arguments` name, for a law of `LAWS`; `all` stands for the laws of N and D.
+
+    `params` takes the place of `--params`, as for each of `conventions`; `x` is the variable of a law of any one
+    variable. Raises `Refusal` as `read_table` and `observe` do, and for an unknown law.
+    """
+    params = params or arguments.params
+    if params == "all":
+        raise Refusal("--params all: is for `scaling fit`; name one column here")
+    needs, response = ("n", "d"), "loss"
+    if law != "all":
+        if law not in LAWS:
+            raise Refusal(f"--law {law}: there is no such law; there are {', '.join(LAWS)}")
+        needs, response = LAWS[law].variables, LAWS[law].response
+    if "x" in needs and not x:
+        raise Refusal(f"--law {law}: is of one variable: say which, as --x n, --x d, --x c or --x COLUMN")
+    return observe(
+        _table(arguments),
+        params=params,
+        needs=tuple(x if name == "x" and x else name for name in needs),
+        response=response,
+        extra=extra,
+        where=arguments.where,
+        group=arguments.group,
+        size=size,
+        drop_bad=arguments.drop_bad,
+    )
+
+
+def conventions(arguments: argparse.Namespace) -> tuple[str | None, ...]:
+    """The columns that `--params` stands for: itself, or for `all` those of our counts that the table has."""
+    if arguments.params != "all":
+        return (arguments.params,)
+    names = list(_table(arguments).columns)
+    found = tuple(name for name in CONVENTIONS if name in names)
+    if not found:
+        raise Refusal(f"--params all: needs a column of {', '.join(CONVENTIONS)}; there are {names_of(names)}")
+    return found
+
+
+def _table(arguments: argparse.Namespace):
+    return read_table(arguments.table, columns_of(arguments.columns))
+
+
+def columns_of(texts: Sequence[str]) -> dict[str, str]:
+    """{ours: theirs} of `--columns`. Raises `Refusal` for what is not OURS=THEIRS and for a name given twice."""
+    parts = [part.strip() for text in texts for part in text.split(",") if part.strip()]
+    pairs = [tuple(word.strip() for word in part.split("=", 1)) for part in parts]
+    faults = [
+        f"--columns {part}: must be OURS=THEIRS, e.g. tokens=D"
+        for part, pair in zip(parts, pairs, strict=True)
+        if len(pair) != 2 or not all(pair)
+    ]
+    ours = [pair[0] for pair in pairs]
+    faults += [f"--columns {name}: is given twice" for name in sorted({name for name in ours if ours.count(name) > 1})]
+    if faults:
+        raise Refusal(faults)
+    return {ours: theirs for ours, theirs in pairs}

@@ -1,0 +1,226 @@
+"""Which rows of a table count: filters, and what is wrong with each row.
+
+A `Fault` is of one row and names its line; `observe` refuses the table for it or, asked to, drops the row and counts it.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter, defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scaling.fit.laws import Array
+from scaling.fit.table import names_of, number_of, text_of
+from scaling.spec import Refusal
+
+if TYPE_CHECKING:
+    import pandas
+
+GAP = 1e3  # two neighbouring values of a column further apart than this are taken for two units
+OFF = 3.0  # FLOPs this far from what the other runs' say of 6 N D are taken for another unit or column
+NEIGHBOURS = 5  # in N, on either side, that tell what a token should cost
+
+CLAUSE = re.compile(r"(?P<column>[^=!<>]+?)\s*(?P<sign>!=|<=|>=|=|<|>)\s*(?P<value>[^=!<>]*)")
+HOLDS = {
+    "=": lambda a, b: a == b,
+    "!=": lambda a, b: a != b,
+    "<": lambda a, b: a < b,
+    "<=": lambda a, b: a <= b,
+    ">": lambda a, b: a > b,
+    ">=": lambda a, b: a >= b,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """What is wrong with one row."""
+
+    row: int  # position in the table
+    reason: str  # what a row dropped for it is counted under
+    words: str  # for the reader of a refusal, without the line
+
+
+def choose(
+    table: pandas.DataFrame, where: Sequence[str], group: str | None, roles: Collection[str] | None
+) -> tuple[pandas.DataFrame, dict[str, int]]:
+    """The rows asked for, and how many were left out by reason."""
+    dropped: Counter[str] = Counter()
+
+    def keep(kept: Sequence[bool], reasons: Sequence[str]) -> None:
+        nonlocal table
+        dropped.update(reason for stays, reason in zip(kept, reasons, strict=True) if not stays)
+        table = table.loc[np.array(kept, bool)]
+
+    def keep_cells(name: str, wanted: Any) -> None:
+        cells = [text_of(cell) for cell in table[name]]
+        keep([bool(wanted(cell)) for cell in cells], [f"{name} = {cell}" for cell in cells])
+
+    for clause, column, sign, value in _clauses(table, where):
+        keep([_holds(text_of(cell), sign, value) for cell in table[column]], [f"not {clause}"] * len(table))
+    if group is not None:
+        if "group" not in table.columns:
+            raise Refusal(f"group {group!r}: the table has no column 'group'")
+        known = sorted({text_of(cell) for cell in table["group"]})
+        if group not in known:
+            raise Refusal(f"group {group!r}: the table has no such group; there are {names_of(known)}")
+        keep_cells("group", lambda value: value == group)
+    if "status" in table.columns:
+        keep_cells("status", lambda value: value == "finished")
+    if "role" in table.columns:
+        if roles is not None:
+            keep_cells("role", lambda value: value in roles)
+        elif group is not None:
+            keep_cells("role", lambda value: value != "held_out")
+        else:
+            keep_cells("role", lambda value: value == "fitted")
+    return table, dict(sorted(dropped.items()))
+
+
+def _clauses(table: pandas.DataFrame, where: Sequence[str]) -> list[tuple[str, str, str, str]]:
+    found, faults = [], []
+    for clause in where:
+        match = CLAUSE.fullmatch(clause.strip())
+        if match is None:
+            faults.append(
+                f"--where {clause!r}: must be COLUMN OP VALUE with OP one of {' '.join(HOLDS)}, "
+                "e.g. --where 'n_params>=1e6'; repeat the flag for a second condition"
+            )
+        elif match["column"] not in table.columns:
+            faults.append(
+                f"--where {clause}: there is no column {match['column']!r}; there are {names_of(table.columns)}"
+            )
+        else:
+            found.append((clause.strip(), match["column"], match["sign"], match["value"].strip()))
+    if faults:
+        raise Refusal(faults)
+    return found
+
+
+def _holds(cell: str, sign: str, value: str) -> bool:
+    """As numbers where both are, else as text; a cell that is no number is neither above nor below one."""
+    try:
+        wanted = number_of(value)
+    except ValueError:
+        return HOLDS[sign](cell, value)
+    try:
+        return HOLDS[sign](number_of(cell), wanted)
+    except ValueError:
+        return sign == "!=" or (sign == "=" and cell == value)
+
+
+def numbers(table: pandas.DataFrame, name: str, *, sign: str = "positive") -> tuple[Array, list[Fault]]:
+    """A column as float64, NaN where a cell is at fault.
+
+    A `positive` cell is a finite number above zero; `known` allows any finite number and, for unknown, an empty cell.
+    """
+    values, faults = np.full(len(table), np.nan), []
+    for row, cell in enumerate(table[name]):
+        text = text_of(cell)
+        if sign == "known" and text.lower() in ("", "nan"):
+            continue
+        try:
+            value = number_of(text)
+        except ValueError:
+            if text:
+                faults.append(
+                    Fault(row=row, reason=f"{name} not a number", words=f"{name} = {text[:60]!r} {_way_out(text)}")
+                )
+            else:
+                faults.append(Fault(row=row, reason=f"{name} empty", words=f"{name} is empty"))
+            continue
+        if math.isfinite(value) and (value > 0 or sign == "known"):
+            values[row] = value
+        else:
+            rule = "must be a finite number above zero" if sign == "positive" else "must be a finite number"
+            reason = f"{name} not finite" if not math.isfinite(value) else f"{name} not above zero"
+            faults.append(Fault(row=row, reason=reason, words=f"{name} = {text[:60]}: {rule}"))
+    return values, faults
+
+
+def _way_out(text: str) -> str:
+    if re.fullmatch(r"[+-]?\d{1,3}([,_' \u00a0]\d{3})+(\.\d*)?", text) and text.count(",") != 1:
+        return "has thousands separators; write it without them"
+    if re.fullmatch(r"[+-]?\d+,\d+", text):
+        return "has a comma; write decimals with a point and thousands without a separator"
+    if re.match(r"[+-]?[\d.]", text):
+        return "is not a number; write it out, as 70e6 for 70M, or give the factor: --columns OURS=COLUMN*1e6"
+    return "is not a number"
+
+
+def repeated_ids(table: pandas.DataFrame, lines: Sequence[str]) -> list[Fault]:
+    """A run may count once. Of equal rows all but the first are at fault; of rows that differ, which is right?"""
+    if "run_id" not in table.columns:
+        return []
+    rows: defaultdict[str, list[int]] = defaultdict(list)
+    for row, cell in enumerate(table["run_id"]):
+        if text_of(cell):
+            rows[text_of(cell)].append(row)
+    faults = []
+    for name, same in rows.items():
+        if len(same) == 1:
+            continue
+        copies = len({tuple(text_of(cell) for cell in table.iloc[row]) for row in same}) == 1
+        reason = "run_id repeated" if copies else "run_id repeated with other values"
+        # Without a copy that may stay, none may: which one comes first is an accident of the file.
+        for row in same[1:] if copies else same:
+            other = lines[same[0] if row != same[0] else same[1]]
+            values = "" if copies else " with other values"
+            words = f"run_id {name!r} is also on {other}{values}; a run may count once"
+            faults.append(Fault(row=row, reason=reason, words=words))
+    return faults
+
+
+def strange_flops(n: Array, d: Array, flops: Array) -> list[Fault]:
+    """Rows, each [R], whose FLOPs C are more than 3x off the other rows' own multiple of 6 N D.
+
+    That multiple may change with N: a count that leaves embeddings out makes it larger for small models. A token
+    of a larger model never costs less, though, so a row is at fault only where C / D is also more than 3x off the rows
+    of its own N, below those of smaller or above those of larger models.
+    """
+    known = np.flatnonzero(np.isfinite(n) & np.isfinite(d) & np.isfinite(flops))
+    if len(known) < 3:
+        return []
+    log_n, cost = np.log(n[known]), np.log(flops[known] / d[known])
+    ratio = cost - np.log(6) - log_n
+    usual = float(np.median(ratio))
+    order = np.lexsort((cost, log_n))  # the same neighbours for any order of the rows
+    faults = []
+    for i in np.flatnonzero(np.abs(ratio - usual) > math.log(OFF)):
+        same = cost[np.abs(log_n - log_n[i]) < 1e-9]
+        smaller = cost[order[log_n[order] < log_n[i] - 1e-9][-NEIGHBOURS:]]
+        larger = cost[order[log_n[order] > log_n[i] + 1e-9][:NEIGHBOURS]]
+        strange = (
+            (len(same) > 2 and abs(cost[i] - np.median(same)) > math.log(OFF))
+            or (len(smaller) and cost[i] < np.median(smaller) - math.log(OFF))
+            or (len(larger) and cost[i] > np.median(larger) + math.log(OFF))
+        )
+        if strange:
+            words = (
+                f"flops = {flops[known[i]]:g} are {math.exp(ratio[i]):.3g} times 6 N D, the table's are "
+                f"{math.exp(usual):.3g} times: a unit or a column is wrong"
+            )
+            faults.append(Fault(row=int(known[i]), reason="flops off 6 N D", words=words))
+    return faults
+
+
+def mixed_units(columns: Mapping[str, Array], lines: Sequence[str]) -> list[str]:
+    """A column with values on both sides of an empty factor of 1,000 holds two units; no row tells which is right."""
+    faults = []
+    for name, column in columns.items():
+        order = np.argsort(column, kind="stable")
+        values = column[order]
+        jump = values[1:] / values[:-1]
+        if len(jump) and jump.max() > GAP:
+            cut = int(jump.argmax()) + 1
+            fewer = sorted((order[:cut] if 2 * cut <= len(order) else order[cut:]).tolist())
+            shown = ", ".join(lines[row] for row in fewer[:5]) + (", ..." if len(fewer) > 5 else "")
+            faults.append(
+                f"column {name!r} jumps from {values[cut - 1]:g} to {values[cut]:g}: two units in one column "
+                f"({shown})? write plain counts, or keep one side: --where '{name}>={values[cut]:g}'"
+            )
+    return faults
