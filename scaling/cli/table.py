@@ -2,11 +2,15 @@
 
 import argparse
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from scaling.fit.laws import LAWS
 from scaling.fit.observe import Observations, observe, read_table
 from scaling.fit.table import names_of
 from scaling.spec import Refusal
+
+if TYPE_CHECKING:
+    import pandas
 
 CONVENTIONS = ("n_params", "n_params_kaplan", "n_params_total")  # our counts, see `scaling.cost`
 
@@ -47,7 +51,6 @@ def read(
     params: str | None = None,
     x: str | None = None,
     extra: Sequence[str] = (),
-    size: str = "d_model",
 ) -> Observations:
     """The runs that `arguments` name, for a law of `LAWS`; `all` stands for the laws of N and D.
 
@@ -72,7 +75,6 @@ def read(
         extra=extra,
         where=arguments.where,
         group=arguments.group,
-        size=size,
         drop_bad=arguments.drop_bad,
     )
 
@@ -88,7 +90,7 @@ def conventions(arguments: argparse.Namespace) -> tuple[str | None, ...]:
     return found
 
 
-def _table(arguments: argparse.Namespace):
+def _table(arguments: argparse.Namespace) -> "pandas.DataFrame":
     return read_table(arguments.table, columns_of(arguments.columns))
 
 

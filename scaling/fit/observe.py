@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from scaling.fit import rows
 from scaling.fit.laws import Array
 from scaling.fit.rows import Fault
-from scaling.fit.table import first, names_of, read_table, text_of
+from scaling.fit.table import first, names_of, printable, read_table, text_of
 from scaling.spec import Refusal
 
 if TYPE_CHECKING:
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 __all__ = ["Observations", "observe", "read_table"]
 
 COLUMN = {"d": "tokens", "c": "flops", "u": "unique_tokens"}  # of a law's variable; n is counted as `params` says
-RESULTS = ("loss", "status", "role", "run_id", "trunk")  # columns, by the start of their names, that configure no run
-TINY, HUGE = 1e3, 1e13  # parameters; outside of these a count is more often in millions than right
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -135,12 +133,12 @@ def observe(
     """
     if faults := _missing(table, params, needs, response, extra):
         raise Refusal(faults)
-    warnings = _unfinished(table)
+    warnings = rows.unfinished(table)
     table, dropped = rows.choose(table, where, group, roles)
     _refuse_empty(table, dropped)
     lines = _lines(table)
     columns, bad = _columns(table, params, needs, response, extra)
-    bad += rows.repeated_ids(table, lines)
+    bad += rows.repeated_ids(table, lines, {fault.row for fault in bad})
     at_fault = {fault.row for fault in bad}
     bad += [f for f in rows.strange_flops(columns["n"], columns["d"], columns["c"]) if f.row not in at_fault]
     if bad:
@@ -201,17 +199,6 @@ def _missing(
     ]
 
 
-def _unfinished(table: pandas.DataFrame) -> list[str]:
-    """An export of W&B says in `State` what our tables say in `status`."""
-    for name in ("State", "state"):
-        if "status" not in table.columns and name in table.columns:
-            states = Counter(text_of(cell) for cell in table[name])
-            other = ", ".join(f"{count} {state}" for state, count in sorted(states.items()) if state != "finished")
-            if other and "finished" in states:
-                return [f"column {name!r} has runs that are not finished ({other}): --where {name}=finished"]
-    return []
-
-
 def _columns(
     table: pandas.DataFrame, params: str | None, needs: Sequence[str], response: str, extra: Sequence[str]
 ) -> tuple[dict[str, Array], list[Fault]]:
@@ -219,10 +206,10 @@ def _columns(
     found: dict[str, Array] = {}
     bad: list[Fault] = []
 
-    def read(name: str, needed: bool, sign: str = "positive") -> Array:
+    def read(name: str, needed: bool, sign: Literal["positive", "error", "any"] = "positive") -> Array:
         if name not in table.columns:
             return np.full(len(table), np.nan)
-        values, faults = rows.numbers(table, name, sign=sign)
+        values, faults = rows.numbers(table, name, sign)
         bad.extend(faults if needed else ())
         return values
 
@@ -234,13 +221,13 @@ def _columns(
     found["c"] = read("flops", "c" in needs or surface) if has_flops or "c" in needs else np.full(len(table), np.nan)
     found["u"] = read("unique_tokens", "u" in needs)
     found["loss"] = read("loss", "loss" in (*needs, response))
-    found["loss_se"] = read("loss_se", "loss" in (*needs, response), "known")
+    found["loss_se"] = read("loss_se", "loss" in (*needs, response), "error")
     for name in (*needs, response):
         if name not in ("n", "d", "c", "u", "loss") and name not in found:
             found[name] = read(name, True)
     for name in extra:
         if name not in found:
-            found[name] = read(name, True, "known")
+            found[name] = read(name, True, "any")
     return found, bad
 
 
@@ -264,7 +251,7 @@ def _assembled(
         n=n, d=d, flops=flops, unique=np.where(np.isfinite(columns["u"]), np.minimum(columns["u"], d), d), loss=loss,
         loss_se=columns["loss_se"], run_id=tuple(run_id), **{name: tuple(label) for name, label in labels.items()},
         params=params if params in table.columns and params else "", flops_measured=flops_measured, columns=further,
-        dropped=dropped, warnings=(*warnings, *_doubts(table, columns, product, params, response, run_id)),
+        dropped=dropped, warnings=(*warnings, *rows.doubts(table, columns, params, response, run_id)),
     )  # fmt: skip
     return observations.ordered()
 
@@ -286,42 +273,4 @@ def _named(table: pandas.DataFrame, values: dict[str, Array]) -> list[str]:
 def _labels(table: pandas.DataFrame, name: str, otherwise: list[str]) -> list[str]:
     if name not in table.columns:
         return list(otherwise)
-    return [text_of(cell) or other for cell, other in zip(table[name], otherwise, strict=True)]
-
-
-def _doubts(
-    table: pandas.DataFrame, columns: dict[str, Array], product: Array, params: str | None, response: str,
-    run_id: list[str],
-) -> list[str]:  # fmt: skip
-    """What may be wrong with the table as a whole, or may well be right."""
-    found = []
-    ratio = columns["c"] / product
-    usual = float(np.median(ratio[np.isfinite(ratio)])) if np.isfinite(ratio).any() else 1.0
-    if not 1 / rows.OFF < usual < rows.OFF:
-        found.append(
-            f"flops are {usual:.3g} times 6 N D: right if {params} leaves much out (embeddings, attention), "
-            "else a unit or a column is wrong"
-        )
-    sizes = columns["n"][np.isfinite(columns["n"])]
-    odd = sizes[(sizes < TINY) | (sizes > HUGE)]
-    if len(odd):
-        found.append(
-            f"{len(odd)} runs with {params} from {odd.min():g} to {odd.max():g}: plain counts, not millions? "
-            f"else --columns {params}=COLUMN*1e6"
-        )
-    known = [
-        name
-        for name in table.columns
-        if name != response and not str(name).startswith(RESULTS) and str(name) not in ("", response)
-    ]
-    seen: Counter[tuple[str, ...]] = Counter()
-    rows_of = list(zip(*([text_of(cell) for cell in table[name]] for name in known), strict=True))
-    seen.update(rows_of)
-    again = sorted(name for name, cells in zip(run_id, rows_of, strict=True) if seen[cells] > 1)
-    if again:
-        shown = ", ".join(again[:6]) + (f" and {len(again) - 6} more" if len(again) > 6 else "")
-        found.append(
-            f"{len(again)} runs differ from another in nothing but their result ({shown}): copies count twice; "
-            "if they are seeds, say so in a column 'seed'"
-        )
-    return found
+    return [printable(text_of(cell)) or other for cell, other in zip(table[name], otherwise, strict=True)]

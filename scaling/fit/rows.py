@@ -1,6 +1,6 @@
 """Which rows of a table count: filters, and what is wrong with each row.
 
-A `Fault` is of one row and names its line; `observe` refuses the table for it or, asked to, drops the row and counts it.
+A `Fault` is of one row: `observe` refuses the table for it by line or, asked to, drops the row and counts it.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from scaling.fit.laws import Array
-from scaling.fit.table import names_of, number_of, text_of
+from scaling.fit.table import is_number, names_of, number_of, printable, text_of
 from scaling.spec import Refusal
 
 if TYPE_CHECKING:
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 GAP = 1e3  # two neighbouring values of a column further apart than this are taken for two units
 OFF = 3.0  # FLOPs this far from what the other runs' say of 6 N D are taken for another unit or column
+RESULTS = ("loss", "status", "role", "run_id", "trunk")  # columns, by the start of their names, that configure no run
+TINY, HUGE = 1e3, 1e13  # parameters; outside of these a count is more often in millions than right
 NEIGHBOURS = 5  # in N, on either side, that tell what a token should cost
 
 CLAUSE = re.compile(r"(?P<column>[^=!<>]+?)\s*(?P<sign>!=|<=|>=|=|<|>)\s*(?P<value>[^=!<>]*)")
@@ -58,7 +60,7 @@ def choose(
 
     def keep_cells(name: str, wanted: Any) -> None:
         cells = [text_of(cell) for cell in table[name]]
-        keep([bool(wanted(cell)) for cell in cells], [f"{name} = {cell}" for cell in cells])
+        keep([bool(wanted(cell)) for cell in cells], [f"{name} = {printable(cell)}" for cell in cells])
 
     for clause, column, sign, value in _clauses(table, where):
         keep([_holds(text_of(cell), sign, value) for cell in table[column]], [f"not {clause}"] * len(table))
@@ -92,8 +94,14 @@ def _clauses(table: pandas.DataFrame, where: Sequence[str]) -> list[tuple[str, s
             )
         elif match["column"] not in table.columns:
             faults.append(
-                f"--where {clause}: there is no column {match['column']!r}; there are {names_of(table.columns)}"
+                f"--where {clause}: there is no column {match['column']!r}; there are {names_of(list(table.columns))}"
             )
+        elif (
+            match["sign"] not in ("=", "!=")
+            and not is_number(match["value"].strip())
+            and any(is_number(text_of(cell)) for cell in table[match["column"]])
+        ):
+            faults.append(f"--where {clause}: {match['value'].strip()!r} is not a number and the column has numbers")
         else:
             found.append((clause.strip(), match["column"], match["sign"], match["value"].strip()))
     if faults:
@@ -103,25 +111,22 @@ def _clauses(table: pandas.DataFrame, where: Sequence[str]) -> list[tuple[str, s
 
 def _holds(cell: str, sign: str, value: str) -> bool:
     """As numbers where both are, else as text; a cell that is no number is neither above nor below one."""
-    try:
-        wanted = number_of(value)
-    except ValueError:
-        return HOLDS[sign](cell, value)
-    try:
-        return HOLDS[sign](number_of(cell), wanted)
-    except ValueError:
-        return sign == "!=" or (sign == "=" and cell == value)
+    if is_number(cell) and is_number(value):
+        return HOLDS[sign](number_of(cell), number_of(value))
+    return HOLDS[sign](cell, value) if sign in ("=", "!=") or not is_number(value) else False
 
 
-def numbers(table: pandas.DataFrame, name: str, *, sign: str = "positive") -> tuple[Array, list[Fault]]:
+def numbers(table: pandas.DataFrame, name: str, sign: Literal["positive", "error", "any"]) -> tuple[Array, list[Fault]]:
     """A column as float64, NaN where a cell is at fault.
 
-    A `positive` cell is a finite number above zero; `known` allows any finite number and, for unknown, an empty cell.
+    A `positive` cell is a finite number above zero. An `error` may be zero and `any` may be negative; both may be
+    empty or nan where they are unknown.
     """
+    rule = "must be a finite number" + {"positive": " above zero", "error": ", at least zero", "any": ""}[sign]
     values, faults = np.full(len(table), np.nan), []
     for row, cell in enumerate(table[name]):
         text = text_of(cell)
-        if sign == "known" and text.lower() in ("", "nan"):
+        if sign != "positive" and text.lower() in ("", "nan"):
             continue
         try:
             value = number_of(text)
@@ -133,11 +138,10 @@ def numbers(table: pandas.DataFrame, name: str, *, sign: str = "positive") -> tu
             else:
                 faults.append(Fault(row=row, reason=f"{name} empty", words=f"{name} is empty"))
             continue
-        if math.isfinite(value) and (value > 0 or sign == "known"):
+        if math.isfinite(value) and (value > 0 or sign == "any" or (sign == "error" and value == 0)):
             values[row] = value
         else:
-            rule = "must be a finite number above zero" if sign == "positive" else "must be a finite number"
-            reason = f"{name} not finite" if not math.isfinite(value) else f"{name} not above zero"
+            reason = f"{name} {'not above zero' if math.isfinite(value) else 'not finite'}"
             faults.append(Fault(row=row, reason=reason, words=f"{name} = {text[:60]}: {rule}"))
     return values, faults
 
@@ -152,13 +156,13 @@ def _way_out(text: str) -> str:
     return "is not a number"
 
 
-def repeated_ids(table: pandas.DataFrame, lines: Sequence[str]) -> list[Fault]:
-    """A run may count once. Of equal rows all but the first are at fault; of rows that differ, which is right?"""
+def repeated_ids(table: pandas.DataFrame, lines: Sequence[str], bad: Collection[int]) -> list[Fault]:
+    """A run may count once, rows that are `bad` aside. Of equal rows all but the first are at fault, else all are."""
     if "run_id" not in table.columns:
         return []
     rows: defaultdict[str, list[int]] = defaultdict(list)
     for row, cell in enumerate(table["run_id"]):
-        if text_of(cell):
+        if text_of(cell) and row not in bad:
             rows[text_of(cell)].append(row)
     faults = []
     for name, same in rows.items():
@@ -170,7 +174,7 @@ def repeated_ids(table: pandas.DataFrame, lines: Sequence[str]) -> list[Fault]:
         for row in same[1:] if copies else same:
             other = lines[same[0] if row != same[0] else same[1]]
             values = "" if copies else " with other values"
-            words = f"run_id {name!r} is also on {other}{values}; a run may count once"
+            words = f"run_id {name!r} is also on {other}{values}; a run may count once: --where keeps one of them"
             faults.append(Fault(row=row, reason=reason, words=words))
     return faults
 
@@ -208,11 +212,11 @@ def strange_flops(n: Array, d: Array, flops: Array) -> list[Fault]:
     return faults
 
 
-def mixed_units(columns: Mapping[str, Array], lines: Sequence[str]) -> list[str]:
+def mixed_units(columns: Mapping[str, Array], lines: list[str]) -> list[str]:
     """A column with values on both sides of an empty factor of 1,000 holds two units; no row tells which is right."""
     faults = []
     for name, column in columns.items():
-        order = np.argsort(column, kind="stable")
+        order = np.argsort(column, kind="stable")[: int(np.isfinite(column).sum())]  # NaN sorts last
         values = column[order]
         jump = values[1:] / values[:-1]
         if len(jump) and jump.max() > GAP:
@@ -224,3 +228,49 @@ def mixed_units(columns: Mapping[str, Array], lines: Sequence[str]) -> list[str]
                 f"({shown})? write plain counts, or keep one side: --where '{name}>={values[cut]:g}'"
             )
     return faults
+
+
+def unfinished(table: pandas.DataFrame) -> list[str]:
+    """An export of W&B says in `State` what our tables say in `status`."""
+    for name in ("State", "state"):
+        if "status" not in table.columns and name in table.columns:
+            states = Counter(text_of(cell) for cell in table[name])
+            other = ", ".join(f"{count} {state}" for state, count in sorted(states.items()) if state != "finished")
+            if other and "finished" in states:
+                return [f"column {name!r} has runs that are not finished ({other}): --where {name}=finished"]
+    return []
+
+
+def doubts(
+    table: pandas.DataFrame, columns: Mapping[str, Array], params: str | None, response: str, run_id: Sequence[str]
+) -> list[str]:
+    """What may be wrong with the table as a whole, or may well be right."""
+    found = []
+    ratio = columns["c"] / (6 * columns["n"] * columns["d"])
+    usual = float(np.median(ratio[np.isfinite(ratio)])) if np.isfinite(ratio).any() else 1.0
+    if not 1 / OFF < usual < OFF:
+        found.append(
+            f"flops are {usual:.3g} times 6 N D: right if {params} leaves much out (embeddings, attention), "
+            "else a unit or a column is wrong"
+        )
+    sizes = columns["n"][np.isfinite(columns["n"])]
+    odd = sizes[(sizes < TINY) | (sizes > HUGE)]
+    if len(odd):
+        found.append(
+            f"{len(odd)} runs have {params} from {odd.min():g} to {odd.max():g}: plain counts? "
+            f"else name the unit, as in --columns {params}=COLUMN*1e6 for millions"
+        )
+    if response != "loss":
+        return found
+    told = {tuple(table[name]) for name in ("loss", "run_id") if name in table.columns}  # under whatever name
+    known = [name for name in table.columns if not str(name).startswith(RESULTS) and tuple(table[name]) not in told]
+    settings = list(zip(*([text_of(cell) for cell in table[name]] for name in known), strict=True))
+    seen = Counter(settings)
+    again = sorted(name for name, setting in zip(run_id, settings, strict=True) if seen[setting] > 1)
+    if again:
+        shown = ", ".join(again[:6]) + (f" and {len(again) - 6} more" if len(again) > 6 else "")
+        found.append(
+            f"{len(again)} runs differ from another in nothing but their result ({shown}): copies count twice; "
+            "if they are seeds, say so in a column 'seed'"
+        )
+    return found

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 MOST_LINES = 20  # faults of rows that are printed one by one
 MOST_NAMES = 40  # column names that a message lists
-MOST_BYTES = 2**28  # of a file: a table of runs has one line for each run
+MOST_BYTES = 2**26  # of a file: a table of runs has one line for each run
 LONGEST_LINE = 2**20  # bytes
-MOST_CELLS = 20_000_000  # of a Parquet file, whose size on disk says little
+MOST_CELLS = 5_000_000  # of a table: the size on disk says little about a Parquet file
 CONSTANTS = {"ln2": math.log(2)}  # 1 bit = ln 2 nats
 
 Lines = list[tuple[int, list[str]]]  # line number, cells
@@ -41,7 +41,7 @@ def read_table(path: str | Path, columns: Mapping[str, str] | None = None) -> pa
     import pandas
 
     path = _file(Path(path))
-    read = {".jsonl": _json_lines, ".ndjson": _json_lines, ".parquet": _parquet}.get(path.suffix.lower(), _csv)
+    read = OTHERS.get(path.suffix.lower(), _csv)
     header, lines = read(path)
     if not lines:
         raise Refusal(f"{path}: has a header line and no runs")
@@ -63,9 +63,22 @@ def number_of(text: str) -> float:
     return float(text)
 
 
+def is_number(text: str) -> bool:
+    try:
+        number_of(text)
+    except ValueError:
+        return False
+    return True
+
+
+def printable(text: str) -> str:
+    """Text of a file for a terminal or a page: no control characters, no more than a reader takes in."""
+    return text if text.isprintable() and len(text) <= 80 else ascii(text[:80])
+
+
 def names_of(names: Sequence[Any]) -> str:
-    """Column names for a message: a name from a file may hold anything, and there may be thousands."""
-    shown = [str(name) if str(name).isprintable() and len(str(name)) < 80 else repr(str(name)[:80]) for name in names]
+    """Column names for a message; there may be thousands."""
+    shown = [printable(str(name)) for name in names]
     more = [f"and {len(shown) - MOST_NAMES} more"] if len(shown) > MOST_NAMES else []
     return ", ".join(shown[:MOST_NAMES] + more)
 
@@ -91,14 +104,14 @@ def _file(path: Path) -> Path:
         raise Refusal(f"{path}: write it as JSON lines, one object for each run, in a file named *.jsonl")
     size = path.stat().st_size
     if size > MOST_BYTES:
-        raise Refusal(f"{path}: has {size / 2**20:.0f} MiB; a table of runs has one line for each run, {_limit()}")
+        raise Refusal(f"{path}: has {size / 2**20:.0f} MiB, {MOST_BYTES / 2**20:.0f} are the most: keep one line a run")
     if not size:
         raise Refusal(f"{path}: is empty; it needs a header line and one line for each run")
     return path
 
 
-def _limit() -> str:
-    return f"at most {MOST_BYTES / 2**20:.0f} MiB in all"
+def _too_many(path: Path) -> str:
+    return f"{path}: has more than {MOST_CELLS:,} cells: keep one line a run and the columns that are needed"
 
 
 def _text_lines(path: Path) -> Iterator[str]:
@@ -113,16 +126,20 @@ def _text_lines(path: Path) -> Iterator[str]:
             try:
                 yield line.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError:
-                raise Refusal(f"{path}: line {number}: is not UTF-8 text; save it as a CSV in UTF-8") from None
+                raise Refusal(f"{path}: line {number}: is not UTF-8 text; save it in UTF-8") from None
 
 
 def _csv(path: Path) -> tuple[list[str], Lines]:
     reader = csv.reader(_text_lines(path), strict=True)
     lines: Lines = []
     number = 1  # of the line that a row starts on
+    seen = 0
     try:
         for row in reader:
             cells = [cell.strip() for cell in row]
+            seen += len(cells)
+            if seen > MOST_CELLS:
+                raise Refusal(_too_many(path))
             if any(cells):
                 lines.append((number, cells))
             number = reader.line_num + 1
@@ -159,25 +176,23 @@ def _json_lines(path: Path) -> tuple[list[str], Lines]:
             continue
         try:
             value = json.loads(line, object_pairs_hook=_once)
+            if not isinstance(value, dict):
+                raise ValueError("must be an object {column: value, ...}")
+            rows.append((number, _once(list(_flat(value)))))
         except (ValueError, RecursionError) as error:
-            faults.append(f"{path}: line {number}: is not JSON: {str(error)[:100]}")
-        else:
-            if isinstance(value, dict):
-                rows.append((number, dict(_flat(value))))
-            else:
-                faults.append(f"{path}: line {number}: is not an object {{column: value, ...}}")
+            faults.append(f"{path}: line {number}: is not a run in JSON: {str(error)[:100]}")
     if faults:
         raise Refusal(first(faults))
     header = list(dict.fromkeys(name for _, row in rows for name in row))
     if len(header) * len(rows) > MOST_CELLS:
-        raise Refusal(f"{path}: {len(rows)} runs with {len(header)} columns in all; keep the columns that are needed")
+        raise Refusal(_too_many(path))
     return header, [(number, [row.get(name, "") for name in header]) for number, row in rows]
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise ValueError("a name appears twice in one object")
+        raise ValueError("a name appears twice")
     return found
 
 
@@ -192,23 +207,26 @@ def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str
 
 def _parquet(path: Path) -> tuple[list[str], Lines]:
     try:
-        import pyarrow
-        import pyarrow.parquet as parquet
+        import pyarrow  # pyright: ignore[reportMissingImports]
+        import pyarrow.parquet as parquet  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise Refusal(f"{path}: Parquet needs pyarrow: pip install 'scaling[tables]', or save it as a CSV") from None
     try:
         with parquet.ParquetFile(path) as file:
-            cells = file.metadata.num_rows * file.metadata.num_columns
-            if cells > MOST_CELLS:
-                raise Refusal(f"{path}: has {cells} cells, {MOST_CELLS} are the most: keep the columns that are needed")
+            groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
+            if sum(group.column(i).num_values for group in groups for i in range(group.num_columns)) > MOST_CELLS:
+                raise Refusal(_too_many(path))
             rows = file.read().to_pylist()
+    except Refusal:
+        raise
     except (pyarrow.ArrowException, OSError, ValueError) as error:
-        if isinstance(error, Refusal):
-            raise
         raise Refusal(f"{path}: is not a Parquet file: {str(error).splitlines()[0][:100]}") from None
     flat = [dict(_flat(row)) for row in rows]
     header = list(dict.fromkeys(name for row in flat for name in row))
     return header, [(number, [row.get(name, "") for name in header]) for number, row in enumerate(flat, 1)]
+
+
+OTHERS = {".jsonl": _json_lines, ".parquet": _parquet}  # by suffix; anything else is a CSV
 
 
 def _products(cells: Mapping[str, list[str]], columns: Mapping[str, str]) -> dict[str, list[str]]:
@@ -223,7 +241,7 @@ def _products(cells: Mapping[str, list[str]], columns: Mapping[str, str]) -> dic
                 named.append(cells[term])
             elif i and term in CONSTANTS:
                 factor *= CONSTANTS[term]
-            elif i and _is_factor(term):
+            elif i and is_number(term) and 0 < number_of(term) < math.inf:
                 factor *= number_of(term)
             else:
                 is_not = "there is no column" if not i else "there is no number above zero, ln2 or column"
@@ -236,18 +254,10 @@ def _products(cells: Mapping[str, list[str]], columns: Mapping[str, str]) -> dic
     return found
 
 
-def _is_factor(term: str) -> bool:
-    try:
-        return 0 < number_of(term) < math.inf
-    except ValueError:
-        return False
-
-
 def _product(cells: Sequence[str], factor: float) -> str:
     """The product as text that reads back to the same number; a cell that is no number stands as it is."""
     for cell in cells:
-        try:
-            factor *= number_of(cell)
-        except ValueError:
+        if not is_number(cell):
             return cell
+        factor *= number_of(cell)
     return repr(factor)
