@@ -73,7 +73,7 @@ class Observations:
             return 6.0, 1.0
         log_n, log_c = np.log(self.n[known]), np.log(self.flops[known] / self.d[known])
         spread = log_n - log_n.mean()
-        if not np.any(spread):
+        if np.ptp(log_n) < 1e-6:  # one size, whose logarithms need not equal their mean to the last digit
             return float(np.exp(log_c.mean() - log_n.mean())), 1.0
         p = float(spread @ log_c / (spread @ spread))
         return float(np.exp(log_c.mean() - p * log_n.mean())), p
