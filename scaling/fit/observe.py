@@ -133,8 +133,8 @@ def observe(
     """
     if faults := _missing(table, params, needs, response, extra):
         raise Refusal(faults)
-    warnings = rows.unfinished(table)
     table, dropped = rows.choose(table, where, group, roles)
+    warnings = rows.unfinished(table)
     _refuse_empty(table, dropped)
     lines = _lines(table)
     columns, bad = _columns(table, params, needs, response, extra)

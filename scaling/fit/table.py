@@ -44,7 +44,7 @@ def read_table(path: str | Path, columns: Mapping[str, str] | None = None) -> pa
     read = OTHERS.get(path.suffix.lower(), _csv)
     header, lines = read(path)
     if not lines:
-        raise Refusal(f"{path}: has a header line and no runs")
+        raise Refusal(f"{path}: has {'a header line and no' if header else 'no'} runs")
     label = "row" if read is _parquet else "line"
     index = pandas.Index([number for number, _ in lines], name=label)
     cells = dict(zip(header, (list(column) for column in zip(*(row for _, row in lines), strict=True)), strict=True))

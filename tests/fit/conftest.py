@@ -1,4 +1,4 @@
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,10 @@ PUBLISHED = Path(__file__).parents[3] / "shared" / "data"
 def published() -> Callable[..., Any]:
     """A table of published runs, or a skip that says so."""
 
-    def read(name: str) -> Any:
+    def read(name: str, columns: Mapping[str, str] | None = None) -> Any:
         if not (PUBLISHED / name).is_file():
             pytest.skip(f"no published table {name} in ../shared/data")
-        return read_table(PUBLISHED / name)
+        return read_table(PUBLISHED / name, columns)
 
     return read
 

@@ -10,13 +10,15 @@ import pandas
 import pytest
 
 from scaling.cli.main import main
-from scaling.fit.laws import LAWS
+from scaling.fit.forecast import forecast
+from scaling.fit.laws import Chinchilla
 from scaling.fit.observe import observe, read_table
+from scaling.fit.surface import fit
 from scaling.spec import Refusal
 
 HEAD = "run_id,n_params,tokens,flops,loss\n"
 N, D = (v.ravel() for v in np.meshgrid(np.geomspace(1e6, 1e9, 4), np.geomspace(1e9, 6e10, 4), indexing="ij"))
-TRUE = LAWS["chinchilla"](E=1.7, A=400.0, B=410.0, alpha=0.34, beta=0.28)
+TRUE = Chinchilla(E=1.7, A=400.0, B=410.0, alpha=0.34, beta=0.28)
 NOISE = 0.002 * np.random.default_rng(7).normal(size=len(N))  # on ln L
 
 
@@ -70,7 +72,7 @@ REFUSED = {
     "not UTF-8": (TEXT.encode() + "é".encode("latin-1") + b",1e8,1e10,6e18,3\n", ["line 18: is not UTF-8 text"]),
     "UTF-16": (TEXT.encode("utf-16"), ["line 1: is not UTF-8 text; save it in UTF-8"]),
     "open quote": (TEXT + '"x,1e8,1e10,6e18,3\n', ["line 18: is not a CSV: unexpected end of data"]),
-    "missing column": (TEXT.replace("tokens", "D"), ["column 'tokens' is missing; there are run_id, n_params, D, flops"]),
+    "missing column": (TEXT.replace("tokens", "D"), ["column 'tokens' is missing; there are run_id, n_params, D"]),
     "several": (TEXT + "x,70M,0,6e18,\n", ["line 18: n_params", "line 18: tokens = 0", "line 18: loss is empty"]),
 }  # fmt: skip
 
@@ -169,21 +171,29 @@ def test_what_the_runs_cannot_tell_is_named_and_gets_no_number(file, capsys, cas
 
 
 def test_a_parameter_on_its_bound_says_so(file, capsys):
-    # The loss goes on falling with the logarithm of N: no floor, and an exponent near zero.
-    loss = 8.0 - 0.25 * np.log(N) + (D / 1e9) ** -0.3
+    # The loss falls in a straight line in ln N over all the sizes there are: it shows no floor.
+    loss = (8.0 - 0.25 * np.log(N) + (D / 1e9) ** -0.3) * np.exp(NOISE)
     found = fitted(file(HEAD + "".join(rows(loss=loss))), capsys)
-    assert found["status"] in ("at_bound", "unidentified")
-    assert any("edge of its range" in words or "not determine" in words or "open" in words for words in found["warnings"])
+    assert (found["status"], found["at_bound"]) == ("at_bound", ["E"])
+    assert found["estimates"]["E"]["interval"] is None
+    assert any(words.startswith("E = 0 rests on the edge of its range") for words in found["warnings"])
+
+
+def test_a_forecast_at_a_thousand_times_the_compute_is_marked(file):
+    o = observe(read_table(file(TEXT)), params="n_params")
+    n, d = 30 * N[-1], 1000 / 30 * D[-1]
+    said = forecast([fit(o)], n, d, 1000 * float(o.flops[-1]))
+    assert "1000 times the largest fitted compute: an extrapolation far beyond the runs" in said.warnings
+    assert said.loss == pytest.approx(TRUE(n, d), rel=0.01)  # one draw says nothing of coverage
+    untold = observe(read_table(file(HEAD + "".join(UNTOLD["constant D/N"]))), params="n_params")
+    with pytest.raises(Refusal, match="no law is identified by these runs, so none can forecast"):
+        forecast([fit(untold)], n, d, 6 * n * d)
 
 
 def test_rows_far_outside_the_others_compute_do_not_pass_for_a_unit_error(file):
     n, d = np.append(N, 3e10), np.append(D, 2e12)  # 1,000 times the largest compute of the rest
     o = observe(read_table(file(HEAD + "".join(rows(n, d, TRUE(n, d))))), params="n_params")
     assert o.flops[-1] == pytest.approx(1000 * o.flops[-2])
-
-
-def shuffled(seed):
-    return [GOOD[i] for i in np.random.default_rng(seed).permutation(len(GOOD))]
 
 
 @pytest.mark.parametrize("header,cut", [(HEAD, 0), (HEAD.removeprefix("run_id,"), 1)], ids=["ids", "no ids"])
