@@ -247,7 +247,8 @@ def doubts(
     """What may be wrong with the table as a whole, or may well be right."""
     found = []
     ratio = columns["c"] / (6 * columns["n"] * columns["d"])
-    usual = float(np.median(ratio[np.isfinite(ratio)])) if np.isfinite(ratio).any() else 1.0
+    measured = bool(np.isfinite(ratio).any())
+    usual = float(np.median(ratio[np.isfinite(ratio)])) if measured else 1.0
     if not 1 / OFF < usual < OFF:
         found.append(
             f"flops are {usual:.3g} times 6 N D: right if {params} leaves much out (embeddings, attention), "
@@ -255,7 +256,7 @@ def doubts(
         )
     sizes = columns["n"][np.isfinite(columns["n"])]
     odd = sizes[(sizes < TINY) | (sizes > HUGE)]
-    if len(odd):
+    if len(odd) and not (measured and 0.01 < usual < 100):  # FLOPs that agree with N vouch for its unit
         found.append(
             f"{len(odd)} runs have {params} from {odd.min():g} to {odd.max():g}: plain counts? "
             f"else name the unit, as in --columns {params}=COLUMN*1e6 for millions"

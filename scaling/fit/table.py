@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,7 @@ MOST_LINES = 20  # faults of rows that are printed one by one
 MOST_NAMES = 40  # column names that a message lists
 MOST_BYTES = 2**26  # of a file: a table of runs has one line for each run
 LONGEST_LINE = 2**20  # bytes
-MOST_CELLS = 5_000_000  # of a table: the size on disk says little about a Parquet file
+MOST_CELLS = 2_000_000  # of a table: the size on disk says little about a Parquet file
 CONSTANTS = {"ln2": math.log(2)}  # 1 bit = ln 2 nats
 
 Lines = list[tuple[int, list[str]]]  # line number, cells
@@ -133,15 +134,15 @@ def _csv(path: Path) -> tuple[list[str], Lines]:
     reader = csv.reader(_text_lines(path), strict=True)
     lines: Lines = []
     number = 1  # of the line that a row starts on
-    seen = 0
+    width = 0
     try:
         for row in reader:
             cells = [cell.strip() for cell in row]
-            seen += len(cells)
-            if seen > MOST_CELLS:
-                raise Refusal(_too_many(path))
             if any(cells):
                 lines.append((number, cells))
+                width = max(width, len(cells))  # short rows are filled up to it
+            if width * len(lines) > MOST_CELLS:
+                raise Refusal(_too_many(path))
             number = reader.line_num + 1
     except csv.Error as error:
         raise Refusal(f"{path}: line {number}: is not a CSV: {error}") from None
@@ -154,7 +155,8 @@ def _csv(path: Path) -> tuple[list[str], Lines]:
             f"{path}: its columns are separated by {mark!r}; save it with commas, and with points in decimals"
         )
     faults = [
-        f"{path}: column {name!r} appears twice" for name in sorted({n for n in header if n and header.count(n) > 1})
+        f"{path}: column {name!r} appears twice"
+        for name in sorted(name for name, count in Counter(header).items() if name and count > 1)
     ]
     faults += [
         f"{path}: line {number}: {len(row)} cells under {len(header)} names; a comma inside a number or a text?"

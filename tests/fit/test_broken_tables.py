@@ -238,6 +238,8 @@ def test_runs_that_differ_in_nothing_but_the_loss_are_doubted(file):
 def test_sizes_in_millions_are_doubted(file):
     o = observe(read_table(file("n_params,tokens,loss\n70,1e9,3\n160,1e9,2.9\n")), params="n_params")
     assert "2 runs have n_params from 70 to 160: plain counts?" in o.warnings[0]
+    tiny = "n_params,tokens,flops,loss\n768,1e6,2e10,3\n1536,1e6,3e10,2.9\n"  # attention and head come on top
+    assert not any("plain counts" in words for words in observe(read_table(file(tiny)), params="n_params").warnings)
 
 
 def test_a_single_size_has_a_cost_per_token():
@@ -269,6 +271,13 @@ def test_no_control_character_reaches_a_message(file):
     with pytest.raises(Refusal) as third:
         observe(table, params="n_params", needs=("n",), group="x")
     assert escape not in str(refused.value) + str(again.value) + str(third.value)
+
+
+def test_a_wide_header_is_not_filled_up_without_limit(file):
+    """A few bytes a line, 100,000 cells each once the missing ones are filled in."""
+    text = ",".join(f"c{i}" for i in range(100_000)) + "\n" + "1,2\n" * 1000
+    with pytest.raises(Refusal, match="has more than 2,000,000 cells"):
+        read_table(file(text))
 
 
 def test_a_line_without_end_is_refused_before_it_is_in_memory(tmp_path):
