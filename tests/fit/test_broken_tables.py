@@ -1,9 +1,9 @@
 """Tables as people send them: each ends in the right verdict, and no number is fitted that the runs cannot tell."""
 
 import json
-import resource
 import subprocess
 import sys
+import tracemalloc
 
 import numpy as np
 import pandas
@@ -13,6 +13,7 @@ from scaling.cli.main import main
 from scaling.fit.forecast import forecast
 from scaling.fit.laws import Chinchilla
 from scaling.fit.observe import observe, read_table
+from scaling.fit.rows import strange_flops
 from scaling.fit.surface import fit
 from scaling.spec import Refusal
 
@@ -220,10 +221,55 @@ def test_a_count_that_leaves_embeddings_out_is_no_unit_error():
     counted = full**1.6 / 1e9**0.6  # C is 63 times 6 N D for the smallest, 8 in the middle, 1 for the largest
     kaplan = pandas.DataFrame({"n": counted, "tokens": d, "flops": 6 * full * d, "loss": 3.0})
     assert len(observe(kaplan, params="n")) == 18
-    kaplan.loc[7, "flops"] *= 10
+    kaplan.loc[4, "flops"] *= 4  # no more than the smallest size's multiple, but not its own size's
     with pytest.raises(Refusal) as refused:
         observe(kaplan, params="n")
-    assert [fault.split(":")[0] for fault in refused.value.faults] == ["row 7"]
+    assert [fault.split(":")[0] for fault in refused.value.faults] == ["row 4"]
+
+
+@pytest.mark.parametrize("factor", [0.1, 10])
+@pytest.mark.parametrize("row", [1, 3, 6, 8])
+def test_flops_of_one_size_are_held_to_those_of_smaller_and_larger_ones(row, factor):
+    n = np.geomspace(1e6, 1e9, 10)
+    table = pandas.DataFrame({"n": n, "tokens": 1e9, "flops": 6e9 * n, "loss": 3.0})
+    table.loc[row, "flops"] *= factor
+    with pytest.raises(Refusal, match=rf"^row {row}: flops = \S+ are {factor:g} times 6 N D"):
+        observe(table, params="n")
+
+
+@pytest.mark.parametrize("row,factor", [(0, 0.1), (9, 10), (0, 100), (9, 0.01)])
+def test_flops_of_the_smallest_and_the_largest_size_are_held_to_what_a_trend_allows(row, factor):
+    n = np.geomspace(1e6, 1e9, 10)
+    flops = 6e9 * n
+    flops[row] *= factor
+    assert [fault.row for fault in strange_flops(n, np.full(10, 1e9), flops)] == [row]
+
+
+def test_which_flops_are_strange_does_not_hang_on_the_order_of_the_rows():
+    rng = np.random.default_rng(3)
+    n, d, some = np.repeat(np.geomspace(1e6, 1e9, 3), 8), np.full(24, 1e9), 0
+    for _ in range(40):
+        flops = 6e9 * n * np.exp(1.2 * rng.normal(size=24))  # so wild that what is strange is a close call
+        found = []
+        for _ in range(4):
+            order = rng.permutation(24)
+            found.append({int(order[fault.row]) for fault in strange_flops(n[order], d[order], flops[order])})
+        assert all(rows == found[0] for rows in found)
+        some += len(found[0])
+    assert 0 < some < 40 * 24
+
+
+def test_one_unit_error_does_not_hide_another():
+    n = np.geomspace(1e6, 1e9, 10)
+    flops = 6e9 * n
+    flops[[3, 5]] *= 10, 20
+    assert [fault.row for fault in strange_flops(n, np.full(10, 1e9), flops)] == [3, 5]
+
+
+def test_a_fault_is_named_by_the_line_that_its_row_starts_on(file):
+    text = 'run_id,n_params,tokens,loss\n"a\nb\nc",1e6,1e9,3\n\nd,0,1e9,3\n'
+    with pytest.raises(Refusal, match="^line 6: n_params = 0"):
+        observe(read_table(file(text)), params="n_params")
 
 
 def test_runs_that_differ_in_nothing_but_the_loss_are_doubted(file):
@@ -281,17 +327,22 @@ def test_a_wide_header_is_not_filled_up_without_limit(file):
 
 
 def test_a_line_without_end_is_refused_before_it_is_in_memory(tmp_path):
-    """A gigabyte of zeros, sparse on disk: by its size; and a line of 8 MiB by its length, in any format."""
+    """A gigabyte of zeros, sparse on disk, by its size; a line of 60 MiB by its length."""
     giant = tmp_path / "giant.csv"
     with giant.open("wb") as out:
         out.truncate(2**30)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(Refusal, match="has 1024 MiB, 64 are the most"):
-        read_table(giant)
-    for name in ("long.csv", "long.jsonl"):
+    starts = {"long.csv": b"n_params,tokens,loss\n", "long.jsonl": b'{"n_params": 1}\n'}
+    for name, start in starts.items():
         with (tmp_path / name).open("wb") as out:
-            out.write(b"n_params,tokens,loss\n" if name.endswith("csv") else b'{"n_params": 1}\n')
-            out.truncate(2**23)
-        with pytest.raises(Refusal, match="line 2 is longer than 1048576 bytes"):
-            read_table(tmp_path / name)
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # KiB
+            out.write(start)
+            out.truncate(60 * 2**20)
+    tracemalloc.start()
+    try:
+        with pytest.raises(Refusal, match="has 1024 MiB, 64 are the most"):
+            read_table(giant)
+        for name in starts:
+            with pytest.raises(Refusal, match="line 2 is longer than 1048576 bytes"):
+                read_table(tmp_path / name)
+        assert tracemalloc.get_traced_memory()[1] < 2**23
+    finally:
+        tracemalloc.stop()
