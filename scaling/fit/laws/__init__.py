@@ -5,20 +5,57 @@ that is linear in some parameters once the others are known says so in `basis`: 
 columns X with L = X c, c >= 0, and `from_basis` gives the parameters for that c. Estimators start there, from the
 instance that `form` makes: its parameters are placeholders, its constants (if the law has any) those of the runs.
 
-A new law is a class of this form and a line in `LAWS`.
+A new law is a class of this form and a line in `GROUPS`.
 """
 
+from typing import Any
+
+from scaling.fit.laws.broken import Broken
+from scaling.fit.laws.downstream import Downstream
 from scaling.fit.laws.form import Array, Optimum
-from scaling.fit.laws.power import PowerLaw
+from scaling.fit.laws.hyper import (
+    BatchSize,
+    BatchSizeCompute,
+    CriticalBatch,
+    LearningRate,
+    LearningRateCompute,
+    StepsExamples,
+)
+from scaling.fit.laws.kaplan import KaplanC, KaplanD, KaplanN
+from scaling.fit.laws.power import PowerLaw, PowerNoFloor
+from scaling.fit.laws.repeat import DataConstrained
 from scaling.fit.laws.surface import Chinchilla, Interaction, Kaplan
+from scaling.fit.laws.tied import ChinchillaTied, Overtraining
 
-__all__ = ["LAWS", "SURFACES", "Array", "Chinchilla", "Interaction", "Kaplan", "Law", "Optimum", "PowerLaw"]
+__all__ = ["GROUPS", "LAWS", "SURFACES", "Array", "Chinchilla", "Interaction", "Kaplan", "Law", "Optimum", "PowerLaw"]
 
-Law = Chinchilla | Kaplan | Interaction | PowerLaw
-LAWS: dict[str, type[Law]] = {
-    "chinchilla": Chinchilla,
-    "kaplan": Kaplan,
-    "interaction": Interaction,
-    "power": PowerLaw,
+Law = Chinchilla | Kaplan | Interaction | PowerLaw  # those that Python users name; any of `LAWS` is one
+GROUPS: dict[str, dict[str, type[Any]]] = {
+    "loss against size and data": {
+        "chinchilla": Chinchilla,
+        "chinchilla_tied": ChinchillaTied,
+        "kaplan": Kaplan,
+        "interaction": Interaction,
+        "overtraining": Overtraining,
+        "data_constrained": DataConstrained,
+    },
+    "loss against one variable": {
+        "power": PowerLaw,
+        "power_no_floor": PowerNoFloor,
+        "kaplan_n": KaplanN,
+        "kaplan_d": KaplanD,
+        "kaplan_c": KaplanC,
+        "broken": Broken,
+    },
+    "learning rate and batch": {
+        "learning_rate": LearningRate,
+        "batch_size": BatchSize,
+        "learning_rate_compute": LearningRateCompute,
+        "batch_size_compute": BatchSizeCompute,
+        "critical_batch": CriticalBatch,
+        "steps_examples": StepsExamples,
+    },
+    "tasks": {"downstream": Downstream},
 }
-SURFACES = tuple(name for name, law in LAWS.items() if law.variables == ("n", "d"))
+LAWS: dict[str, type[Any]] = {name: law for group in GROUPS.values() for name, law in group.items()}
+SURFACES = tuple(name for name, law in LAWS.items() if law.variables == ("n", "d") and law.response == "loss")
