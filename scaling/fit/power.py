@@ -1,13 +1,13 @@
 """A law in one variable, L(x) = E + A x^-alpha, with intervals: L(N) at ample data, L(D), L(C) on a frontier."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from scaling.fit.laws import Array, PowerLaw
+from scaling.fit.laws import LAWS, Array
 from scaling.fit.robust import estimate
 from scaling.fit.uncertainty import Interval, covariance, spread
 from scaling.spec import Refusal
@@ -15,17 +15,17 @@ from scaling.spec import Refusal
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PowerFit:
-    law: PowerLaw
+    law: Any  # PowerLaw or PowerNoFloor
     runs: int
     level: float
-    covariance: Array  # [3, 3] of z, see `robust.jacobian`
+    covariance: Array  # [P, P] of z, see `robust.jacobian`
     dof: int
     scale: float  # standard deviation of a residual of ln L
     at_bound: tuple[str, ...]  # parameters on the edge of their range; they get no interval
 
     @property
     def theta(self) -> Array:
-        return np.array([self.law.E, self.law.A, self.law.alpha])
+        return np.array([getattr(self.law, name) for name in self.law.names])
 
     def band(self, x: ArrayLike, level: float | None = None) -> Interval:
         """The law at x [K] with the interval of its mean, nats per token."""
@@ -58,7 +58,7 @@ class PowerFit:
 
 
 def fit_power(x: ArrayLike, loss: ArrayLike, *, floor: bool = True, level: float = 0.9) -> PowerFit:
-    """Fit R losses [R], nats per token, at x [R]; `floor` False holds E at 0.
+    """Fit R losses [R], nats per token, at x [R]; `floor` False is the law without E.
 
     Raises `Refusal` for fewer distinct x than parameters: then no curve can be told.
     """
@@ -70,12 +70,11 @@ def fit_power(x: ArrayLike, loss: ArrayLike, *, floor: bool = True, level: float
         raise Refusal(
             f"{len(np.unique(x))} distinct values: a power law {'with a floor ' * floor}needs at least {needed}"
         )
-    form = PowerLaw.form()
-    found = estimate(form, (x,), loss, floor=floor)
-    free = np.array([name not in found.at_bound and (floor or name != "E") for name in form.names])
+    form = LAWS["power" if floor else "power_no_floor"].form()
+    found = estimate(form, (x,), loss)
+    free = np.array([name not in found.at_bound for name in form.names])
     noise = covariance(form, found, (x,), free, [str(i) for i in range(len(x))])
-    E, A, alpha = found.theta.tolist()
     return PowerFit(
-        law=PowerLaw(E=E, A=A, alpha=alpha), runs=len(x), level=level, covariance=noise.covariance,
-        dof=noise.dof, scale=found.scale, at_bound=found.at_bound,
+        law=replace(form, **dict(zip(form.names, found.theta.tolist(), strict=True))), runs=len(x), level=level,
+        covariance=noise.covariance, dof=noise.dof, scale=found.scale, at_bound=found.at_bound,
     )  # fmt: skip

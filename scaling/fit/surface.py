@@ -66,7 +66,7 @@ def fit(
         )
 
     noise = covariance(form, found, x, free, o.trunk)
-    draws = resample(form, found, x, np.log(o.loss), free, o.trunk, bootstrap, seed) if bootstrap else None
+    draws = resample(form, found, x, o.loss, free, o.trunk, bootstrap, seed) if bootstrap else None
     result = Fit(
         **base,
         law=replace(form, **dict(zip(form.names, found.theta.tolist(), strict=True))),
