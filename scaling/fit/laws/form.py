@@ -27,3 +27,8 @@ def power(x: ArrayLike, exponent: Any) -> Any:
 
 def stack(*columns: Any) -> Array:
     return np.stack(np.broadcast_arrays(*columns), axis=-1)
+
+
+def limits(law: Any, parameter: str) -> tuple[float, float]:
+    """The range in which a parameter of a law is looked for."""
+    return law.bounds.get(parameter, (0.0 if parameter in law.positive else -np.inf, np.inf))

@@ -165,7 +165,7 @@ class StepsExamples:
 
     formula: ClassVar = "(S/S_min - 1) (X/X_min - 1) = 1"
     source: ClassVar = "McCandlish et al. 2018, arXiv:1812.06162"
-    about: ClassVar = "Steps against examples to one given loss over a range of batches; X_min/S_min is the critical batch."
+    about: ClassVar = "Steps against examples to one loss over a range of batches; X_min/S_min is the critical batch."
     variables: ClassVar = ("steps",)
     response: ClassVar = "examples"
     units: ClassVar = {"X_min": "examples", "S_min": "steps"}

@@ -102,7 +102,7 @@ class KaplanD:
 
 @dataclass(frozen=True, kw_only=True)
 class KaplanC:
-    """L(C) = (Cc/C)^alpha_c (arXiv:2001.08361, eq. 1.3): size, batch and duration chosen for the compute. Units: Cc FLOPs."""
+    """L(C) = (Cc/C)^alpha_c (arXiv:2001.08361, eq. 1.3): size and batch chosen for the compute. Units: Cc FLOPs."""
 
     Cc: float
     alpha_c: float

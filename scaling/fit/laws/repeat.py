@@ -113,7 +113,8 @@ class DataConstrained:
         """Columns 1, (A/B) N'^-alpha + D'^-beta for shape [..., 5] (alpha, ..., R_N, balance): [..., R, 2]."""
         log_ratio = self._log_ratio(shape, n, np.minimum(u, d))
         alpha, beta, again_d, again_n = (shape[..., i : i + 1] for i in range(4))
-        law = DataConstrained(E=0.0, A=np.exp(log_ratio), B=1.0, alpha=alpha, beta=beta, R_D=again_d, R_N=again_n)  # type: ignore[arg-type]
+        values: dict[str, Any] = {"A": np.exp(log_ratio), "alpha": alpha, "beta": beta, "R_D": again_d, "R_N": again_n}
+        law = DataConstrained(E=0.0, B=1.0, **values)
         return stack(1.0, law(n, d, u))
 
     def from_basis(self, shape: Array, coefficient: Array, *x: Array) -> Array:
