@@ -40,7 +40,7 @@ EXPLAINED = {
         "Not to learn how D/N changes with compute: this law has decided that it does not.",
     ),
     "kaplan": (
-        "Size and data limit each other inside one bracket raised to a power, so data is worth less to a small model.",
+        "As D grows without end the bracket leaves the law of N, as N does the law of D.",
         "With a floor its parameters are not those of the paper, which has none.",
     ),
     "interaction": (
@@ -129,7 +129,7 @@ def _example(name: str) -> tuple[Any, Any, list[tuple[str, tuple[Any, ...]]], st
         (f"M = {m}", (np.sqrt(budget / (6 * m)), np.sqrt(budget * m / 6)))  # tokens per parameter
         for m in (20, 160, 1280)
     ]
-    losses, steps, size = np.linspace(2.2, 5.5, 60), np.geomspace(2.1e3, 1e5, 80), figure.N_LABELS["n_params_total"]
+    losses, steps, size = np.linspace(2.2, 5.5, 60), np.geomspace(2.1e3, 1e5, 80), "N, parameters"
     examples: dict[str, tuple[dict[str, float], Any, list[tuple[str, tuple[Any, ...]]], str]] = {
         "chinchilla": ({"E": 1.69, "A": 406.4, "B": 410.7, "alpha": 0.34, "beta": 0.28}, n, by_size, size),
         "chinchilla_tied": ({"E": 1.8, "A": 400.0, "B": 1500.0, "alpha": 0.35}, n, by_size, size),
@@ -201,7 +201,7 @@ def _section(name: str, law: Any) -> str:
     says, but = EXPLAINED[name]
     rows = [f"| `{p}` | {law.units[p] or 'none'} | {_range(law, p)} |" for p in law.names]
     return "\n".join([
-        f"### {name}\n", f"    {law.formula}\n", f"{law.about} {says}\n", f"When not: {but}\n",
+        f"### {name}\n", f"    {law.formula}\n", f"{law.about} {says}\n", f"Limits: {but}\n",
         f"Variables: {', '.join(law.variables)}. Response: {law.response}. Linear: {', '.join(law.linear)}.\n",
         "| parameter | unit | range |", "|---|---|---|", *rows, "",
         f"Source: {law.source}.\n", f"![{name}: {RESPONSES[law.response]}](figures/laws/{name}.svg)\n",
