@@ -193,13 +193,14 @@ def polish(
     free: Array | None = None,
     multiplicity: Array | None = None,
     iterations: int = 200,
-    tolerance: float = 1e-9,
+    tolerance: float | None = None,
+    damping: float = 1e-3,
 ) -> Array:
     """Local minima [B, P] of the objective from starts theta [B, P], each row counted `multiplicity` [B, R] times.
 
     Levenberg-Marquardt on z (see `jacobian`) within the law's bounds; a lane leaves the batch when a step moves its
-    residuals by less than `tolerance` (root mean square; of "mm" in scales). `scale` [B] and `cut` are of "mm" alone.
-    `free` [P] tells which parameters move.
+    residuals by less than `tolerance` (root mean square, 1e-9 by default; of "mm" in scales). `scale` [B] and `cut` are of "mm" alone.
+    `free` [P] tells which parameters move. `damping` is that of the first step: small where a start is close.
     """
     rule, unit = _cut(objective, cut), _unit(y, objective.space)
     lanes, rows = len(theta), len(y)
@@ -211,10 +212,12 @@ def polish(
     if objective.kind == "mm":
         every_scale = np.broadcast_to(np.asarray(scale, float), (lanes,))
     else:
-        every_scale, tolerance = np.ones(lanes), tolerance * unit
+        every_scale = np.ones(lanes)
+    if tolerance is None:
+        tolerance = 1e-9 if objective.kind == "mm" else 1e-9 * unit
     target = np.log(y) if objective.space == "log" else y
     every_count = np.ones((lanes, rows)) if multiplicity is None else multiplicity
-    damping = np.full(lanes, 1e-3)
+    ridge = np.full(lanes, damping)
     todo = np.arange(lanes)
     count, width = every_count, every_scale[:, None] * divisor
     here = z.copy()
@@ -227,12 +230,12 @@ def polish(
         stuck = ~free | ((here <= low) & (slope > 0)) | ((here >= high) & (slope < 0))
         bend = count * np.maximum(_curvature(u, rule), 0.0)
         if rule[0] == "huber":  # few rows bend: away from the minimum their weights are the safer curvature
-            bend = np.where(damping[:, None] > 1e-2, weight, bend)
+            bend = np.where(ridge[:, None] > 1e-2, weight, bend)
         curve = (j * bend[:, None, :]) @ np.swapaxes(j, 1, 2)
         curve = np.where(stuck[:, :, None] | stuck[:, None, :], 0.0, curve)
         slope, size = np.where(stuck, 0.0, slope), np.where(stuck, 0.0, size)
-        ridge = damping[:, None] * size + 1e-300 + stuck
-        curve[:, range(len(free)), range(len(free))] += np.where(size > 0, ridge, 1.0)
+        added = ridge[:, None] * size + 1e-300 + stuck
+        curve[:, range(len(free)), range(len(free))] += np.where(size > 0, added, 1.0)
         new = np.clip(here - _solve(curve, slope), low, high)
         new = np.where(free, new, here)
         new_u, new_j = _linearised(form, new, x, target, width, objective.space, unit)
@@ -243,13 +246,13 @@ def polish(
             here, u, j, value = new, new_u, new_j, new_value
         else:
             here[better], u[better], j[better], value[better] = new[better], new_u[better], new_j[better], new_value[better]
-        damping = np.where(better, np.maximum(damping / 6, 1e-14), damping * 4)
-        keep = ~(((moved < tolerance * np.sqrt(rows)) & better) | (damping > 1e10))
+        ridge = np.where(better, np.maximum(ridge / 6, 1e-14), ridge * 4)
+        keep = ~(((moved < tolerance * np.sqrt(rows)) & better) | (ridge > 1e10))
         if not keep.all():
             z[todo[~keep]] = here[~keep]
             todo = todo[keep]
-            here, u, j, value, damping, count, width = (
-                part[keep] for part in (here, u, j, value, damping, count, width)
+            here, u, j, value, ridge, count, width = (
+                part[keep] for part in (here, u, j, value, ridge, count, width)
             )
         if not len(todo):
             break
@@ -329,6 +332,8 @@ def _unit(y: Array, space: str) -> float:
 def _residual(f: Array, target: Array, space: str, unit: float) -> Array:
     """Law less measured value; a law without a value, or below zero where its logarithm is taken, is far off."""
     r = (np.log(f) if space == "log" else f) - target
+    if np.isfinite(r.sum()):
+        return r
     return np.nan_to_num(r, nan=1e3 * unit, posinf=1e3 * unit, neginf=-1e3 * unit)
 
 
