@@ -199,8 +199,8 @@ def polish(
     """Local minima [B, P] of the objective from starts theta [B, P], each row counted `multiplicity` [B, R] times.
 
     Levenberg-Marquardt on z (see `jacobian`) within the law's bounds; a lane leaves the batch when a step moves its
-    residuals by less than `tolerance` (root mean square, 1e-9 by default; of "mm" in scales). `scale` [B] and `cut` are of "mm" alone.
-    `free` [P] tells which parameters move. `damping` is that of the first step: small where a start is close.
+    residuals by less than `tolerance` (root mean square, 1e-9 by default; of "mm" in scales). `scale` [B] and `cut` are
+    of "mm" alone. `free` [P] tells which parameters move. `damping` is that of the first step: small for near starts.
     """
     rule, unit = _cut(objective, cut), _unit(y, objective.space)
     lanes, rows = len(theta), len(y)
@@ -245,7 +245,8 @@ def polish(
         if better.all():
             here, u, j, value = new, new_u, new_j, new_value
         else:
-            here[better], u[better], j[better], value[better] = new[better], new_u[better], new_j[better], new_value[better]
+            for kept, found in ((here, new), (u, new_u), (j, new_j), (value, new_value)):
+                kept[better] = found[better]
         ridge = np.where(better, np.maximum(ridge / 6, 1e-14), ridge * 4)
         keep = ~(((moved < tolerance * np.sqrt(rows)) & better) | (ridge > 1e10))
         if not keep.all():
@@ -401,7 +402,8 @@ def _touches(value: float, bound: tuple[float, float]) -> bool:
 def _starts(form: Any, x: tuple[Array, ...], y: Array, rows_BxM: Array) -> Array:
     """The best point of the law's grid for each choice of M rows: [B, P]. Every second point is enough for many."""
     axes = [axis[:: 2 if len(rows_BxM) > 1 else 1] for axis in form.grid.values()]
-    shape_GxS = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, len(axes)) if axes else np.zeros((1, 0))
+    points = list(itertools.product(*axes))  # one point without coordinates where a law has no shape
+    shape_GxS = np.array(points, float).reshape(len(points), len(axes))
     basis_GxRxK = form.basis(shape_GxS, *x) / y[:, None]
     basis_GxBxMxK = basis_GxRxK[:, rows_BxM]
     coefficient, rss = project(basis_GxBxMxK, np.ones(basis_GxBxMxK.shape[:-1]))
