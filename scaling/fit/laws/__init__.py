@@ -4,6 +4,9 @@ Losses are in nats per token, N in parameters, D in tokens, C in FLOPs; every la
 that is linear in some parameters once the others are known says so in `basis`: for the shape parameters it gives the
 columns X with L = X c, c >= 0, and `from_basis` gives the parameters for that c. Estimators start there, from the
 instance that `form` makes: its parameters are placeholders, its constants (if the law has any) those of the runs.
+The shape parameters and the points looked at are in `grid`: the exponents of a law that is linear in ln y stand there
+too, and a law without any shape has an empty grid. A law may offer `value_and_gradient`, both from one evaluation,
+with its gradient's columns each together in memory; estimators are about a quarter faster with it.
 
 A new law is a class of this form and a line in `GROUPS`.
 """
