@@ -31,9 +31,9 @@ from typing import Any
 import numpy as np
 import scipy.optimize
 
-from scaling.fit.laws import LAWS
-from scaling.fit.robust import Objective, at, estimate, polish
-from scaling.fit.uncertainty import resample
+from scaling.fitting.laws import LAWS
+from scaling.fitting.robust import Objective, at, estimate, polish
+from scaling.fitting.uncertainty import resample
 
 TABLE = Path(__file__).parents[2] / "shared" / "data" / "epoch_chinchilla.csv"
 DELTA, DRAWS, LANES = 1e-3, 4000, 100
@@ -47,9 +47,9 @@ STARTS = [
 COMMAND = """
 import sys
 import numpy as np
-from scaling.fit.laws import LAWS
-from scaling.fit.robust import estimate
-from scaling.fit.uncertainty import resample
+from scaling.fitting.laws import LAWS
+from scaling.fitting.robust import estimate
+from scaling.fitting.uncertainty import resample
 n, d, loss = np.load(sys.argv[1])
 form = LAWS["chinchilla"].form(n, d)
 found = estimate(form, (n, d), loss)

@@ -10,9 +10,9 @@ from rich.table import Table
 
 from scaling.cli.exits import DONE
 from scaling.cli.options import json_option
-from scaling.fit.fitted import Fit
-from scaling.fit.observe import observe, read_table
-from scaling.fit.surface import fit
+from scaling.fitting.fit import fit
+from scaling.fitting.fitted import Fit
+from scaling.fitting.observe import observe, read_table
 from scaling.spec import Refusal
 
 

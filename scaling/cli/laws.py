@@ -8,8 +8,8 @@ from typing import Any
 
 from scaling.cli.exits import DONE
 from scaling.cli.options import json_option
-from scaling.fit.laws import GROUPS, LAWS
-from scaling.fit.laws.form import limits
+from scaling.fitting.laws import GROUPS, LAWS
+from scaling.fitting.laws.form import limits
 from scaling.spec import Refusal
 
 

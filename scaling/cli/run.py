@@ -62,7 +62,7 @@ def _command(arguments: argparse.Namespace) -> str:
 
 def _refuse_unfit(study: Study, ledger: Ledger, workers: int) -> None:
     """What can only be known here: the laws, the folder, the text that earlier runs were trained on."""
-    from scaling.fit.laws import SURFACES
+    from scaling.fitting.laws import SURFACES
 
     faults = [
         f"analysis.laws = {law!r}: no such law; there are {', '.join(SURFACES)}"

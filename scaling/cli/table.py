@@ -4,9 +4,9 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from scaling.fit.laws import LAWS
-from scaling.fit.observe import Observations, observe, read_table
-from scaling.fit.table import names_of
+from scaling.fitting.laws import LAWS
+from scaling.fitting.observe import Observations, observe, read_table
+from scaling.fitting.table import names_of
 from scaling.spec import Refusal
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from scaling.fit.tournament import Tournament
+from scaling.fitting.tournament import Tournament
 
 
 def show_tournament(found: Tournament, console: Console) -> None:

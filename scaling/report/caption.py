@@ -5,9 +5,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from scaling.fit.compare import Comparison
-from scaling.fit.fitted import Fit
-from scaling.fit.uncertainty import Interval
+from scaling.fitting.compare import Comparison
+from scaling.fitting.fitted import Fit
+from scaling.fitting.uncertainty import Interval
 from scaling.report import words
 from scaling.report.findings import Concept, Findings
 from scaling.report.table import floor, forecast

@@ -10,13 +10,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from scaling.cost import count_params, train_flops
-from scaling.fit.compare import Comparison, Noise, compare, seed_noise
-from scaling.fit.fitted import Fit
-from scaling.fit.forecast import Forecast, Score, forecast, forecast_from_json, score
-from scaling.fit.isoflop import IsoFlop, isoflop
-from scaling.fit.observe import Observations, observe, read_table
-from scaling.fit.surface import fit
-from scaling.fit.uncertainty import Interval
+from scaling.fitting.compare import Comparison, Noise, compare, seed_noise
+from scaling.fitting.fit import fit
+from scaling.fitting.fitted import Fit
+from scaling.fitting.forecast import Forecast, Score, forecast, forecast_from_json, score
+from scaling.fitting.isoflop import IsoFlop, isoflop
+from scaling.fitting.observe import Observations, observe, read_table
+from scaling.fitting.uncertainty import Interval
 from scaling.record import Ledger
 from scaling.record.files import commit_json
 from scaling.report.words import interval, of_loss, power, short

@@ -8,13 +8,13 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from scaling.fit.laws import GROUPS, LAWS
-from scaling.fit.laws.form import limits
+from scaling.fitting.laws import GROUPS, LAWS
+from scaling.fitting.laws.form import limits
 from scaling.report import figure, words
 
 HEAD = """# Laws
 
-Written by `scaling laws --page docs` from the law classes in `scaling/fit/laws/`; change those, not this page.
+Written by `scaling laws --page docs` from the law classes in `scaling/fitting/laws/`; change those, not this page.
 
 Losses are in nats per token, N in parameters, D in tokens, C in FLOPs. `linear` names what follows by non-negative
 least squares once the other parameters are known; the rest is searched on a grid, then all are polished together.

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 
-from scaling.fit.fitted import Fit
+from scaling.fitting.fitted import Fit
 from scaling.record import Ledger
 from scaling.record.files import commit_text
 from scaling.report import provenance, style, words

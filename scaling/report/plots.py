@@ -14,10 +14,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from scaling.fit.isoflop import REACH
-from scaling.fit.laws import Array
-from scaling.fit.observe import Observations
-from scaling.fit.uncertainty import Interval
+from scaling.fitting.isoflop import REACH
+from scaling.fitting.laws import Array
+from scaling.fitting.observe import Observations
+from scaling.fitting.uncertainty import Interval
 from scaling.report import words
 from scaling.report.figure import (
     ACCENT,

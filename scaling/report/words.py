@@ -3,10 +3,10 @@
 import math
 import re
 
-from scaling.fit.compare import Noise
-from scaling.fit.fitted import Fit
-from scaling.fit.laws import LAWS
-from scaling.fit.uncertainty import Interval
+from scaling.fitting.compare import Noise
+from scaling.fitting.fitted import Fit
+from scaling.fitting.laws import LAWS
+from scaling.fitting.uncertainty import Interval
 
 GREEK = {"alpha": "α", "beta": "β", "gamma": "γ"}
 RAISED = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")

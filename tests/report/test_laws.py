@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from scaling.cli.laws import describe, run
-from scaling.fit.laws import LAWS
+from scaling.fitting.laws import LAWS
 from scaling.report.laws import EXPLAINED, draw, page
 from scaling.spec import Refusal
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from scaling.fit.compare import Noise
-from scaling.fit.uncertainty import Interval
+from scaling.fitting.compare import Noise
+from scaling.fitting.uncertainty import Interval
 from scaling.report import table, words
 from scaling.report.findings import Concept
 

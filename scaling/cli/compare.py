@@ -1,0 +1,69 @@
+"""`scaling compare`: what an algorithm saves in compute, by a law that it shares with the baseline and without one."""
+
+import argparse
+import json
+
+from rich.console import Console
+from rich.markup import escape
+
+from scaling.cli import table
+from scaling.cli.exits import DONE
+from scaling.cli.options import json_option
+from scaling.fitting.compare import Comparison, compare
+from scaling.fitting.observe import observe, read_table
+from scaling.fitting.rescale import Rescaling, rescale
+from scaling.spec import Refusal
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    table.arguments(parser)
+    parser.add_argument(
+        "--baseline", required=True, metavar="GROUP", help="the group that every other group is priced in"
+    )
+    parser.add_argument("--level", type=float, default=0.9, help="of every interval (default 0.9)")
+    json_option(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    if arguments.group is not None:
+        raise Refusal("--group: every group takes part; leave some out with --where 'group!=NAME'")
+    observations = observe(
+        read_table(arguments.table, table.columns_of(arguments.columns)),
+        params=arguments.params, where=arguments.where, drop_bad=arguments.drop_bad, roles=("fitted", "compare"),
+    )  # fmt: skip
+    by_law = rescale(observations, arguments.baseline, level=arguments.level)
+    by_loss = compare(observations, arguments.baseline, level=arguments.level)
+    if not any(one.multiplier for one in by_law) and not any(one.multiplier or one.bound for one in by_loss):
+        raise Refusal(one.verdict for one in (*by_law, *by_loss))
+    if arguments.json:
+        document = {
+            "baseline": arguments.baseline,
+            "level": arguments.level,
+            "algorithms": [
+                {"algorithm": law.algorithm, "law": law.to_json(), "matched_losses": loss.to_json()}
+                for law, loss in zip(by_law, by_loss, strict=True)
+            ],
+        }
+        print(json.dumps(document, indent=1, allow_nan=False))
+    else:
+        for law, loss in zip(by_law, by_loss, strict=True):
+            _show(law, loss, Console())
+    return DONE
+
+
+def _show(law: Rescaling, loss: Comparison, console: Console) -> None:
+    console.print(f"[bold]{escape(law.verdict)}[/bold]", highlight=False, soft_wrap=True)
+    parts = [("rho_N", law.rho_n), ("rho_D", law.rho_d), ("d ln m / d ln C", law.slope)]
+    said = [f"{name} = {item.value:.3g} [{item.low:.3g}, {item.high:.3g}]" for name, item in parts if item is not None]
+    if said:
+        form = f"shared law, {law.level:.0%} intervals: m = rho_N^{law.cost[1]:.3g} rho_D"
+        ratio = (
+            "" if abs(law.cost[0] - 1) < 0.005 else f" / {law.cost[0]:.3g}, the cost of a token against the baseline's"
+        )
+        console.print(f"  {form}{ratio}; {', '.join(said)}", highlight=False, soft_wrap=True)
+    console.print(f"  at matched losses, without a law: {escape(loss.verdict)}", highlight=False, soft_wrap=True)
+    a, b = law.multiplier, loss.multiplier
+    if a is not None and b is not None and (a.high < b.low or b.high < a.low):
+        console.print("  [yellow]the two disagree: the shared law does not describe both algorithms[/yellow]")
+    for warning in (*law.warnings, *loss.warnings):
+        console.print(f"  [yellow]{escape(warning)}[/yellow]", highlight=False, soft_wrap=True)

@@ -1,0 +1,232 @@
+"""A law fitted to runs, with what is known about its parameters; and its JSON form."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from scaling.fitting.laws import LAWS, Array, Law, Optimum
+from scaling.fitting.uncertainty import Interval, spread, t_quantile
+from scaling.spec import Refusal
+
+Status = Literal["converged", "at_bound", "unidentified"]
+Estimator = Literal["surface", "huber"]
+Space = Literal["log", "raw"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Fit:
+    """A law, estimated. `law` is None when the runs leave parameters unknown.
+
+    x below are the law's variables in order, N and D for a surface; y is its response, the loss in nats per token
+    unless the law says otherwise.
+    """
+
+    name: str  # a key of LAWS
+    law: Law | None
+    params: str | None  # the column that N is; None for a law without N
+    x: str | None = None  # the column that x is, for a law of any variable
+    estimator: Estimator = "surface"
+    space: Space = "log"  # residuals of ln y, or of y
+    status: Status
+    runs: int
+    dropped: dict[str, int]  # rows of the table that were left out, by reason
+    level: float  # of every interval below, unless asked otherwise
+    cost: tuple[float, float]  # (k, p): FLOPs per token = k N^p
+    flops_max: float  # largest compute of a fitted run; NaN for a law without N and D
+    unidentified: tuple[str, ...] = ()  # parameters that the runs cannot tell; they get no number
+    at_bound: tuple[str, ...] = ()  # parameters that rest on the edge of their range; they get no standard error
+    covariance: Array = field(default_factory=lambda: np.zeros((0, 0)))  # [P, P] of z, see `robust.jacobian`
+    draws: Array | None = None  # [B, P], parameters refitted to resampled runs
+    dof: int = 0  # of Student's t, see `uncertainty.Spread`
+    correlation: float = 0.0  # of residuals within a trunk
+    noise: float = math.nan  # standard deviation of ln y of one new run about the law
+    components: dict[str, float] = field(default_factory=dict)  # of it: standard deviations by source
+    scale: float = math.nan  # standard deviation of a clean residual of ln y (or of y)
+    objective: float = math.nan  # what the estimator minimises: a sum over the runs
+    residuals: Array | None = None  # [R], ln y_law - ln y_measured (or y); None when read from JSON
+    weights: Array | None = None  # [R], 1 where a run counts fully, 0 where it is rejected; None when read from JSON
+    partial: dict[str, Interval] = field(
+        default_factory=dict
+    )  # unidentified: the parameters that are known all the same
+    holdout: dict[str, float] | None = None  # see `fit.hold_out`
+    design: dict[str, float] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def theta(self) -> Array:
+        """Parameters [P] in the order of `law.names`."""
+        law = self._known()
+        return np.array([getattr(law, name) for name in law.names], float)
+
+    def predict(self, *x: ArrayLike) -> Any:
+        """The law at x, N parameters and D tokens for a surface: nats per token, in the broadcast shape of x.
+
+        Raises `Refusal` when the law is unidentified.
+        """
+        return self._known()(*x)
+
+    def interval(self, *x: float, level: float | None = None) -> tuple[float, float]:
+        """Where one new run at x will lie, in the response's units: the law's own spread and that of a single run."""
+        level = level or self.level
+        found = self._spread(lambda law: np.log(law(*(np.array([float(value)]) for value in x))), level)
+        reach = t_quantile(level, self.dof)
+        if self.draws is None:
+            width = reach * math.hypot(float(found.se[0]), self.noise)
+            low, high = -width, width
+        else:  # percentiles and the run's own noise, added in quadrature on either side
+            low = -math.hypot(float(found.value[0] - found.low[0]), reach * self.noise)
+            high = math.hypot(float(found.high[0] - found.value[0]), reach * self.noise)
+        middle = float(found.value[0])
+        return math.exp(middle + low), math.exp(middle + high)
+
+    def band(self, *x: ArrayLike, level: float | None = None) -> Interval:
+        """The law itself at x, each [K]: the interval of the mean, without the noise of a run."""
+        points = [values.ravel() for values in np.broadcast_arrays(*(np.asarray(v, float) for v in x))]
+        return self._spread(lambda law: law(*points), level or self.level, log=True)
+
+    def gain(self, before: tuple[float, ...], after: tuple[float, ...], level: float | None = None) -> Interval:
+        """How much lower the law lies at x = `after` than at `before`, nats per token: their errors are shared."""
+        points = [np.array(values, float) for values in zip(before, after, strict=True)]
+
+        def drop(law: Any) -> Array:
+            loss = law(*points)
+            return loss[..., :1] - loss[..., 1:]
+
+        return self._spread(drop, level or self.level).at(0)
+
+    def optimum(self, flops: ArrayLike) -> Optimum:
+        """The allocation with the least loss at `flops`, under the runs' own cost C = k N^p D.
+
+        Fields have the shape of `flops`. Raises `Refusal` for a law without an allocation of N and D.
+        """
+        return self._surface().optimum(flops, self.cost)
+
+    def optimum_intervals(self, flops: float, level: float | None = None) -> dict[str, Interval]:
+        """Intervals of n, d, loss, exponent_n and exponent_d at `flops`; those of n, d and loss are of logarithms."""
+        self._surface()
+        level, c = level or self.level, np.array([float(flops)])
+
+        def allocation(law: Any) -> Array:
+            best = law.optimum(c, self.cost)
+            return np.concatenate([best.n, best.d, best.loss], axis=-1)
+
+        def slopes(law: Any) -> Array:
+            return np.concatenate(np.broadcast_arrays(*law.exponents(c, self.cost)), axis=-1)
+
+        sizes, exponents = self._spread(allocation, level, log=True), self._spread(slopes, level)
+        return {name: sizes.at(i) for i, name in enumerate(("n", "d", "loss"))} | {
+            name: exponents.at(i) for i, name in enumerate(("exponent_n", "exponent_d"))
+        }
+
+    def estimates(self, level: float | None = None) -> dict[str, Interval]:
+        """Each identified parameter; where it rests on a bound, standard error and interval are NaN."""
+        if self.law is None:
+            return self.partial
+        found = {}
+        for name in self.law.names:
+            log = name in self.law.positive
+            item = self._spread(lambda law, name=name: getattr(law, name), level or self.level, log=log).at(0)
+            if name in self.at_bound:
+                item = Interval(value=item.value, se=math.nan, low=math.nan, high=math.nan)
+            elif name == "E":
+                item = Interval(value=item.value, se=item.se, low=max(item.low, 0.0), high=item.high)
+            found[name] = item
+        return found
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything but residuals as JSON values; the keys are those of `scaling fit --json`."""
+        law, optimum = self.law, None
+        if hasattr(law, "optimum"):
+            found = self.optimum_intervals(self.flops_max)
+            optimum = {name: _interval_json(found[name]) for name in ("exponent_n", "exponent_d")} | {
+                "at": [self._at_json(c) for c in (self.flops_max, 10 * self.flops_max)]
+            }
+        constants = {} if law is None else {k: v for k, v in vars(law).items() if k not in law.names}
+        return {
+            "law": self.name, "params": self.params, "x": self.x, "estimator": self.estimator,
+            "loss_space": self.space, "runs": self.runs, "dropped": self.dropped,
+            "status": self.status, "level": self.level,
+            "estimates": {name: _interval_json(item) for name, item in self.estimates().items()},
+            "unidentified": list(self.unidentified), "at_bound": list(self.at_bound), "constants": constants,
+            "objective": _number(self.objective), "scale": _number(self.scale), "noise": _number(self.noise),
+            "components": self.components, "dof": self.dof,
+            "correlation": self.correlation, "covariance": self.covariance.tolist(),
+            "draws": None if self.draws is None else self.draws.tolist(),
+            "cost": {"k": self.cost[0], "p": self.cost[1]}, "flops_max": _number(self.flops_max),
+            "optimum": optimum, "holdout": self.holdout, "design": {k: _number(v) for k, v in self.design.items()},
+            "warnings": list(self.warnings),
+        }  # fmt: skip
+
+    def _at_json(self, flops: float) -> dict[str, Any]:
+        found = self.optimum_intervals(flops)
+        values = {name: _number(found[name].value) for name in ("n", "d", "loss")}
+        return {
+            "flops": flops,
+            **values,
+            "intervals": {name: _interval_json(found[name])["interval"] for name in values},
+        }
+
+    def _known(self) -> Law:
+        if self.law is None:
+            raise Refusal(
+                f"law {self.name}: {', '.join(self.unidentified)} cannot be told from these runs; {self.warnings[0]}"
+            )
+        return self.law
+
+    def _surface(self) -> Any:
+        law = self._known()
+        if not hasattr(law, "optimum"):
+            raise Refusal(f"law {self.name}: says nothing of how to divide compute between N and D; chinchilla does")
+        return law
+
+    def _spread(self, function: Any, level: float, log: bool = False) -> Interval:
+        return spread(
+            self._known(), self.theta, function, covariance_z=self.covariance, dof=self.dof, level=level, log=log,
+            draws=self.draws,
+        )  # fmt: skip
+
+
+def fit_from_json(document: Mapping[str, Any]) -> Fit:
+    """The fit that `Fit.to_json` wrote; residuals and weights are not kept."""
+    estimates = {name: _interval_from(item) for name, item in document["estimates"].items()}
+    law = None
+    if document["status"] != "unidentified":
+        law = LAWS[document["law"]](**{name: item.value for name, item in estimates.items()}, **document["constants"])
+    return Fit(
+        name=document["law"], law=law, params=document["params"], x=document["x"], estimator=document["estimator"],
+        space=document["loss_space"], components=dict(document["components"]), status=document["status"],
+        runs=document["runs"],
+        dropped=dict(document["dropped"]), level=document["level"], cost=(document["cost"]["k"], document["cost"]["p"]),
+        flops_max=_float(document["flops_max"]), unidentified=tuple(document["unidentified"]),
+        at_bound=tuple(document["at_bound"]), covariance=np.array(document["covariance"], float),
+        draws=None if document["draws"] is None else np.array(document["draws"], float), dof=document["dof"],
+        correlation=document["correlation"], scale=_float(document["scale"]), noise=_float(document["noise"]),
+        objective=_float(document["objective"]),
+        partial={} if law else estimates, holdout=document["holdout"],
+        design={k: _float(v) for k, v in document["design"].items()}, warnings=tuple(document["warnings"]),
+    )  # fmt: skip
+
+
+def _number(value: float) -> float | None:
+    """JSON has no NaN and no infinity."""
+    return float(value) if math.isfinite(value) else None
+
+
+def _float(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def _interval_json(item: Interval) -> dict[str, Any]:
+    bounds = [_number(item.low), _number(item.high)]
+    return {"value": _number(item.value), "se": _number(item.se), "interval": None if None in bounds else bounds}
+
+
+def _interval_from(item: Mapping[str, Any]) -> Interval:
+    low, high = item["interval"] or (math.nan, math.nan)
+    return Interval(value=_float(item["value"]), se=_float(item["se"]), low=low, high=high)

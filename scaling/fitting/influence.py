@@ -1,0 +1,56 @@
+"""What each run, and each size, does to a fit: outliers, and the fit without it.
+
+A law that rests on one run is not a law. Leave-one-out refits start at the estimate and keep its scale, so they are
+local minima of the same objective (Cook 1977 for the idea of deletion; no linearisation here).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from scaling.fitting.laws import Array
+from scaling.fitting.robust import Estimate, Objective, polish
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Influence:
+    """G groups of runs (a run each, or all runs of a size), each left out in turn."""
+
+    left_out: tuple[str, ...]  # [G], what each group is called
+    runs: Array  # [G], how many runs it has
+    theta: Array  # [G, P], parameters without it
+    residual: Array  # [G], mean residual of the group, ln L_law - ln L_measured
+    weight: Array  # [G], mean weight in the fit: 0 where all its runs are rejected
+
+    def shift(self, function: Any, form: Any) -> Array:
+        """How far `function` of a law (fields [G, 1], values [G, 1]) moves without each group: [G]."""
+        from scaling.fitting.robust import at
+
+        return np.asarray(function(at(form, self.theta)))[:, 0]
+
+
+def leave_out(
+    form: Any,
+    found: Estimate,
+    x: tuple[Array, ...],
+    y: Array,
+    free: Array,
+    labels: Sequence[str],
+    objective: Objective | None = None,
+) -> Influence:
+    """Refit without the runs of each label in turn; `labels` [R], equal labels leave together. y is the response."""
+    names = list(dict.fromkeys(labels))
+    group = np.array([names.index(label) for label in labels])
+    kept_GxR = (group[None, :] != np.arange(len(names))[:, None]).astype(float)
+    scale = np.full(len(names), found.scale)
+    theta = polish(
+        form, np.tile(found.theta, (len(names), 1)), x, y, scale=scale, free=free, multiplicity=kept_GxR,
+        objective=objective or Objective(),
+    )  # fmt: skip
+    runs = np.bincount(group)
+    return Influence(
+        left_out=tuple(names), runs=runs, theta=theta,
+        residual=np.bincount(group, found.residual) / runs, weight=np.bincount(group, found.weight) / runs,
+    )  # fmt: skip
