@@ -3,94 +3,118 @@
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
+from scaling.cli import table
 from scaling.cli.exits import DONE
 from scaling.cli.options import json_option
-from scaling.fitting.fit import fit
+from scaling.cli.tournament import show_tournament
+from scaling.cli.verdict import influence_json, show_fit, show_influence
+from scaling.fitting.fit import fit, influence
 from scaling.fitting.fitted import Fit
-from scaling.fitting.observe import observe, read_table
+from scaling.fitting.influence import Influence
+from scaling.fitting.observe import Observations
+from scaling.fitting.tournament import tournament
 from scaling.spec import Refusal
+
+ESTIMATORS = ("surface", "huber", "isoflop", "envelope", "all")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
+    table.arguments(parser)
     parser.add_argument(
-        "table", metavar="TABLE|DIR", help="a CSV with columns n_params, tokens, loss, or a results folder"
-    )
-    parser.add_argument("--law", default="chinchilla", help="chinchilla (default), interaction, kaplan")
-    parser.add_argument(
-        "--params", required=True, metavar="COLUMN",
-        help="the column that counts parameters; no default, for the choice moves the exponents (arXiv:2406.19146). "
-        "Ours are n_params (non-embedding and head), n_params_kaplan, n_params_total",
+        "--law", default="chinchilla", metavar="NAME",
+        help="a law of `scaling laws` (default chinchilla), or all: every law of N and D, judged by how it predicts "
+        "the runs of most compute when they are left out",
     )  # fmt: skip
-    parser.add_argument("--columns", default="", metavar="OURS=THEIRS,...", help="names that differ, e.g. tokens=D")
+    parser.add_argument("--x", metavar="COLUMN", help="for a law of any one variable: n, d, c or a column")
     parser.add_argument(
-        "--group", metavar="NAME", help="only the runs of this group (default: those with the role fitted)"
-    )
-    parser.add_argument("--bootstrap", type=int, default=0, metavar="B", help="intervals from B resamples")
+        "--estimator", default="surface", choices=ESTIMATORS,
+        help="surface: variable projection and MM-estimation (default); huber: approach 3 as published; isoflop: "
+        "approach 2; envelope: approach 1; all: the approaches side by side",
+    )  # fmt: skip
+    parser.add_argument("--loss-space", default="log", choices=("log", "raw"), help="residuals of ln y (default) or y")
+    parser.add_argument("--delta", type=float, metavar="X", help="width of Huber's function (default 0.001)")
+    parser.add_argument("--bootstrap", type=int, default=0, metavar="B", help="intervals from B resamples of the runs")
+    parser.add_argument("--seed", type=int, default=0, help="of resamples and simulations (default 0)")
     parser.add_argument("--level", type=float, default=0.9, help="of every interval (default 0.9)")
-    parser.add_argument("--seed", type=int, default=0, help="of the resamples")
+    parser.add_argument("--influence", action="store_true", help="the fit without each run, and without each size")
+    parser.add_argument("--figures", metavar="DIR", help="draw the residuals, and the influence, into this folder")
     json_option(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    if arguments.seed < 0:
-        raise Refusal(f"--seed {arguments.seed}: must be at least 0")
-    table = read_table(_table_of(Path(arguments.table)), _columns(arguments.columns))
-    observations = observe(table, params=arguments.params, group=arguments.group)
-    found = fit(observations, arguments.law, level=arguments.level, bootstrap=arguments.bootstrap, seed=arguments.seed)
+    if faults := _faults(arguments):
+        raise Refusal(faults)
+    console = Console()
+    documents = []
+    for params in table.conventions(arguments):
+        observations = table.read(arguments, arguments.law, params=params, x=arguments.x)
+        if arguments.law == "all":
+            documents.append(_all_laws(arguments, observations, console))
+        else:
+            documents.append(_one_law(arguments, observations, console))
     if arguments.json:
-        print(json.dumps(found.to_json(), indent=1, allow_nan=False))
-    else:
-        show(found, Console())
+        print(json.dumps(documents[0] if len(documents) == 1 else {"fits": documents}, indent=1, allow_nan=False))
     return DONE
 
 
-def _table_of(path: Path) -> Path:
-    """A results folder stands for its runs.csv."""
-    if path.is_dir() and not (path / "runs.csv").is_file():
-        raise Refusal(f"{path}: has no runs.csv; give a CSV or a results folder of `scaling run`")
-    return path / "runs.csv" if path.is_dir() else path
+def _one_law(arguments: argparse.Namespace, observations: Observations, console: Console) -> dict[str, Any]:
+    """Fit, show unless JSON is asked for, and return the document."""
+    found = fit(
+        observations, arguments.law, x=arguments.x, estimator=arguments.estimator, space=arguments.loss_space,
+        delta=arguments.delta, level=arguments.level, bootstrap=arguments.bootstrap, seed=arguments.seed,
+    )  # fmt: skip
+    document = found.to_json()
+    influences = {}
+    if arguments.influence and found.law is not None:
+        sizes = {"size"} if len(set(observations.size)) > 3 else set()
+        influences = {by: influence(observations, found, by) for by in ("run_id", *sizes)}
+        document["influence"] = {by: influence_json(found, one) for by, one in influences.items()}
+    if not arguments.json:
+        show_fit(found, console)
+        for one in influences.values():
+            show_influence(found, one, console)
+    if arguments.figures:
+        _draw(found, observations, influences, Path(arguments.figures), arguments)
+    return document
 
 
-def _columns(text: str) -> dict[str, str]:
-    pairs = [part.partition("=") for part in text.split(",") if part]
-    bare = [name for name, equals, theirs in pairs if not (equals and name and theirs)]
-    if bare:
-        raise Refusal(f"--columns {name}: must be OURS=THEIRS, e.g. tokens=D" for name in bare)
-    return {name: theirs for name, _, theirs in pairs}
+def _all_laws(arguments: argparse.Namespace, observations: Observations, console: Console) -> dict[str, Any]:
+    found = tournament(observations, level=arguments.level, seed=arguments.seed)
+    fits = [
+        fit(observations, entrant.law, level=arguments.level, bootstrap=arguments.bootstrap, seed=arguments.seed)
+        for entrant in found.entrants
+    ]
+    if not arguments.json:
+        show_tournament(found, console)
+        for one in fits:
+            console.print()
+            show_fit(one, console)
+    return {"tournament": found.to_json(), "fits": [one.to_json() for one in fits]}
 
 
-def show(found: Fit, console: Console) -> None:
-    """The fit for a reader: parameters, optimum, verdict."""
-    dropped = "".join(f"; {count} left out: {reason}" for reason, count in found.dropped.items())
-    console.print(
-        f"[bold]{found.name}[/bold] in {escape(found.params)}, {found.runs} runs{escape(dropped)}: {found.status}"
-    )
-    estimates = Table(box=None, header_style="dim", pad_edge=False)
-    for name in ("", "estimate", "standard error", f"{found.level:.0%} interval"):
-        estimates.add_column(name, justify="left" if not name else "right")
-    for name, item in found.estimates().items():
-        known = item.low == item.low
-        interval = f"{item.low:.4g} .. {item.high:.4g}" if known else "on a bound"
-        estimates.add_row(name, f"{item.value:.5g}", f"{item.se:.2g}" if known else "", interval)
-    for name in found.unidentified:
-        estimates.add_row(name, "not identified", "", "")
-    console.print(estimates)
-    if found.law is not None:
-        best = found.optimum_intervals(found.flops_max)
-        exponents = ", ".join(
-            f"{size}* ~ C^{item.value:.3f} [{item.low:.3f}, {item.high:.3f}]"
-            for size, item in (("N", best["exponent_n"]), ("D", best["exponent_d"]))
-        )
-        console.print(
-            f"optimum: {exponents}; at {found.flops_max:.3g} FLOPs N* = {best['n'].value:.3g}, "
-            f"D* = {best['d'].value:.3g}, L* = {best['loss'].value:.4f}",
-            highlight=False,
-            soft_wrap=True,
-        )
-    for warning in found.warnings:
-        console.print(f"[yellow]{escape(warning)}[/yellow]", highlight=False, soft_wrap=True)
+def _draw(
+    found: Fit, observations: Observations, influences: dict[str, Influence], folder: Path, asked: argparse.Namespace
+) -> None:
+    from scaling.report.diagnose import draw
+
+    for path in draw(found, observations, folder, influences.get("size") or influences.get("run_id")):
+        if not asked.json:
+            print(path)
+
+
+def _faults(asked: argparse.Namespace) -> list[str]:
+    """Options that contradict one another; what `fit` itself refuses is left to it."""
+    faults = []
+    if asked.seed < 0:
+        faults.append(f"--seed {asked.seed}: must be at least 0")
+    if asked.law == "all":
+        alone = {
+            "--x": asked.x, "--estimator": asked.estimator != "surface", "--loss-space": asked.loss_space != "log",
+            "--delta": asked.delta is not None, "--influence": asked.influence, "--figures": asked.figures,
+        }  # fmt: skip
+        faults += [f"{name}: is for one law; --law all compares every law" for name, given in alone.items() if given]
+    return faults

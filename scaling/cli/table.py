@@ -4,8 +4,7 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from scaling.fitting.laws import LAWS
-from scaling.fitting.observe import Observations, observe, read_table
+from scaling.fitting.observe import Observations, load_runs, read_table
 from scaling.fitting.table import names_of
 from scaling.spec import Refusal
 
@@ -55,23 +54,17 @@ def read(
     """The runs that `arguments` name, for a law of `LAWS`; `all` stands for the laws of N and D.
 
     `params` takes the place of `--params`, as for each of `conventions`; `x` is the variable of a law of any one
-    variable. Raises `Refusal` as `read_table` and `observe` do, and for an unknown law.
+    variable. Raises `Refusal` as `load_runs` does.
     """
     params = params or arguments.params
     if params == "all":
         raise Refusal("--params all: is for `scaling fit`; name one column here")
-    needs, response = ("n", "d"), "loss"
-    if law != "all":
-        if law not in LAWS:
-            raise Refusal(f"--law {law}: there is no such law; there are {', '.join(LAWS)}")
-        needs, response = LAWS[law].variables, LAWS[law].response
-    if "x" in needs and not x:
-        raise Refusal(f"--law {law}: is of one variable: say which, as --x n, --x d, --x c or --x COLUMN")
-    return observe(
-        _table(arguments),
+    return load_runs(
+        arguments.table,
         params=params,
-        needs=tuple(x if name == "x" and x else name for name in needs),
-        response=response,
+        law=law,
+        x=x,
+        columns=columns_of(arguments.columns),
         extra=extra,
         where=arguments.where,
         group=arguments.group,

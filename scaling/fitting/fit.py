@@ -48,7 +48,8 @@ def fit(
     points, y = variables(o, law, x), o.variable(LAWS[law].response)
     objective = _objective(estimator, space, delta)
     base: dict[str, Any] = {
-        "name": law, "params": o.params, "x": x, "estimator": estimator, "space": space, "runs": len(o),
+        "name": law, "params": o.params or None, "x": x, "estimator": estimator, "space": space,
+        "delta": objective.delta if estimator == "huber" else None, "runs": len(o),
         "dropped": o.dropped, "level": level, "cost": o.cost, "flops_max": float(o.flops.max()),
     }  # fmt: skip
     design = identify.spans(o)
@@ -111,15 +112,21 @@ def influence(observations: Observations, found: Fit, by: str = "run_id") -> Inf
     if found.law is None:
         raise Refusal(f"law {found.name} is unidentified: there is no fit that a run could move")
     o = observations.ordered()
-    assert found.residuals is not None and found.weights is not None
-    whole = Estimate(
+    free = np.array([name not in found.at_bound for name in found.law.names])
+    return leave_out(
+        found.law, _estimate_of(found), variables(o, found.name, found.x), o.variable(found.law.response), free,
+        getattr(o, by),
+    )  # fmt: skip
+
+
+def _estimate_of(found: Fit) -> Estimate:
+    """What `fit` estimated, from its result. Raises `Refusal` for a fit read from JSON, which keeps no residuals."""
+    if found.residuals is None or found.weights is None:
+        raise Refusal(f"law {found.name}: read from JSON, which keeps no residuals; fit the runs again")
+    return Estimate(
         theta=found.theta, residual=found.residuals, weight=found.weights, scale=found.scale,
         objective=found.objective, at_bound=found.at_bound,
-    )  # fmt: skip
-    return leave_out(
-        found.law, whole, variables(o, found.name, found.x), o.variable(found.law.response),
-        np.array([name not in found.at_bound for name in found.law.names]), getattr(o, by),
-        _objective(found.estimator, found.space, None),
+        minimised=_objective(found.estimator, found.space, found.delta),
     )  # fmt: skip
 
 
@@ -225,7 +232,7 @@ def _doubts(result: Fit, o: Observations, bootstrap: int) -> list[str]:
         )
     assert result.weights is not None and result.law is not None
     rejected = [name for name, weight in zip(o.run_id, result.weights, strict=True) if weight < REJECTED]
-    if rejected:
+    if rejected and result.estimator == "surface":  # Huber's function rejects nothing
         shown = ", ".join(rejected[:12]) + (f" and {len(rejected) - 12} more" if len(rejected) > 12 else "")
         doubts.append(f"{len(rejected)} of {len(o)} runs lie far from the law and count for nothing or almost: {shown}")
     reach = t_quantile(result.level, result.dof)

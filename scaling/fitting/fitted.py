@@ -33,6 +33,7 @@ class Fit:
     x: str | None = None  # the column that x is, for a law of any variable
     estimator: Estimator = "surface"
     space: Space = "log"  # residuals of ln y, or of y
+    delta: float | None = None  # of the huber estimator, in units of its residuals
     status: Status
     runs: int
     dropped: dict[str, int]  # rows of the table that were left out, by reason
@@ -45,7 +46,7 @@ class Fit:
     draws: Array | None = None  # [B, P], parameters refitted to resampled runs
     dof: int = 0  # of Student's t, see `uncertainty.Spread`
     correlation: float = 0.0  # of residuals within a trunk
-    noise: float = math.nan  # standard deviation of ln y of one new run about the law
+    noise: float = math.nan  # standard deviation of one new run about the law, of ln y (of y in space "raw")
     components: dict[str, float] = field(default_factory=dict)  # of it: standard deviations by source
     scale: float = math.nan  # standard deviation of a clean residual of ln y (or of y)
     objective: float = math.nan  # what the estimator minimises: a sum over the runs
@@ -74,14 +75,16 @@ class Fit:
     def interval(self, *x: float, level: float | None = None) -> tuple[float, float]:
         """Where one new run at x will lie, in the response's units: the law's own spread and that of a single run."""
         level = level or self.level
+        y = self._known()(*(np.array([float(value)]) for value in x))
+        noise = self.noise if self.space == "log" else self.noise / float(y[0])
         found = self._spread(lambda law: np.log(law(*(np.array([float(value)]) for value in x))), level)
         reach = t_quantile(level, self.dof)
         if self.draws is None:
-            width = reach * math.hypot(float(found.se[0]), self.noise)
+            width = reach * math.hypot(float(found.se[0]), noise)
             low, high = -width, width
         else:  # percentiles and the run's own noise, added in quadrature on either side
-            low = -math.hypot(float(found.value[0] - found.low[0]), reach * self.noise)
-            high = math.hypot(float(found.high[0] - found.value[0]), reach * self.noise)
+            low = -math.hypot(float(found.value[0] - found.low[0]), reach * noise)
+            high = math.hypot(float(found.high[0] - found.value[0]), reach * noise)
         middle = float(found.value[0])
         return math.exp(middle + low), math.exp(middle + high)
 
@@ -150,7 +153,7 @@ class Fit:
         constants = {} if law is None else {k: v for k, v in vars(law).items() if k not in law.names}
         return {
             "law": self.name, "params": self.params, "x": self.x, "estimator": self.estimator,
-            "loss_space": self.space, "runs": self.runs, "dropped": self.dropped,
+            "loss_space": self.space, "delta": self.delta, "runs": self.runs, "dropped": self.dropped,
             "status": self.status, "level": self.level,
             "estimates": {name: _interval_json(item) for name, item in self.estimates().items()},
             "unidentified": list(self.unidentified), "at_bound": list(self.at_bound), "constants": constants,
@@ -200,8 +203,8 @@ def fit_from_json(document: Mapping[str, Any]) -> Fit:
         law = LAWS[document["law"]](**{name: item.value for name, item in estimates.items()}, **document["constants"])
     return Fit(
         name=document["law"], law=law, params=document["params"], x=document["x"], estimator=document["estimator"],
-        space=document["loss_space"], components=dict(document["components"]), status=document["status"],
-        runs=document["runs"],
+        space=document["loss_space"], delta=document["delta"], components=dict(document["components"]),
+        status=document["status"], runs=document["runs"],
         dropped=dict(document["dropped"]), level=document["level"], cost=(document["cost"]["k"], document["cost"]["p"]),
         flops_max=_float(document["flops_max"]), unidentified=tuple(document["unidentified"]),
         at_bound=tuple(document["at_bound"]), covariance=np.array(document["covariance"], float),

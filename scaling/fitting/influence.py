@@ -4,14 +4,14 @@ A law that rests on one run is not a law. Leave-one-out refits start at the esti
 local minima of the same objective (Cook 1977 for the idea of deletion; no linearisation here).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from scaling.fitting.laws import Array
-from scaling.fitting.robust import Estimate, Objective, polish
+from scaling.fitting.robust import Estimate, at, polish
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -24,11 +24,9 @@ class Influence:
     residual: Array  # [G], mean residual of the group, ln L_law - ln L_measured
     weight: Array  # [G], mean weight in the fit: 0 where all its runs are rejected
 
-    def shift(self, function: Any, form: Any) -> Array:
-        """How far `function` of a law (fields [G, 1], values [G, 1]) moves without each group: [G]."""
-        from scaling.fitting.robust import at
-
-        return np.asarray(function(at(form, self.theta)))[:, 0]
+    def value(self, function: Callable[[Any], Array], law: Any) -> Array:
+        """A function of the law (fields [G, 1], result [G, 1]) without each group: [G]."""
+        return np.broadcast_to(function(at(law, self.theta)), (len(self.left_out), 1))[:, 0]
 
 
 def leave_out(
@@ -38,7 +36,6 @@ def leave_out(
     y: Array,
     free: Array,
     labels: Sequence[str],
-    objective: Objective | None = None,
 ) -> Influence:
     """Refit without the runs of each label in turn; `labels` [R], equal labels leave together. y is the response."""
     names = list(dict.fromkeys(labels))
@@ -47,7 +44,7 @@ def leave_out(
     scale = np.full(len(names), found.scale)
     theta = polish(
         form, np.tile(found.theta, (len(names), 1)), x, y, scale=scale, free=free, multiplicity=kept_GxR,
-        objective=objective or Objective(),
+        objective=found.minimised, spread=found.spread,
     )  # fmt: skip
     runs = np.bincount(group)
     return Influence(

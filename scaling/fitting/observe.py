@@ -8,14 +8,15 @@ law of other variables needs their columns instead.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from scaling.fitting import rows
-from scaling.fitting.laws import Array
+from scaling.fitting.laws import LAWS, Array
 from scaling.fitting.rows import Fault
 from scaling.fitting.table import first, names_of, printable, read_table, text_of
 from scaling.spec import Refusal
@@ -23,7 +24,7 @@ from scaling.spec import Refusal
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["Observations", "observe", "read_table"]
+__all__ = ["Observations", "load_runs", "observe", "read_table"]
 
 COLUMN = {"d": "tokens", "c": "flops", "u": "unique_tokens"}  # of a law's variable; n is counted as `params` says
 
@@ -103,6 +104,45 @@ class Observations:
         further = [self.loss, self.flops, self.unique, self.loss_se, *(self.columns[k] for k in sorted(self.columns))]
         rest = [-1.0 if column[row] != column[row] else float(column[row]) for column in further]
         return (*numbers, self.seed[row], self.run_id[row], *rest, self.group[row], self.trunk[row], self.size[row])
+
+
+def load_runs(
+    path: str | Path,
+    *,
+    params: str | None = None,
+    law: str = "chinchilla",
+    x: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    extra: Sequence[str] = (),
+    where: Sequence[str] = (),
+    group: str | None = None,
+    drop_bad: bool = False,
+) -> Observations:
+    """The runs of a CSV, JSON-lines or Parquet file or of a results folder, as `law` needs them.
+
+    `params` names the column that counts parameters; laws of N have no default for it. `x` is the variable of a law
+    of any one variable. `columns` is {our name: their name, or a product such as "params_M*1e6"}; `law` may be "all",
+    for the laws of N and D. The rest is `observe`'s. Units: tokens in D, FLOPs in C, nats per token in the loss.
+
+    Raises `Refusal` as `read_table` and `observe` do, and for an unknown law.
+    """
+    needs, response = ("n", "d"), "loss"
+    if law != "all":
+        if law not in LAWS:
+            raise Refusal(f"--law {law}: there is no such law; there are {', '.join(LAWS)}")
+        needs, response = LAWS[law].variables, LAWS[law].response
+    if "x" in needs and not x:
+        raise Refusal(f"--law {law}: is of one variable: say which, as --x n, --x d, --x c or --x COLUMN")
+    return observe(
+        read_table(path, columns),
+        params=params,
+        needs=tuple(x if name == "x" and x else name for name in needs),
+        response=response,
+        extra=extra,
+        where=where,
+        group=group,
+        drop_bad=drop_bad,
+    )
 
 
 def observe(

@@ -147,9 +147,9 @@ def test_a_table_gives_one_json_document(tmp_path: Path, capsys: pytest.CaptureF
 
 
 def test_the_choice_of_n_has_no_default(tmp_path: Path, capsys: pytest.CaptureFixture):
-    with pytest.raises(SystemExit) as left:
-        main(["fit", str(tmp_path), "--law", "chinchilla"])
-    assert left.value.code == 2 and "--params" in capsys.readouterr().err
+    (tmp_path / "runs.csv").write_text(CSV)
+    (line,) = refused(capsys, "fit", str(tmp_path), "--law", "chinchilla")
+    assert "--params COLUMN: say which column counts parameters" in line
 
 
 def test_a_fit_for_people_says_what_is_not_known(tmp_path: Path, capsys: pytest.CaptureFixture):
