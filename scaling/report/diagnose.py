@@ -70,7 +70,7 @@ def residuals(fit: Fit, observations: Observations) -> Figure:
     axes.xaxis.set_ticks([], minor=True)
     axes.set_ylim(-far * 1.1, far * 1.1)
     axes.text(
-        1.02, 0.97, "colour: N,\nsmall to large\n\ndotted: 2 robust\ndeviations\n\nhollow: rejected,\nat most at the edge",
+        1.02, 0.97, "colour: N,\nsmall to large\n\ndotted: 2 robust\ndeviations\n\nhollow: rejected",
         transform=axes.transAxes, va="top", ha="left", fontsize=8, color=INK,
     )  # fmt: skip
     return figure
