@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -103,29 +103,37 @@ class Fit:
 
         return self._spread(drop, level or self.level).at(0)
 
-    def optimum(self, flops: ArrayLike) -> Optimum:
+    def optimum(self, flops: ArrayLike, *, unique: float | None = None) -> Optimum:
         """The allocation with the least loss at `flops`, under the runs' own cost C = k N^p D.
 
-        Fields have the shape of `flops`. Raises `Refusal` for a law without an allocation of N and D.
+        `unique` is how many different tokens there are, for a law of repeated data alone. Fields have the shape of
+        `flops`. Raises `Refusal` for a law without an allocation of N and D.
         """
-        return self._surface().optimum(flops, self.cost)
+        return self._allocate(unique)(self._known(), flops)
 
-    def optimum_intervals(self, flops: float, level: float | None = None) -> dict[str, Interval]:
-        """Intervals of n, d, loss, exponent_n and exponent_d at `flops`; those of n, d and loss are of logarithms."""
-        self._surface()
+    def optimum_intervals(
+        self, flops: float, level: float | None = None, *, unique: float | None = None
+    ) -> dict[str, Interval]:
+        """Intervals of n, d, loss, exponent_n and exponent_d at `flops`; those of n, d and loss are of logarithms.
+
+        A law of repeated data has no exponents. Raises as `optimum` does.
+        """
+        allocate = self._allocate(unique)
         level, c = level or self.level, np.array([float(flops)])
 
         def allocation(law: Any) -> Array:
-            best = law.optimum(c, self.cost)
+            best = allocate(law, c)
             return np.concatenate([best.n, best.d, best.loss], axis=-1)
 
         def slopes(law: Any) -> Array:
             return np.concatenate(np.broadcast_arrays(*law.exponents(c, self.cost)), axis=-1)
 
-        sizes, exponents = self._spread(allocation, level, log=True), self._spread(slopes, level)
-        return {name: sizes.at(i) for i, name in enumerate(("n", "d", "loss"))} | {
-            name: exponents.at(i) for i, name in enumerate(("exponent_n", "exponent_d"))
-        }
+        sizes = self._spread(allocation, level, log=True)
+        found = {name: sizes.at(i) for i, name in enumerate(("n", "d", "loss"))}
+        if unique is None:
+            exponents = self._spread(slopes, level)
+            found |= {name: exponents.at(i) for i, name in enumerate(("exponent_n", "exponent_d"))}
+        return found
 
     def estimates(self, level: float | None = None) -> dict[str, Interval]:
         """Each identified parameter; where it rests on a bound, standard error and interval are NaN."""
@@ -182,11 +190,17 @@ class Fit:
             )
         return self.law
 
-    def _surface(self) -> Any:
+    def _allocate(self, unique: float | None) -> Callable[[Any, ArrayLike], Optimum]:
         law = self._known()
+        if hasattr(law, "allocation"):
+            if unique is None or not unique > 0:
+                raise Refusal(f"law {self.name}: unique = {unique}: say how many different tokens there are, above 0")
+            return lambda law, flops: law.allocation(flops, self.cost, unique)
+        if unique is not None:
+            raise Refusal(f"unique = {unique:g}: law {self.name} knows of no repeated data; data_constrained does")
         if not hasattr(law, "optimum"):
             raise Refusal(f"law {self.name}: says nothing of how to divide compute between N and D; chinchilla does")
-        return law
+        return lambda law, flops: law.optimum(flops, self.cost)
 
     def _spread(self, function: Any, level: float, log: bool = False) -> Interval:
         return spread(

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from scaling.fitting.laws import LAWS, Chinchilla, Interaction, Kaplan, PowerLaw
+from scaling.fitting.laws.repeat import DataConstrained
 from scaling.fitting.robust import estimate
 
 N, D = np.geomspace(1e4, 1e8, 7), np.geomspace(3e9, 1e6, 7)
@@ -228,3 +229,20 @@ def test_the_critical_batch_grows_as_the_loss_falls():
     law, (loss,) = PLANTED["critical_batch"]
     assert law(1.0) == law.B_star and np.all(np.diff(law(loss)) < 0)
     assert law(2.0) / law(4.0) == pytest.approx(2 ** (1 / 0.21))
+
+
+def test_the_best_split_of_scarce_data_is_the_least_loss_by_brute_force():
+    law = DataConstrained(E=1.87, A=521.0, B=1488.0, alpha=0.35, beta=0.35, R_D=15.4, R_N=5.3)
+    for flops, unique in ((1e20, 1e9), (1e21, 1e9), (1e21, 1e12)):
+        best = law.allocation(flops, (6.0, 1.0), unique)
+        n = np.geomspace(1e6, 1e13, 400_001)
+        assert best.loss <= law(n, flops / (6 * n), unique).min() + 1e-9
+        assert 6 * best.n * best.d == pytest.approx(flops)
+
+
+def test_with_fresh_data_the_best_split_is_chinchillas():
+    law = DataConstrained(E=1.87, A=521.0, B=1488.0, alpha=0.35, beta=0.35, R_D=15.4, R_N=5.3)
+    fresh = Chinchilla(E=1.87, A=521.0, B=1488.0, alpha=0.35, beta=0.35)
+    best, known = law.allocation([1e19, 1e21], (6.0, 1.0), 1e15), fresh.optimum([1e19, 1e21], (6.0, 1.0))
+    np.testing.assert_allclose(best.loss, known.loss, rtol=1e-9)
+    np.testing.assert_allclose(best.n, known.n, rtol=1e-3)  # flat at the bottom: N is known to the root of the loss

@@ -1,12 +1,12 @@
 """The law of repeated data."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from scaling.fitting.laws.form import EXPONENT, Array, power, stack
+from scaling.fitting.laws.form import EXPONENT, Array, Optimum, power, stack
 
 
 def _worth(repeats: Any, half: Any) -> Any:
@@ -102,6 +102,34 @@ class DataConstrained:
             -self.beta * by_d * u / data * (1 - left_d * (1 + again_d / self.R_D)),
             -self.alpha * by_n * base / size * (1 - left_n * (1 + again_n / self.R_N)),
         )
+
+    def allocation(self, flops: ArrayLike, cost: tuple[float, float], unique: float) -> Optimum:
+        """The least loss under C = k N^p D, cost = (k, p), from `unique` different tokens; NaN where it has none.
+
+        Looked for within a factor of 10,000 of the size that is best for fresh data, on a grid and then by golden
+        section.
+        """
+        k, p = cost
+        c = np.asarray(flops, float)[..., None] / k  # [..., F, 1]: the search adds a last axis
+        wide = replace(self, **{name: np.asarray(getattr(self, name))[..., None] for name in self.names})
+        g = np.log(wide.alpha * wide.A / (p * wide.beta * wide.B)) + wide.beta * np.log(c)
+        log_n = g / (wide.alpha + p * wide.beta) + np.linspace(-9.2, 9.2, 185)
+
+        def loss(log_n: Array) -> Any:
+            return wide(np.exp(log_n), c / np.exp(p * log_n), unique)
+
+        best = loss(log_n).argmin(axis=-1)
+        edge = (best == 0) | (best == log_n.shape[-1] - 1)
+        best = best.clip(1, log_n.shape[-1] - 2)[..., None]
+        low, high = np.take_along_axis(log_n, best - 1, -1), np.take_along_axis(log_n, best + 1, -1)
+        golden = (np.sqrt(5) - 1) / 2
+        for _ in range(50):
+            left, right = high - golden * (high - low), low + golden * (high - low)
+            falling = loss(left) > loss(right)
+            low, high = np.where(falling, left, low), np.where(falling, high, right)
+        n = np.where(edge, np.nan, np.exp((low + high) / 2)[..., 0])
+        d = c[..., 0] / n**p
+        return Optimum(flops=flops, n=n, d=d, loss=self(n, d, unique))
 
     def _log_ratio(self, shape: Array, n: Array, u: Array) -> Array:
         """ln(A/B), [..., 1], from the size that is optimal for the unique tokens at the middle of the runs."""
