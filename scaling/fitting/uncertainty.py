@@ -5,17 +5,17 @@ works in z (see `robust.jacobian`), where positive parameters are logarithms, so
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
+from scaling.fitting.components import Components, components
 from scaling.fitting.laws import Array
 from scaling.fitting.robust import Estimate, at, influence, jacobian, polish, positive
 
 MANY = 40  # runs more than parameters
 LANES = 100  # refits at once: what a processor's cache holds
-CORRELATIONS = np.linspace(0, 0.95, 20)
 
 
 def t_quantile(level: float, dof: float) -> float:
@@ -31,67 +31,129 @@ class Spread:
 
     covariance: Array  # [P, P] of z, zero where a parameter is not free
     correlation: float  # of residuals within a trunk
-    noise: float  # standard deviation of ln L of one new run about the law, what it shares with its trunk included
-    dof: int  # for Student's t: runs less parameters, or what few trunks leave of that (Satterthwaite 1946)
+    noise: float  # standard deviation of one new run about the law, what it shares with others included
+    dof: int  # for Student's t, the least over the parameters; see `dof_of`
+    components: dict[str, float] = field(default_factory=dict)  # of noise: standard deviations by source
+    parts: Array = field(default_factory=lambda: np.zeros((0, 0, 0)))  # [K, P, P], of covariance, by unit of variance
+    variances: Array = field(default_factory=lambda: np.zeros((0, 0)))  # [K, K], covariance of the sources' variances
+
+    def dof_of(self, slope: Array) -> float:
+        """Degrees of freedom of the variance of slope' z (Satterthwaite, Biometrics Bulletin 2 (1946) 110)."""
+        part = np.einsum("p,kpq,q->k", slope, self.parts, slope)
+        variance, doubt = float(slope @ self.covariance @ slope), float(part @ self.variances @ part)
+        return 2 * variance**2 / doubt if doubt > 0 else float(self.dof)
 
 
-def covariance(form: Any, estimate: Estimate, x: tuple[Array, ...], free: Array, trunk: Sequence[str]) -> Spread:
+def covariance(
+    form: Any,
+    estimate: Estimate,
+    x: tuple[Array, ...],
+    free: Array,
+    trunk: Sequence[str],
+    *,
+    size: Sequence[str] | None = None,
+    seed: Sequence[str] | None = None,
+    loss_se: Array | None = None,
+    noise: Components | None = None,
+) -> Spread:
     """The spread of an estimate on R runs at x, each [R]; `free` [P] tells which parameters were estimated.
 
-    Three cases. Where trunks hold several runs their correlation is estimated by restricted maximum likelihood on the
-    linearised law, and if it is above 0 the covariance is that of this estimator under such noise. Else, with
-    `MANY` runs or more to spare, the sandwich (Huber 1967; leverage as in HC3, MacKinnon & White 1985), which does
-    not suppose equal noise everywhere; with fewer the sandwich is too small, and the noise of all runs is pooled.
+    Runs of one trunk, one size and one seed may share a deviation: sources that the rows can tell get a variance by
+    `components`, of the pseudo-residuals for which a robust estimate is that of least squares (Huber, Robust Statistics
+    (1981), section 7.6). `loss_se` [R] is the known standard error of each response, in its own units. Rejected runs
+    say nothing. The covariance is that of the estimator that was used, under such noise: of `generalised` where its
+    `noise` is given, else of the objective that was minimised.
+
+    Where nothing is shared and `MANY` runs or more are to spare, the sandwich (Huber 1967; leverage as in HC3,
+    MacKinnon & White 1985), which does not suppose equal noise everywhere; with fewer the sandwich is too small, and
+    the noise of all runs is pooled.
     """
-    full = np.zeros((len(free), len(free)))
     used = estimate.weight > 0
-    j, weight = jacobian(form, estimate.theta, x)[:, free], estimate.weight
-    bread = np.linalg.pinv((j * weight[:, None]).T @ j, hermitian=True, rcond=1e-14)
-    psi, curvature = influence(estimate)
+    width = np.ones(len(used)) if estimate.spread is None else np.asarray(estimate.spread, float)
+    j = jacobian(form, estimate.theta, x, space=estimate.minimised.space)[:, free]
     spare = int(used.sum()) - j.shape[1]
-    cluster = np.unique(list(trunk), return_inverse=True)[1]
-    together = (cluster[:, None] == cluster[None, :])[np.ix_(used, used)].astype(float)
-    correlation, inflation = 0.0, 1.0
-    if together.sum() > used.sum() and spare > 1:
-        correlation, inflation = _shared_noise(j[used], estimate.residual[used], together)
-    if correlation == 0 and spare >= MANY:
+    pseudo, slope, curvature = pseudo_residuals(estimate, j.shape[1])
+    if noise is None:
+        found = components(
+            j[used], pseudo[used], _labels(used, trunk, size, seed), spread=width[used],
+            known=_evaluation(form, estimate, x, loss_se)[used],
+        )  # fmt: skip
+        weight = estimate.weight / width**2
+        bread = np.linalg.pinv((j * weight[:, None]).T @ j, hermitian=True, rcond=1e-14)
+        share = np.sqrt(estimate.weight * estimate.weight[used].mean()) / width**2
+        lever = (share[:, None] * j)[used] @ bread
+    else:
+        found = noise.pick(used)
+        solved = found.solve(j[used])
+        bread = np.linalg.pinv(j[used].T @ solved, hermitian=True, rcond=1e-14)
+        lever = solved @ bread
+    parts = np.array([root @ root.T for root in (lever.T @ found.root(name) for name in found.names)])
+    evaluation = lever.T * found.known
+    matrix = np.einsum("k,kpq->pq", found.variance, parts) + evaluation @ evaluation.T
+    plain = not found.variance[1:].any() and not found.known.any() and noise is None
+    if plain and spare >= MANY:
         leverage = np.einsum("rp,pq,rq->r", j, bread, j) * weight
-        curve = (j * curvature[:, None]).T @ j
+        curve = (j * (curvature / width**2)[:, None]).T @ j
         if np.linalg.eigvalsh(curve).min() > 0:
             inverse = np.linalg.inv(curve)
-            score = j * (psi / (1 - np.minimum(leverage, 0.9)))[:, None]
-            full[np.ix_(free, free)] = estimate.scale**2 * inverse @ (score.T @ score) @ inverse
-            return Spread(covariance=full, correlation=0.0, noise=estimate.scale, dof=spare)
-    mean = max(float(curvature[used].mean()), 0.1)
-    small = 1 + j.shape[1] / used.sum() * float(curvature[used].var()) / mean**2  # Huber 1973
-    variance = estimate.scale**2 * small**2 * float((psi**2).sum()) / max(spare, 1) / mean**2 * inflation
-    root = j[used] * np.sqrt(weight[used])[:, None]
-    noise = (1 - correlation) * np.eye(len(root)) + correlation * together
-    full[np.ix_(free, free)] = variance * weight[used].mean() * bread @ (root.T @ noise @ root) @ bread
-    clusters = len(set(cluster[used].tolist()))
-    dof = spare
-    if correlation > 0:
-        dof = int(1 / (correlation**2 / max(clusters - 3, 1) + (1 - correlation) ** 2 / max(spare, 1)))
-    noise_of_run = estimate.scale * float(np.sqrt(inflation))
-    return Spread(covariance=full, correlation=correlation, noise=noise_of_run, dof=max(dof, 1))
+            score = j * (slope / width / (1 - np.minimum(leverage, 0.9)))[:, None]
+            matrix = estimate.scale**2 * inverse @ (score.T @ score) @ inverse
+    total = float(found.variance.sum())
+    own = float((pseudo[used] / width[used]) ** 2 @ np.ones(used.sum())) / max(spare, 1)
+    clean = estimate.scale * np.sqrt(found.variance / max(own, 1e-300))
+    embed = np.flatnonzero(free)
+    every = np.zeros((len(parts), len(free), len(free)))
+    every[:, embed[:, None], embed] = parts
+    full = np.zeros((len(free), len(free)))
+    full[embed[:, None], embed] = matrix
+    result = Spread(
+        covariance=full,
+        correlation=0.0 if "trunk" not in found.names else float(found.variance[found.names.index("trunk")] / total),
+        noise=float(np.sqrt((clean**2).sum())) if not plain else estimate.scale,
+        dof=max(spare, 1),
+        components=dict(zip(found.names, clean.tolist(), strict=True)),
+        parts=every,
+        variances=2 * np.linalg.pinv(found.information, hermitian=True),
+    )
+    least = min(result.dof_of(row) for row in np.eye(len(free))[free])
+    return replace(result, dof=int(min(max(least, 1), max(spare, 1))))
 
 
-def _shared_noise(j: Array, residual: Array, together: Array) -> tuple[float, float]:
-    """(rho, inflation) by REML: Var r = sigma^2 [(1 - rho) I + rho together], sigma^2 relative to rho = 0."""
-    q = np.linalg.qr(j)[0]
-    best, sizes = (np.inf, 0.0), []
-    for rho in CORRELATIONS:
-        v = (1 - rho) * np.eye(len(j)) + rho * together
-        solved = np.linalg.solve(v, np.column_stack([q, residual]))
-        inner = q.T @ solved[:, :-1]
-        quadratic = residual @ solved[:, -1] - (q.T @ solved[:, -1]) @ np.linalg.solve(inner, q.T @ solved[:, -1])
-        spare = len(j) - j.shape[1]
-        sizes.append(quadratic / spare)
-        score = np.linalg.slogdet(v)[1] + np.linalg.slogdet(inner)[1] + spare * np.log(max(quadratic, 1e-300))
-        if score < best[0] - 1e-9:
-            best = (score, rho)
-    chosen = int(np.flatnonzero(CORRELATIONS == best[1])[0])
-    return float(best[1]), float(max(sizes[chosen] / max(sizes[0], 1e-300), 1.0))
+def pseudo_residuals(estimate: Estimate, parameters: int) -> tuple[Array, Array, Array]:
+    """Residuals of the least-squares fit that equals a robust one to first order, psi and psi', each [R].
+
+    The first are scale psi(u) / mean psi', in the units of the residuals, with the factor of Huber (1973) for few
+    rows. The psi' of Huber's function tells only how many residuals lie within delta: the window is widened to
+    scale R^(-1/5), for which there are enough.
+    """
+    psi, curvature = influence(estimate)
+    used = estimate.weight > 0
+    width = np.ones(len(psi)) if estimate.spread is None else np.asarray(estimate.spread, float)
+    if estimate.minimised.kind == "huber":
+        cut = estimate.minimised.delta / estimate.scale
+        window = max(cut, len(psi) ** -0.2)
+        curvature = cut / window * (np.abs(estimate.residual / width / estimate.scale) <= window)
+        mean = float(curvature.mean())
+    else:
+        mean = float(curvature[used].mean())
+    mean = max(mean, 0.1 if estimate.minimised.kind == "mm" else 1e-300)
+    small = 1 + parameters / used.sum() * float(curvature[used].var()) / mean**2 * (estimate.minimised.kind != "huber")
+    return estimate.scale * width * psi / mean * small, psi, curvature
+
+
+def _labels(
+    rows: Array, trunk: Sequence[str], size: Sequence[str] | None, seed: Sequence[str] | None
+) -> dict[str, Array]:
+    named = {"trunk": trunk, "size": size, "seed": seed}
+    return {name: np.asarray(list(label))[rows] for name, label in named.items() if label is not None}
+
+
+def _evaluation(form: Any, estimate: Estimate, x: tuple[Array, ...], loss_se: Array | None) -> Array:
+    """Standard deviation [R] of the residuals that is the evaluation's, 0 where unknown."""
+    if loss_se is None:
+        return np.zeros(len(estimate.residual))
+    known = np.nan_to_num(np.asarray(loss_se, float))
+    return known if estimate.minimised.space == "raw" else known / at(form, estimate.theta)(*x)
 
 
 def resample(

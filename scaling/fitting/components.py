@@ -1,0 +1,225 @@
+"""Where the noise of a table comes from: variances of what runs share and of what each has to itself.
+
+Runs that were cut from one trajectory, have one size (and so one untuned learning rate) or one seed miss the law
+together. Their residuals, taken linear in the parameters, have the covariance
+
+    V = run^2 S^2 + sum_k var_k Z_k Z_k' + diag(known^2),
+
+Z_k [R, G] telling who shares what, S the spread of the rows and `known` the standard error of their evaluation. The
+variances are those of restricted maximum likelihood (Patterson & Thompson, Biometrika 58 (1971) 545) by Fisher scoring,
+none below 0. Nothing of size R x R is made. Suffixes: R rows, P parameters, K sources, G groups.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from scaling.fitting.laws import Array
+
+LEAST_CONTRASTS = 2.0  # of a source's groups, left when the law is fitted: fewer do not tell a variance
+LEAST_APART = 0.05  # 1 - correlation^2 between what two sources do to the residuals, below which they are one
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Components:
+    """Variances of the residuals by source, and how well they are known."""
+
+    names: tuple[str, ...]  # of the sources whose variance was sought, "run" first
+    variance: Array  # [K], 0 where the residuals show nothing
+    information: Array  # [K, K], tr(P B_k P B_l); its inverse, twice, is the covariance of `variance` (Fisher)
+    labels: dict[str, Array]  # [R] each: of the sources but "run", a number for each group
+    spread: Array  # [R], of run noise, relative
+    known: Array  # [R], standard deviation of the evaluation's part
+
+    def pick(self, rows: Array) -> "Components":
+        """The same noise in other rows of the design, which share what they shared."""
+        return Components(
+            names=self.names, variance=self.variance, information=self.information, spread=self.spread[rows],
+            labels={name: label[rows] for name, label in self.labels.items()}, known=self.known[rows],
+        )  # fmt: skip
+
+    def root(self, name: str) -> Array:
+        """Z [R, G] of a source, S of "run" (diagonal): its part of V is the variance times Z Z'."""
+        return np.diag(self.spread) if name == "run" else indicator(self.labels[name])
+
+    def solve(self, columns: Array) -> Array:
+        """V^-1 columns, [R, C]."""
+        diagonal, shared = self._parts()
+        return _inverse(diagonal, shared, columns)
+
+    def draw(self, rng: np.random.Generator, run_BxR: Array) -> Array:
+        """[B, R], noise with these components; `run_BxR` is its part of each run, of unit variance."""
+        noise = np.sqrt(self.variance[0]) * self.spread * run_BxR
+        noise = noise + self.known * rng.normal(size=noise.shape)
+        for name, variance in zip(self.names[1:], self.variance[1:], strict=True):
+            z = indicator(self.labels[name])
+            noise = noise + np.sqrt(variance) * rng.normal(size=(len(noise), z.shape[1])) @ z.T
+        return noise
+
+    def _parts(self) -> tuple[Array, Array]:
+        """The diagonal [R] of V, and F [R, G] with V = diagonal + F F'."""
+        diagonal = self.variance[0] * self.spread**2 + self.known**2
+        shared = [
+            np.sqrt(v) * indicator(self.labels[name])
+            for name, v in zip(self.names[1:], self.variance[1:], strict=True)
+            if v > 0
+        ]
+        return diagonal, np.concatenate([*shared, np.zeros((len(diagonal), 0))], axis=1)
+
+
+def indicator(label: Array) -> Array:
+    """[R, G]: 1 where a row is of a group."""
+    return (label[:, None] == np.unique(label)[None, :]).astype(float)
+
+
+def sources(j: Array, shared: dict[str, Sequence[str]]) -> dict[str, Array]:
+    """Of `shared`, labels of the rows by source, those whose variance the rows can tell; numbers for labels, [R] each.
+
+    A source needs groups of several rows that differ in ways which the law, linear with the columns of j [R, P],
+    cannot copy: at least `LEAST_CONTRASTS` of them, counted as the participation ratio of their squares. Of two
+    that do the same to the residuals, such as trunk and size where each size has one trunk, the first is kept.
+    """
+    q = np.linalg.qr(j)[0]
+    told: dict[str, Array] = {}
+    kept: list[Array] = []
+    for name, labels in shared.items():
+        label = np.unique(list(labels), return_inverse=True)[1]
+        groups = int(label.max()) + 1 if len(label) else 0
+        if groups in (0, 1, len(label)):
+            continue
+        z = indicator(label)
+        left = z - q @ (q.T @ z)
+        square = np.linalg.eigvalsh(left.T @ left).clip(0)
+        if square.sum() ** 2 < LEAST_CONTRASTS * (square @ square) or square.sum() < 1e-9:
+            continue
+        if _apart(q, [left, *kept]) < LEAST_APART:
+            continue
+        kept.append(left)
+        told[name] = label
+    return told
+
+
+def _apart(q: Array, roots: list[Array]) -> float:
+    """1 - R^2 of the first source's M B M on the others' and on the run's M, as vectors."""
+    m = len(q) - q.shape[1]
+    gram = np.array([[float(((a.T @ b) ** 2).sum()) for b in roots] for a in roots])
+    trace = np.array([float((a * a).sum()) for a in roots])
+    full = np.block([[gram, trace[:, None]], [trace[None, :], np.array([[float(m)]])]])
+    own, cross, rest = full[0, 0], full[0, 1:], full[1:, 1:]
+    return float(1 - cross @ np.linalg.lstsq(rest, cross, rcond=None)[0] / own)
+
+
+def components(
+    j: Array,
+    residual: Array,
+    shared: dict[str, Sequence[str]],
+    *,
+    spread: Array | None = None,
+    known: Array | None = None,
+    iterations: int = 60,
+) -> Components:
+    """Variances of R residuals [R] of a law of Jacobian j [R, P], by restricted maximum likelihood.
+
+    `shared` maps a source's name to the rows' labels; those that the rows cannot tell are left out (`sources`).
+    `spread` [R] is of run noise relative to the other rows', `known` [R] the standard deviation of the evaluation.
+    """
+    rows = len(residual)
+    spread = np.ones(rows) if spread is None else np.asarray(spread, float)
+    known = np.zeros(rows) if known is None else np.nan_to_num(np.asarray(known, float))
+    labels = sources(j / spread[:, None], shared)
+    names = ("run", *labels)
+    roots = [indicator(label) for label in labels.values()]
+    q = np.linalg.qr(j / spread[:, None])[0]
+    white = residual / spread
+    total = float(((white - q @ (q.T @ white)) ** 2).sum()) / max(rows - j.shape[1], 1)
+    floor = 1e-12 * total + 1e-300
+    variance = np.array([max(total - float(np.mean((known / spread) ** 2)), 0.2 * total), *[0.0] * len(roots)])
+    variance += floor
+    variance[1:] = variance[0] / (1 + len(roots)) / 2
+    best, value = variance, -np.inf
+    step = 1.0
+    for _ in range(iterations):
+        score, information, likelihood = _score(j, residual, variance, roots, spread, known)
+        if likelihood >= value - 1e-12:
+            gained = likelihood - value
+            best, value, step = variance, likelihood, min(2 * step, 1.0)
+            if gained < 1e-9:
+                break
+            best_score, best_information = score, information
+        else:
+            step /= 4
+            if step < 1e-4:
+                break
+        at_zero = (best <= floor) & (best_score <= 0)
+        inner = best_information + 1e-12 * np.diag(np.diag(best_information))
+        move = np.zeros(len(best))
+        for _ in range(len(best)):
+            active = ~at_zero
+            move[:] = 0
+            move[active] = np.linalg.solve(inner[np.ix_(active, active)], best_score[active])
+            stopped = active & (best <= floor) & (move < 0)
+            if not stopped.any():
+                break
+            at_zero |= stopped
+        variance = np.maximum(best + step * move, floor)
+    variance = best
+    information = _score(j, residual, variance, roots, spread, known)[1]
+    return Components(
+        names=names, variance=np.where(variance <= 2 * floor, 0.0, variance), information=information, labels=labels,
+        spread=spread, known=known,
+    )  # fmt: skip
+
+
+def _score(
+    j: Array, residual: Array, variance: Array, roots: list[Array], spread: Array, known: Array
+) -> tuple[Array, Array, float]:
+    """Twice the slope of the restricted likelihood [K], twice its expected curvature [K, K], and twice its value.
+
+    V^-1 = 1 / D - T T' and P = V^-1 - U U' with few columns T, U: P is never made.
+    """
+    d, s2 = variance[0] * spread**2 + known**2, spread**2
+    z = np.concatenate([*roots, np.zeros((len(d), 0))], axis=1)
+    source = np.repeat(np.arange(len(roots)), [root.shape[1] for root in roots])
+    g = np.sqrt(variance[1:])[source]
+    inner = np.eye(z.shape[1]) + g[:, None] * ((z / d[:, None]).T @ z) * g
+    lower = np.linalg.cholesky(inner)
+    t = np.linalg.solve(lower, (z * g / d[:, None]).T).T
+    solved = j / d[:, None] - t @ (t.T @ j)
+    fisher = j.T @ solved
+    size = np.sqrt(np.diag(fisher)) + 1e-300
+    root_fisher = np.linalg.cholesky(fisher / size / size[:, None] + 1e-13 * np.eye(len(size)))
+    u = np.linalg.solve(root_fisher, (solved / size).T).T
+    f = np.concatenate([t, u], axis=1)
+
+    def project(columns: Array) -> Array:
+        return (columns.T / d).T - f @ (f.T @ columns)
+
+    py, pz, sf = project(residual), project(z), (s2[:, None] * f)
+    zpz = z.T @ pz
+    k = len(roots)
+    score, information = np.zeros(k + 1), np.zeros((k + 1, k + 1))
+    score[0] = float(s2 @ py**2 - (s2 / d).sum() + (sf * f).sum())
+    information[0, 0] = float((s2**2 / d**2).sum() - 2 * ((sf * sf).sum(axis=1) / d).sum() + ((f.T @ sf) ** 2).sum())
+    shared = (z.T @ py) ** 2 - np.diag(zpz)
+    mixed = (s2[:, None] * pz**2).sum(axis=0)
+    for a in range(k):
+        score[a + 1] = shared[source == a].sum()
+        information[0, a + 1] = information[a + 1, 0] = mixed[source == a].sum()
+        for b in range(k):
+            information[a + 1, b + 1] = (zpz[np.ix_(source == a, source == b)] ** 2).sum()
+    value = -float(
+        np.log(d).sum() + 2 * np.log(np.diag(lower)).sum() + 2 * np.log(np.diag(root_fisher) * size).sum()
+        + residual @ py
+    )  # fmt: skip
+    return score, information, value
+
+
+def _inverse(diagonal: Array, shared: Array, columns: Array) -> Array:
+    """(diagonal + F F')^-1 columns."""
+    over = (columns.T / diagonal).T
+    if not shared.shape[1]:
+        return over
+    scaled = shared / diagonal[:, None]
+    inner = np.eye(shared.shape[1]) + shared.T @ scaled
+    return over - scaled @ np.linalg.solve(inner, shared.T @ over)
