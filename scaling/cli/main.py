@@ -5,6 +5,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from scaling.cli.exits import DONE, INTERRUPTED, REFUSED
 from scaling.spec import Refusal
@@ -24,6 +25,11 @@ COMMANDS = {
         "fit a law to a table of runs, with intervals",
         "scaling fit my_runs.csv --law chinchilla --params n_params --columns tokens=D,loss=val_loss --json",
     ),
+    "laws": ("every law, its formula, parameters and source", "scaling laws chinchilla"),
+    "compare": (
+        "what an algorithm saves in compute, by a law shared with the baseline and at equal loss",
+        "scaling compare my_runs.csv --params n_params --baseline adamw",
+    ),
     "report": ("figures and one self-contained page", "scaling report results/quickstart"),
     "doctor": ("versions, devices, and what is missing for what", "scaling doctor"),
 }
@@ -38,10 +44,10 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=_version())
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, (summary, example) in (COMMANDS | HIDDEN).items():
-        # Without a help text a command is not listed.
+        listed: dict[str, Any] = {"help": summary} if name in COMMANDS else {}  # without a help text it is not
         command = commands.add_parser(
             name,
-            **({"help": summary} if name in COMMANDS else {}),
+            **listed,
             description=f"{summary[0].upper()}{summary[1:]}.",
             epilog=f"example:\n  {example}",
             formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -7,6 +7,7 @@ from typing import Any, get_args
 import numpy as np
 
 from scaling.fitting import identify
+from scaling.fitting.baseline import line_through_two
 from scaling.fitting.fitted import Estimator, Fit, Space
 from scaling.fitting.identify import PARTNERS
 from scaling.fitting.influence import Influence, leave_out
@@ -160,20 +161,9 @@ def hold_out(
     y, truth = kept.variable(response), out.variable(response)
     theta = estimate(form, inner, y, objective=objective or Objective(), seed=seed).theta
     error = np.abs(at(form, theta)(*variables(out, law, x)) / truth - 1).mean()
-    line = _last_two(along[along <= cut], y)
+    line = line_through_two(along[along <= cut], y)
     baseline = np.abs(line(along[along > cut]) / truth - 1).mean()
     return {"cut": cut, "runs": len(out), "error": float(error), "baseline": float(baseline)}
-
-
-def _last_two(along: Array, y: Array) -> Any:
-    """The straight line of ln y in ln C through the best run and the best of those with at most half its compute."""
-    last = int(np.lexsort((along, y))[0])
-    before = np.flatnonzero(along <= along[last] / 2)
-    if not len(before):
-        return lambda values: np.full(len(values), y[last])
-    first = before[y[before].argmin()]
-    slope = np.log(y[last] / y[first]) / np.log(along[last] / along[first])
-    return lambda values: y[last] * (values / along[last]) ** slope
 
 
 def _objective(estimator: Estimator, space: Space, delta: float | None) -> Objective:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from scaling.fitting import identify
+from scaling.fitting.baseline import line_through_two
 from scaling.fitting.laws import LAWS, SURFACES, Array
 from scaling.fitting.observe import Observations
 from scaling.fitting.robust import Estimate, at, estimate
@@ -25,6 +26,8 @@ from scaling.spec import Refusal
 CUTS = (2.0, 3.0, 10.0, 30.0)  # Cmax over the largest compute kept
 TIED = 0.01  # relative difference of errors below which AICc orders two laws
 LEAST_OUT = 2  # runs left out at a cut
+SAME = {"overtraining": "chinchilla_tied"}  # one surface in two sets of coordinates: both would count it twice
+COMPETITORS = tuple(law for law in SURFACES if law not in SAME)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +93,7 @@ class Tournament:
 
 def tournament(
     observations: Observations,
-    laws: Sequence[str] = SURFACES,
+    laws: Sequence[str] = COMPETITORS,
     *,
     cuts: Sequence[float] = CUTS,
     level: float = 0.9,
@@ -99,13 +102,19 @@ def tournament(
     """Laws of N and D judged on the runs of most compute.
 
     Cuts that leave out fewer than two runs, or too few for any law, or the same runs as another, are not held. Raises
-    `Refusal` for a law that is not of N and D, a cut of at most 1, or where no law can be told from all runs.
+    `Refusal` for a law that is not of N and D, one law in two sets of coordinates, a cut of at most 1, or where no
+    law can be told from all runs.
     """
     o = observations.ordered()
     faults = [
         f"--law {law}: the tournament is of laws of N and D: {', '.join(SURFACES)}"
         for law in laws
         if law not in SURFACES
+    ]
+    faults += [
+        f"--law {law}: is {SAME[law]} in other coordinates: name one of the two"
+        for law in laws
+        if SAME.get(law) in laws
     ]
     faults += [f"cut = {cut:g}: must be above 1, a factor below the largest compute" for cut in cuts if not cut > 1]
     if not 0 < level < 1:
@@ -130,14 +139,15 @@ def tournament(
         every = np.array([prediction for prediction, _, _ in filter(None, found.values())])
         held.append(Cut(
             factor=float(factor), flops=float(kept.flops.max()), kept=len(kept), out=len(out),
-            line=_error(line(kept.flops, kept.loss)(out.flops), out), nearest=_error(_nearest(kept, out), out),
+            line=_error(line_through_two(kept.flops, kept.loss)(out.flops), out),
+            nearest=_error(_nearest(kept, out), out),
             disagreement=float(np.mean(np.ptp(every, axis=0) / out.loss)),
         ))  # fmt: skip
         for law, item in found.items():
             rounds[law].append(None if item is None else _round(factor, *item, out))
     if not held:
         warnings.append("too few runs to leave the largest compute out at any cut: laws are weighed alike, untested")
-    worst = [max(items[i].error for items in rounds.values() if items[i] is not None) for i in range(len(held))]
+    worst = [max(item.error for items in rounds.values() if (item := items[i]) is not None) for i in range(len(held))]
     entrants = [_entrant(o, law, rounds[law], worst, seed) for law in known]
     for entrant in entrants:
         if held and len(entrant.rounds) < len(held):
@@ -159,17 +169,6 @@ def weigh(errors: Sequence[float]) -> list[float]:
     least = max(float(np.nanmin(e)), 1e-12)
     w = np.where(np.isfinite(e), np.exp(-(np.maximum(np.nan_to_num(e), least) ** 2 / least**2 - 1) / 2), 0.0)
     return (w / w.sum()).tolist()
-
-
-def line(along: Array, y: Array) -> Any:
-    """The straight line of ln y in ln C through the best run and the best of those with at most half its compute."""
-    last = int(np.lexsort((along, y))[0])
-    before = np.flatnonzero(along <= along[last] / 2)
-    if not len(before):
-        return lambda values: np.full(len(values), y[last])
-    first = before[y[before].argmin()]
-    slope = np.log(y[last] / y[first]) / np.log(along[last] / along[first])
-    return lambda values: y[last] * (values / along[last]) ** slope
 
 
 def _nearest(kept: Observations, out: Observations) -> Array:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from scaling.cli import main
+from scaling.cli.main import COMMANDS
 
 STUDY = """
 from scaling.cost import at_width
@@ -61,7 +62,7 @@ def test_help_answers_at_once():
     assert min(times) < 0.3
 
 
-@pytest.mark.parametrize("command", ["plan", "run", "status", "fit", "report", "doctor"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_teaches(command: str, capsys: pytest.CaptureFixture):
     with pytest.raises(SystemExit) as left:
         main([command, "--help"])

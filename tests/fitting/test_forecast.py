@@ -2,7 +2,6 @@ import json
 
 import numpy as np
 import pytest
-from scaling.fitting.power import fit_power
 
 from scaling.fitting.fit import fit
 from scaling.fitting.fitted import fit_from_json
@@ -59,16 +58,18 @@ def test_nothing_identified_is_refused(runs):
         forecast([fit(runs(n, 20 * n, TRUTH(n, 20 * n)))], 1e9, 2e10, 1e20)
 
 
-def test_a_power_law_in_one_variable_has_intervals_that_hold_it():
+def test_a_power_law_in_one_variable_has_intervals_that_hold_it(runs):
     x, hits = np.geomspace(1e5, 1e9, 12), []
     for seed in range(60):
         loss = (1.2 + 20 * x**-0.3) * np.exp(0.004 * np.random.default_rng(seed).normal(size=12))
-        item = fit_power(x, loss).estimates()["alpha"]
+        item = fit(runs(np.full(12, 1e6), x, loss), "power", x="d").estimates()["alpha"]
         hits.append(item.low <= 0.3 <= item.high)
     assert np.mean(hits) >= 0.9 - 3 * np.sqrt(0.9 * 0.1 / 60)
 
 
-def test_two_points_are_no_curve_with_a_floor():
-    with pytest.raises(Refusal, match="needs at least 3"):
-        fit_power([1e5, 1e6], [3.0, 2.0])
-    assert fit_power([1e5, 1e6, 1e7], [4.0, 2.0, 1.0], floor=False).law.alpha == pytest.approx(np.log10(2))
+def test_two_points_are_no_curve_with_a_floor(runs):
+    d = np.array([1e5, 1e6, 1e7])
+    found = fit(runs(np.full(3, 1e6), d, [4.0, 2.0, 1.0]), "power", x="d")
+    assert found.status == "unidentified" and "3 runs for 3 parameters" in found.warnings[0]
+    straight = fit(runs(np.full(3, 1e6), d, [4.0, 2.0, 1.0]), "power_no_floor", x="d")
+    assert straight.estimates()["alpha"].value == pytest.approx(np.log10(2))

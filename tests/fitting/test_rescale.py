@@ -43,14 +43,14 @@ def test_dropping_three_tokens_in_ten_is_found_as_that(study):
 
 
 def test_an_algorithm_against_itself_is_one_with_nominal_coverage(study):
-    """200 studies at 90 %: 3 standard errors of the count are 0.064."""
+    """100 studies at 90 %: 3 standard errors of the count are 0.09. benchmarks/compare_coverage.py runs more."""
     hits, values = [], []
-    for seed in range(200):
+    for seed in range(100):
         found = rescale(study(seed=seed), "base")[0]
         hits.append(found.multiplier.low <= 1 <= found.multiplier.high)
         values.append(np.log(found.multiplier.value))
-    assert 0.836 <= np.mean(hits) <= 0.964
-    assert abs(np.mean(values)) < 3 * np.std(values) / np.sqrt(200)
+    assert 0.81 <= np.mean(hits) <= 0.99
+    assert abs(np.mean(values)) < 3 * np.std(values) / np.sqrt(100)
 
 
 def test_a_gain_that_shrinks_with_scale_is_seen(study):
@@ -70,7 +70,8 @@ def test_the_multiplier_is_the_ratio_of_compute_at_equal_least_loss(study, p):
         k, q = cost[group]
         flops = np.geomspace(1e10, 1e13, 9)
         least[group] = np.log(flops), np.log([law(n, c / (k * n**q)).min() - TRUTH.E for c in flops])
-    slope, level = np.polyfit(*least["base"], 1)
+    log_c, log_l = least["base"]
+    slope, level = np.polyfit(log_c, log_l, 1)
     c_base = (least["other"][1] - level) / slope
     assert found.multiplier.value == pytest.approx(np.exp(c_base - least["other"][0]).mean(), rel=1e-4)
 

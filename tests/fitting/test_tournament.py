@@ -6,8 +6,8 @@ import time
 import numpy as np
 import pytest
 
-from scaling.fitting.laws import LAWS, Chinchilla, Kaplan
-from scaling.fitting.tournament import tournament, weigh
+from scaling.fitting.laws import LAWS, SURFACES, Chinchilla, Kaplan
+from scaling.fitting.tournament import COMPETITORS, tournament, weigh
 from scaling.spec import Refusal
 
 TRUTHS = {
@@ -78,3 +78,13 @@ def test_a_ray_and_a_law_of_one_variable_are_refused(runs, study):
     assert "power" in LAWS
     with pytest.raises(Refusal, match="laws of N and D"):
         tournament(study("chinchilla"), ("power",))
+
+
+def test_one_surface_in_two_sets_of_coordinates_competes_once(study):
+    """arXiv:2403.08540's law is chinchilla_tied: its predictions are the same, so it would only add to one vote."""
+    o = study("chinchilla")
+    tied, other = (tournament(o, (law,)).entrants[0] for law in ("chinchilla_tied", "overtraining"))
+    assert other.error == pytest.approx(tied.error, rel=1e-4)
+    assert "overtraining" not in COMPETITORS and set(COMPETITORS) | {"overtraining"} == set(SURFACES)
+    with pytest.raises(Refusal, match="overtraining: is chinchilla_tied in other coordinates"):
+        tournament(o, SURFACES)
