@@ -31,22 +31,24 @@ class Components:
     labels: dict[str, Array]  # [R] each: of the sources but "run", a number for each group
     spread: Array  # [R], of run noise, relative
     known: Array  # [R], standard deviation of the evaluation's part
-
-    def pick(self, rows: Array) -> "Components":
-        """The same noise in other rows of the design, which share what they shared."""
-        return Components(
-            names=self.names, variance=self.variance, information=self.information, spread=self.spread[rows],
-            labels={name: label[rows] for name, label in self.labels.items()}, known=self.known[rows],
-        )  # fmt: skip
+    weight: Array | float = 1.0  # [R], a run's own part of the variance is divided by it; 0 leaves the run out
 
     def root(self, name: str) -> Array:
         """Z [R, G] of a source, S of "run" (diagonal): its part of V is the variance times Z Z'."""
         return np.diag(self.spread) if name == "run" else indicator(self.labels[name])
 
     def solve(self, columns: Array) -> Array:
-        """V^-1 columns, [R, C]."""
-        diagonal, shared = self._parts()
-        return _inverse(diagonal, shared, columns)
+        """V^-1 columns, for columns [R] or [R, C]."""
+        inverse = self.weight / (self.variance[0] * self.spread**2 + self.known**2)
+        shared = self._shared()
+        scaled, over = shared * inverse[:, None], (columns.T * inverse).T
+        inner = np.eye(shared.shape[1]) + shared.T @ scaled
+        return over - scaled @ np.linalg.solve(inner, shared.T @ over)
+
+    def predict(self, residual: Array) -> Array:
+        """What residuals [R] hold that is shared: its expectation given them (Henderson 1975), [R]."""
+        shared = self._shared()
+        return shared @ (shared.T @ self.solve(residual))
 
     def draw(self, rng: np.random.Generator, run_BxR: Array) -> Array:
         """[B, R], noise with these components; `run_BxR` is its part of each run, of unit variance."""
@@ -57,15 +59,32 @@ class Components:
             noise = noise + np.sqrt(variance) * rng.normal(size=(len(noise), z.shape[1])) @ z.T
         return noise
 
-    def _parts(self) -> tuple[Array, Array]:
-        """The diagonal [R] of V, and F [R, G] with V = diagonal + F F'."""
-        diagonal = self.variance[0] * self.spread**2 + self.known**2
+    @property
+    def doubt(self) -> Array:
+        """[K, K], covariance of the estimated variances, which end at 0: as of max(0, X), X normal about them."""
+        covariance = 2 * np.linalg.pinv(self.information, hermitian=True)
+        error = np.sqrt(np.diag(covariance)) + 1e-300
+        share = np.sqrt(_variance_above_zero(self.variance / error))
+        share[0] = 1.0
+        return covariance * share[:, None] * share
+
+    def _shared(self) -> Array:
+        """F [R, G]: the shared part of V is F F'."""
         shared = [
             np.sqrt(v) * indicator(self.labels[name])
             for name, v in zip(self.names[1:], self.variance[1:], strict=True)
             if v > 0
         ]
-        return diagonal, np.concatenate([*shared, np.zeros((len(diagonal), 0))], axis=1)
+        return np.concatenate([*shared, np.zeros((len(self.spread), 0))], axis=1)
+
+
+def _variance_above_zero(a: Array) -> Array:
+    """Var max(0, X) of X normal about a with variance 1."""
+    from scipy.special import ndtr
+
+    density = np.exp(-(a**2) / 2) / np.sqrt(2 * np.pi)
+    mean = a * ndtr(a) + density
+    return (a**2 + 1) * ndtr(a) + a * density - mean**2
 
 
 def indicator(label: Array) -> Array:
@@ -213,13 +232,3 @@ def _score(
         + residual @ py
     )  # fmt: skip
     return score, information, value
-
-
-def _inverse(diagonal: Array, shared: Array, columns: Array) -> Array:
-    """(diagonal + F F')^-1 columns."""
-    over = (columns.T / diagonal).T
-    if not shared.shape[1]:
-        return over
-    scaled = shared / diagonal[:, None]
-    inner = np.eye(shared.shape[1]) + shared.T @ scaled
-    return over - scaled @ np.linalg.solve(inner, shared.T @ over)

@@ -12,7 +12,7 @@ import numpy as np
 
 from scaling.fitting.components import Components, components
 from scaling.fitting.laws import Array
-from scaling.fitting.robust import Estimate, at, influence, jacobian, polish, positive
+from scaling.fitting.robust import M_CUT, Estimate, at, influence, jacobian, polish, positive
 
 MANY = 40  # runs more than parameters
 LANES = 100  # refits at once: what a processor's cache holds
@@ -83,9 +83,9 @@ def covariance(
         share = np.sqrt(estimate.weight * estimate.weight[used].mean()) / width**2
         lever = (share[:, None] * j)[used] @ bread
     else:
-        found = noise.pick(used)
-        solved = found.solve(j[used])
-        bread = np.linalg.pinv(j[used].T @ solved, hermitian=True, rcond=1e-14)
+        found = noise
+        solved = found.solve(j)
+        bread = np.linalg.pinv(j.T @ solved, hermitian=True, rcond=1e-14)
         lever = solved @ bread
     parts = np.array([root @ root.T for root in (lever.T @ found.root(name) for name in found.names)])
     evaluation = lever.T * found.known
@@ -113,7 +113,7 @@ def covariance(
         dof=max(spare, 1),
         components=dict(zip(found.names, clean.tolist(), strict=True)),
         parts=every,
-        variances=2 * np.linalg.pinv(found.information, hermitian=True),
+        variances=found.doubt,
     )
     least = min(result.dof_of(row) for row in np.eye(len(free))[free])
     return replace(result, dof=int(min(max(least, 1), max(spare, 1))))
@@ -154,6 +154,74 @@ def _evaluation(form: Any, estimate: Estimate, x: tuple[Array, ...], loss_se: Ar
         return np.zeros(len(estimate.residual))
     known = np.nan_to_num(np.asarray(loss_se, float))
     return known if estimate.minimised.space == "raw" else known / at(form, estimate.theta)(*x)
+
+
+def generalised(
+    form: Any,
+    estimate: Estimate,
+    x: tuple[Array, ...],
+    y: Array,
+    free: Array,
+    trunk: Sequence[str],
+    *,
+    size: Sequence[str] | None = None,
+    seed: Sequence[str] | None = None,
+    loss_se: Array | None = None,
+    iterations: int = 50,
+) -> tuple[Estimate, Components | None]:
+    """The MM-estimate by generalised least squares under the components of its own residuals, and these.
+
+    What runs share is predicted (Henderson, Biometrics 31 (1975) 423), and each run's weight is that of the rest of its
+    residual, so that a wrong run is rejected and a size that lies off is not. With nothing shared, or from another
+    objective than "mm", it is the estimate itself and None.
+    """
+    used = estimate.weight > 0
+    space = estimate.minimised.space
+    width = np.ones(len(used)) if estimate.spread is None else np.asarray(estimate.spread, float)
+    known = _evaluation(form, estimate, x, loss_se)
+    j = jacobian(form, estimate.theta, x, space=space)[:, free]
+    pseudo = pseudo_residuals(estimate, j.shape[1])[0]
+    found = components(j[used], pseudo[used], _labels(used, trunk, size, seed), spread=width[used], known=known[used])
+    if estimate.minimised.kind != "mm" or not found.variance[1:].any():
+        return estimate, None
+    noise = replace(
+        found, spread=width, known=known,
+        labels={
+            name: np.unique(label, return_inverse=True)[1]
+            for name, label in _labels(np.ones(len(used), bool), trunk, size, seed).items()
+            if name in found.labels
+        },
+    )  # fmt: skip
+    theta, weight, residual = estimate.theta, estimate.weight, estimate.residual
+    own = np.sqrt(noise.variance[0] * width**2 + known**2)
+    target = np.log(y) if space == "log" else y
+    for _ in range(iterations):
+        weighted = replace(noise, weight=weight)
+        j = jacobian(form, theta, x, space=space)[:, free]
+        solved = weighted.solve(np.column_stack([j, residual]))
+        step = np.zeros(len(theta))
+        step[free] = np.linalg.lstsq(j.T @ solved[:, :-1], -(j.T @ solved[:, -1]), rcond=1e-14)[0]
+        step *= min(1.0, 1.0 / max(np.abs(step).max(), 1e-300))
+        theta = move(form, theta, step)
+        law = at(form, theta)(*x)
+        residual = (np.log(law) if space == "log" else law) - target
+        weight = _bisquare((residual - weighted.predict(residual)) / own)
+        if np.abs(step).max() < 1e-8:
+            break
+    if not np.isfinite(theta).all():
+        return estimate, None
+    return replace(estimate, theta=theta, residual=residual, weight=weight), replace(noise, weight=weight)
+
+
+def move(form: Any, theta: Array, step: Array) -> Array:
+    """Parameters [..., P] after a step in z (see `robust.jacobian`), within the law's bounds."""
+    moved = np.where(positive(form), theta * np.exp(np.clip(step, -690, 690)), theta + step)
+    low, high = np.array([form.bounds.get(name, (-np.inf, np.inf)) for name in form.names], float).T
+    return np.clip(moved, low, high)
+
+
+def _bisquare(u: Array) -> Array:
+    return np.maximum(1 - (u / M_CUT) ** 2, 0.0) ** 2
 
 
 def resample(
