@@ -91,7 +91,7 @@ def show_influence(found: Fit, influence: Influence, console: Console) -> None:
             f"{influence.residual[i]:+.2%}" if found.space == "log" else f"{influence.residual[i]:+.4f}",
             f"{influence.weight[i]:.2f}",
         )  # fmt: skip
-    console.print("influence: the fit without these runs, shift in standard errors of each estimate", highlight=False)
+    console.print("influence: the fit without these runs, shift of each estimate in standard errors", highlight=False)
     console.print(table)
 
 
@@ -99,7 +99,7 @@ def moves(found: Fit, influence: Influence) -> tuple[np.ndarray, list[str]]:
     """Shifts [G, K] of the estimates that have a standard error, in units of it, and their names."""
     items = {name: item for name, item in found.estimates().items() if item.se == item.se and item.se > 0}
     columns = [
-        (influence.theta[:, i] - items[name].value) / items[name].se
+        (influence.theta[:, i] - influence.whole[i]) / items[name].se
         for i, name in enumerate(LAWS[found.name].names)
         if name in items
     ]

@@ -21,6 +21,7 @@ class Influence:
     left_out: tuple[str, ...]  # [G], what each group is called
     runs: Array  # [G], how many runs it has
     theta: Array  # [G, P], parameters without it
+    whole: Array  # [P], parameters with all runs, by the same objective: shared noise is not allowed for here
     residual: Array  # [G], mean residual of the group, ln L_law - ln L_measured
     weight: Array  # [G], mean weight in the fit: 0 where all its runs are rejected
 
@@ -41,13 +42,13 @@ def leave_out(
     names = list(dict.fromkeys(labels))
     group = np.array([names.index(label) for label in labels])
     kept_GxR = (group[None, :] != np.arange(len(names))[:, None]).astype(float)
-    scale = np.full(len(names), found.scale)
+    count = np.concatenate([kept_GxR, np.ones((1, len(group)))])
     theta = polish(
-        form, np.tile(found.theta, (len(names), 1)), x, y, scale=scale, free=free, multiplicity=kept_GxR,
-        objective=found.minimised, spread=found.spread,
+        form, np.tile(found.theta, (len(count), 1)), x, y, scale=np.full(len(count), found.scale), free=free,
+        multiplicity=count, objective=found.minimised, spread=found.spread,
     )  # fmt: skip
     runs = np.bincount(group)
     return Influence(
-        left_out=tuple(names), runs=runs, theta=theta,
+        left_out=tuple(names), runs=runs, theta=theta[:-1], whole=theta[-1],
         residual=np.bincount(group, found.residual) / runs, weight=np.bincount(group, found.weight) / runs,
     )  # fmt: skip
