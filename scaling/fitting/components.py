@@ -10,14 +10,15 @@ variances are those of restricted maximum likelihood (Patterson & Thompson, Biom
 none below 0. Nothing of size R x R is made. Suffixes: R rows, P parameters, K sources, G groups.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from scaling.fitting.laws import Array
 
-LEAST_CONTRASTS = 2.0  # of a source's groups, left when the law is fitted: fewer do not tell a variance
+LEAST_LEFT = 0.25  # of the square of a source's strongest contrast, left when the law is fitted
 LEAST_APART = 0.05  # 1 - correlation^2 between what two sources do to the residuals, below which they are one
 
 
@@ -92,12 +93,12 @@ def indicator(label: Array) -> Array:
     return (label[:, None] == np.unique(label)[None, :]).astype(float)
 
 
-def sources(j: Array, shared: dict[str, Sequence[str]]) -> dict[str, Array]:
+def sources(j: Array, shared: Mapping[str, Iterable[Any]]) -> dict[str, Array]:
     """Of `shared`, labels of the rows by source, those whose variance the rows can tell; numbers for labels, [R] each.
 
-    A source needs groups of several rows that differ in ways which the law, linear with the columns of j [R, P],
-    cannot copy: at least `LEAST_CONTRASTS` of them, counted as the participation ratio of their squares. Of two
-    that do the same to the residuals, such as trunk and size where each size has one trunk, the first is kept.
+    A source needs groups of several rows that differ in a way which the law, linear with the columns of j [R, P],
+    cannot copy. Of two that do the same to the residuals, such as trunk and size where each size has one trunk, the
+    first is kept.
     """
     q = np.linalg.qr(j)[0]
     told: dict[str, Array] = {}
@@ -110,7 +111,7 @@ def sources(j: Array, shared: dict[str, Sequence[str]]) -> dict[str, Array]:
         z = indicator(label)
         left = z - q @ (q.T @ z)
         square = np.linalg.eigvalsh(left.T @ left).clip(0)
-        if square.sum() ** 2 < LEAST_CONTRASTS * (square @ square) or square.sum() < 1e-9:
+        if square.max() < LEAST_LEFT * len(label) / groups:
             continue
         if _apart(q, [left, *kept]) < LEAST_APART:
             continue
@@ -132,7 +133,7 @@ def _apart(q: Array, roots: list[Array]) -> float:
 def components(
     j: Array,
     residual: Array,
-    shared: dict[str, Sequence[str]],
+    shared: Mapping[str, Iterable[Any]],
     *,
     spread: Array | None = None,
     known: Array | None = None,

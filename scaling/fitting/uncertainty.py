@@ -32,7 +32,8 @@ class Spread:
     covariance: Array  # [P, P] of z, zero where a parameter is not free
     correlation: float  # of residuals within a trunk
     noise: float  # standard deviation of one new run about the law, what it shares with others included
-    dof: int  # for Student's t, the least over the parameters; see `dof_of`
+    dof: int  # for Student's t, the least over the parameters: one number for all, at most `spare`; see `dof_of`
+    spare: int = 1  # runs that count less parameters
     components: dict[str, float] = field(default_factory=dict)  # of noise: standard deviations by source
     parts: Array = field(default_factory=lambda: np.zeros((0, 0, 0)))  # [K, P, P], of covariance, by unit of variance
     variances: Array = field(default_factory=lambda: np.zeros((0, 0)))  # [K, K], covariance of the sources' variances
@@ -41,7 +42,7 @@ class Spread:
         """Degrees of freedom of the variance of slope' z (Satterthwaite, Biometrics Bulletin 2 (1946) 110)."""
         part = np.einsum("p,kpq,q->k", slope, self.parts, slope)
         variance, doubt = float(slope @ self.covariance @ slope), float(part @ self.variances @ part)
-        return 2 * variance**2 / doubt if doubt > 0 else float(self.dof)
+        return float(np.clip(2 * variance**2 / doubt, 1, max(self.spare, 1))) if doubt > 0 else float(self.dof)
 
 
 def covariance(
@@ -111,12 +112,13 @@ def covariance(
         correlation=0.0 if "trunk" not in found.names else float(found.variance[found.names.index("trunk")] / total),
         noise=float(np.sqrt((clean**2).sum())) if not plain else estimate.scale,
         dof=max(spare, 1),
+        spare=max(spare, 1),
         components=dict(zip(found.names, clean.tolist(), strict=True)),
         parts=every,
         variances=found.doubt,
     )
     least = min(result.dof_of(row) for row in np.eye(len(free))[free])
-    return replace(result, dof=int(min(max(least, 1), max(spare, 1))))
+    return replace(result, dof=int(least))
 
 
 def pseudo_residuals(estimate: Estimate, parameters: int) -> tuple[Array, Array, Array]:
@@ -208,7 +210,7 @@ def generalised(
         weight = _bisquare((residual - weighted.predict(residual)) / own)
         if np.abs(step).max() < 1e-8:
             break
-    if not np.isfinite(theta).all():
+    if not np.isfinite(theta).all() or (weight > 0).sum() <= len(theta):  # the runs' own noise vanishes: no weights
         return estimate, None
     return replace(estimate, theta=theta, residual=residual, weight=weight), replace(noise, weight=weight)
 
@@ -279,7 +281,7 @@ def spread(
     function: Callable[[Any], Array],
     *,
     covariance_z: Array,
-    dof: int,
+    dof: float | Callable[[Array], float],
     level: float,
     log: bool = False,
     draws: Array | None = None,
@@ -287,7 +289,8 @@ def spread(
     """Intervals of `function`, which maps a law whose fields are [B, 1] to values [B, K].
 
     Delta method by central differences in z with Student's t, for ln of a positive value if `log`; or percentiles
-    over `draws` [B, P] where given.
+    over `draws` [B, P] where given. `dof` is one number, or maps the slope in z [P] of a quantity to its own
+    (`Spread.dof_of`).
     """
     if draws is not None:
         value, every = function(at(form, theta[None]))[0], function(at(form, draws))
@@ -299,7 +302,11 @@ def spread(
     value = values[0]
     slope = (values[1 : len(theta) + 1] - values[len(theta) + 1 :]) / (2 * step)
     se = np.sqrt(np.maximum(np.einsum("pk,pq,qk->k", slope, covariance_z, slope), 0.0))
-    reach = t_quantile(level, dof) * se
+    if callable(dof):
+        quantile = np.array([t_quantile(level, dof(column)) for column in slope.T])
+    else:
+        quantile = t_quantile(level, dof)
+    reach = quantile * se
     if log:
         factor = np.exp(np.minimum(reach / value, 300))
         return Interval(value=value, se=se, low=value / factor, high=value * factor)
