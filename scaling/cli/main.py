@@ -26,6 +26,10 @@ COMMANDS = {
         "scaling fit my_runs.csv --law chinchilla --params n_params --columns tokens=D,loss=val_loss --json",
     ),
     "laws": ("every law, its formula, parameters and source", "scaling laws chinchilla"),
+    "forecast": (
+        "loss, N and D of runs not yet trained, by every law; registered and scored",
+        "scaling forecast my_runs.csv --params n_params --compute 1e20,1e21 --register forecast.json",
+    ),
     "compare": (
         "what an algorithm saves in compute, by a law shared with the baseline and at equal loss",
         "scaling compare my_runs.csv --params n_params --baseline adamw",
