@@ -1,8 +1,8 @@
-"""Approach 3 of Hoffmann et al. 2022 (arXiv:2203.15556), and its replication by Besiroglu et al. 2024 (arXiv:2404.10102).
+"""Approach 3 of Hoffmann et al. 2022 (arXiv:2203.15556), and its replication by Besiroglu et al. (arXiv:2404.10102).
 
-Both minimise Huber's function of ln L_law - ln L. The replication drops five runs and reports two points: the minimum at
-a width of 0.001, from which its standard errors come, and its headline, the minimum of a Huber likelihood whose scale
-is free, which shrinks the width to about 5e-9: least absolute deviations.
+Both minimise Huber's function of ln L_law - ln L. The replication drops five runs and reports two points: the minimum
+at a width of 0.001, from which its standard errors come, and its headline, the minimum of a Huber likelihood whose
+scale is free, which shrinks the width to about 5e-9: least absolute deviations.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -92,9 +92,8 @@ def hoffmann(table: "pandas.DataFrame", seed: int) -> Replication:
         Quantity(name=name, ours=value, published=published, tolerance=0.02, within="printed to two digits", why=early)
         for (name, value), published in zip(values.items(), (*printed.tolist(), 0.46), strict=True)
     ]
-    quantities.append(
-        Quantity(name="objective at the printed parameters over the least", ours=at_print / found.objective)
-    )
+    over = Quantity(name="objective at the printed parameters over the least", ours=at_print / found.objective)
+    quantities.append(over)
     return Replication(
         name="hoffmann2022-3", paper=PROCEDURES["hoffmann2022-3"].paper, words=PROCEDURES["hoffmann2022-3"].words,
         runs=len(o), dropped=o.dropped, own=same_rows(o, 245, 2.6736003793), quantities=tuple(quantities),
@@ -119,7 +118,7 @@ PROCEDURES = {
     "hoffmann2022-3": Procedure(
         paper="Hoffmann et al. 2022, arXiv:2203.15556, approach 3 (appendix D.3)",
         law="chinchilla",
-        words="all runs, least sum of Huber's function of ln L_law - ln L at a width of 0.001, here minimised to the end",
+        words="all runs, least sum of Huber's function of ln L_law - ln L at a width of 0.001, minimised to the end",
         columns="n_params, tokens, loss",
         run=hoffmann,
     ),

@@ -24,7 +24,7 @@ PRINTED = (15.387756, 5.309743)  # R_D*, R_N*
 
 
 def muennighoff(table: "pandas.DataFrame", seed: int) -> Replication:
-    where = ["set=fit182"] if "set" in table.columns and (table["set"] == "fit182").any() else []
+    where = ["set=fit182"] if "set" in table.columns and "fit182" in list(table["set"]) else []
     o = observe(table, params="n_params", needs=("n", "d", "u"), where=where)
     x = (o.n, o.d, o.unique)
     form = replace(LAWS["data_constrained"].form(*x), **FIRST_STAGE, beta=FIRST_STAGE["alpha"])
@@ -43,7 +43,10 @@ def muennighoff(table: "pandas.DataFrame", seed: int) -> Replication:
     printed = np.array([*fixed, *PRINTED])
     squares = float(((at(form, printed)(*x) - o.loss) ** 2).sum())
     flat = "the valley is flat: these two move together, and the objective by less than one part in a million"
-    lower = f"a lower minimum lies at R_D = {best[5]:.3g}, R_N = {best[6]:.3g}, objective {100 * (1 - min(values) / values[0]):.2g} % less"
+    lower = (
+        f"a lower minimum lies at R_D = {best[5]:.3g}, R_N = {best[6]:.3g}, "
+        f"objective {100 * (1 - min(values) / values[0]):.2g} % less"
+    )
     quantities = (
         Quantity(
             name="objective at the printed pair", ours=objective(printed), published=0.0158259366, tolerance=1e-6,
@@ -77,8 +80,8 @@ PROCEDURES = {
         paper="Muennighoff et al. 2023, arXiv:2305.16264",
         law="data_constrained",
         words="E, A, B and alpha = beta as the paper fixed them on C4; R_D and R_N by least sum of Huber's function of "
-        "ln L_law - ln L at a width of 0.001. The paper does not say where its descent started: ours starts at its answer "
-        "and at 20 other points",
+        "ln L_law - ln L at a width of 0.001. The paper does not say where its descent started: ours starts at its "
+        "answer and at 20 other points",
         columns="n_params, tokens, unique_tokens, loss; only rows with set = fit182 where there is such a column",
         run=muennighoff,
     )

@@ -81,9 +81,9 @@ def by_default(found: Fit) -> dict[str, float]:
     if found.law is None:
         return {}
     values = {name: item.value for name, item in found.estimates().items()}
-    if hasattr(found.law, "exponents"):
-        n, d = found.law.exponents(found.flops_max, found.cost)
-        values |= {"exponent_n": float(n), "exponent_d": float(d)}
+    if hasattr(found.law, "optimum"):
+        best = found.optimum_intervals(found.flops_max)
+        values |= {name: best[name].value for name in ("exponent_n", "exponent_d")}
     return values
 
 

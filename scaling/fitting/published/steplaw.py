@@ -1,4 +1,4 @@
-"""Li et al. 2025, Step Law (arXiv:2503.04715): the best learning rate and batch for N non-embedding parameters, D tokens.
+"""Li et al. 2025, Step Law (arXiv:2503.04715): the best learning rate and batch for N parameters and D tokens.
 
 lr = 1.79 N^-0.713 D^0.307 and B = 0.58 D^0.571 tokens. On a grid of learning rates and batches at each (N, D) the law
 is judged by regret: how much worse the grid point nearest to it is than the best one.
