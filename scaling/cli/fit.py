@@ -10,12 +10,15 @@ from rich.console import Console
 from scaling.cli import table
 from scaling.cli.exits import DONE
 from scaling.cli.options import json_option
+from scaling.cli.published import show_approaches, show_replication
 from scaling.cli.tournament import show_tournament
 from scaling.cli.verdict import influence_json, show_fit, show_influence
+from scaling.fitting.approaches import approach, approaches
 from scaling.fitting.fit import fit, influence
 from scaling.fitting.fitted import Fit
 from scaling.fitting.influence import Influence
 from scaling.fitting.observe import Observations
+from scaling.fitting.published import PROCEDURES, as_published
 from scaling.fitting.tournament import tournament
 from scaling.spec import Refusal
 
@@ -35,6 +38,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="surface: variable projection and MM-estimation (default); huber: approach 3 as published; isoflop: "
         "approach 2; envelope: approach 1; all: the approaches side by side",
     )  # fmt: skip
+    parser.add_argument(
+        "--as", dest="procedure", metavar="NAME",
+        help="a published procedure, whole: " + ", ".join(PROCEDURES) + "; it settles every other choice",
+    )  # fmt: skip
     parser.add_argument("--loss-space", default="log", choices=("log", "raw"), help="residuals of ln y (default) or y")
     parser.add_argument("--delta", type=float, metavar="X", help="width of Huber's function (default 0.001)")
     parser.add_argument("--bootstrap", type=int, default=0, metavar="B", help="intervals from B resamples of the runs")
@@ -49,16 +56,53 @@ def run(arguments: argparse.Namespace) -> int:
     if faults := _faults(arguments):
         raise Refusal(faults)
     console = Console()
+    if arguments.procedure:
+        return _as_published(arguments, console)
     documents = []
     for params in table.conventions(arguments):
         observations = table.read(arguments, arguments.law, params=params, x=arguments.x)
-        if arguments.law == "all":
+        if arguments.estimator == "all":
+            documents.append(_side_by_side(arguments, observations, console))
+        elif arguments.estimator in ("isoflop", "envelope"):
+            documents.append(_by_approach(arguments, observations, console))
+        elif arguments.law == "all":
             documents.append(_all_laws(arguments, observations, console))
         else:
             documents.append(_one_law(arguments, observations, console))
     if arguments.json:
         print(json.dumps(documents[0] if len(documents) == 1 else {"fits": documents}, indent=1, allow_nan=False))
     return DONE
+
+
+def _as_published(arguments: argparse.Namespace, console: Console) -> int:
+    found = as_published(table.frame(arguments), arguments.procedure, seed=arguments.seed)
+    if arguments.json:
+        print(json.dumps(found.to_json(), indent=1, allow_nan=False))
+    else:
+        show_replication(found, console)
+    return DONE
+
+
+def _side_by_side(arguments: argparse.Namespace, observations: Observations, console: Console) -> dict[str, Any]:
+    found = approaches(observations, level=arguments.level, seed=arguments.seed)
+    if not arguments.json:
+        show_approaches(found, observations.params, console)
+    return {"params": observations.params, "approaches": [one.to_json() for one in found]}
+
+
+def _by_approach(arguments: argparse.Namespace, observations: Observations, console: Console) -> dict[str, Any]:
+    """The document of a fit for an approach that has no law: an optimum and no estimates."""
+    found = approach(observations, arguments.estimator, level=arguments.level, seed=arguments.seed)
+    if not arguments.json:
+        show_approaches([found], observations.params, console)
+    said = found.to_json()
+    return {
+        "law": None, "params": observations.params, "estimator": arguments.estimator, "runs": len(observations),
+        "dropped": observations.dropped, "status": "unidentified" if found.why else "converged", "level": found.level,
+        "estimates": {}, "unidentified": ["exponent_n", "exponent_d"] if found.why else [],
+        "optimum": None if found.why else {key: said[key] for key in ("exponent_n", "exponent_d", "at")},
+        "warnings": [*([found.why] if found.why else []), *found.warnings, *observations.warnings],
+    }  # fmt: skip
 
 
 def _one_law(arguments: argparse.Namespace, observations: Observations, console: Console) -> dict[str, Any]:
@@ -111,6 +155,33 @@ def _faults(asked: argparse.Namespace) -> list[str]:
     faults = []
     if asked.seed < 0:
         faults.append(f"--seed {asked.seed}: must be at least 0")
+    if asked.procedure and asked.procedure not in PROCEDURES:
+        faults.append(f"--as {asked.procedure}: there is no such procedure; there are {', '.join(PROCEDURES)}")
+    if asked.procedure:
+        settled = {
+            "--law": asked.law != "chinchilla", "--x": asked.x, "--estimator": asked.estimator != "surface",
+            "--params": asked.params, "--loss-space": asked.loss_space != "log", "--delta": asked.delta is not None,
+            "--bootstrap": asked.bootstrap, "--influence": asked.influence, "--figures": asked.figures,
+            "--group": asked.group, "--drop-bad": asked.drop_bad,
+        }  # fmt: skip
+        return faults + [
+            f"{name}: is settled by --as {asked.procedure}, which repeats a paper whole"
+            for name, given in settled.items()
+            if given
+        ]
+    if asked.estimator in ("isoflop", "envelope", "all"):
+        of_a_law = {
+            "--law": asked.law != "chinchilla", "--x": asked.x, "--loss-space": asked.loss_space != "log",
+            "--delta": asked.delta is not None, "--bootstrap": asked.bootstrap, "--influence": asked.influence,
+            "--figures": asked.figures,
+        }  # fmt: skip
+        return faults + [
+            f"{name}: is for the fit of one law; --estimator {asked.estimator} has none"
+            if asked.estimator != "all"
+            else f"{name}: --estimator all shows the approaches at their own settings"
+            for name, given in of_a_law.items()
+            if given
+        ]
     if asked.law == "all":
         alone = {
             "--x": asked.x, "--estimator": asked.estimator != "surface", "--loss-space": asked.loss_space != "log",

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from scaling.fitting.observe import Observations, load_runs, read_table
+from scaling.fitting.rows import matching
 from scaling.fitting.table import names_of
 from scaling.spec import Refusal
 
@@ -76,15 +77,16 @@ def conventions(arguments: argparse.Namespace) -> tuple[str | None, ...]:
     """The columns that `--params` stands for: itself, or for `all` those of our counts that the table has."""
     if arguments.params != "all":
         return (arguments.params,)
-    names = list(_table(arguments).columns)
+    names = list(frame(arguments).columns)
     found = tuple(name for name in CONVENTIONS if name in names)
     if not found:
         raise Refusal(f"--params all: needs a column of {', '.join(CONVENTIONS)}; there are {names_of(names)}")
     return found
 
 
-def _table(arguments: argparse.Namespace) -> "pandas.DataFrame":
-    return read_table(arguments.table, columns_of(arguments.columns))
+def frame(arguments: argparse.Namespace) -> "pandas.DataFrame":
+    """The table itself, its columns renamed and converted, with the rows that `--where` asks for."""
+    return matching(read_table(arguments.table, columns_of(arguments.columns)), arguments.where)
 
 
 def columns_of(texts: Sequence[str]) -> dict[str, str]:

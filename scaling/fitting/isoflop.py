@@ -113,7 +113,7 @@ def isoflop(observations: Observations, budgets: Sequence[float] | None = None, 
     if len(inside) < 3:
         warnings.append("2 budgets with a minimum: the exponent has no interval")
     log_c = np.log([valley.slice.flops for valley in inside])
-    lines = [_line(log_c, np.log([getattr(valley, name) for valley in inside]), level) for name in ("n", "d")]
+    lines = [straight(log_c, np.log([getattr(valley, name) for valley in inside]), level) for name in ("n", "d")]
     return IsoFlop(
         valleys=valleys, level=level, exponent_n=lines[0][1], exponent_d=lines[1][1], line_n=lines[0][0],
         line_d=lines[1][0], warnings=tuple(warnings),
@@ -196,7 +196,7 @@ def _valley(piece: Slice) -> Valley:
     )  # fmt: skip
 
 
-def _line(x: Array, y: Array, level: float) -> tuple[tuple[float, float], Interval]:
+def straight(x: Array, y: Array, level: float) -> tuple[tuple[float, float], Interval]:
     """(intercept, slope) by least squares, and the slope's interval."""
     v = x - x.mean()
     slope = float(v @ y / (v @ v))

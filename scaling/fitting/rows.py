@@ -47,6 +47,13 @@ class Fault:
     words: str  # for the reader of a refusal, without the line
 
 
+def matching(table: pandas.DataFrame, where: Sequence[str]) -> pandas.DataFrame:
+    """The rows for which every condition holds. Raises `Refusal` for what is no condition or names no column."""
+    for _, column, sign, value in _clauses(table, where):
+        table = table.loc[np.array([_holds(text_of(cell), sign, value) for cell in table[column]], bool)]
+    return table
+
+
 def choose(
     table: pandas.DataFrame, where: Sequence[str], group: str | None, roles: Collection[str] | None
 ) -> tuple[pandas.DataFrame, dict[str, int]]:
