@@ -32,7 +32,7 @@ class Broken:
     units: ClassVar = {"a": "nats", "b": "nats", "c0": "", "c1": "", "d1": "as x", "f1": ""}
     linear: ClassVar = ("a", "b")
     names: ClassVar = ("a", "b", "c0", "c1", "d1", "f1")
-    bounds: ClassVar = {"a": (0.0, np.inf), "c0": (-5.0, 5.0), "c1": (-5.0, 5.0), "f1": (0.01, 10.0)}
+    bounds: ClassVar = {"a": (0.0, np.inf), "c0": (-5.0, 5.0), "c1": (-20.0, 20.0), "f1": (0.01, 10.0)}
     positive: ClassVar = ("b", "d1", "f1")
     # `place` is where ln d1 lies in the range of ln x of the runs: 0 at their least, 1 at their largest.
     grid: ClassVar = {
