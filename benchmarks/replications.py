@@ -312,7 +312,7 @@ def broken(data: Path) -> Measured:
     form = LAWS["broken"].form(x[inside])
     found = estimate(form, (x[inside],), y[inside], objective=Objective(kind="squares"))
     r = np.log(at(form, found.theta)(x) / y)
-    whole = fit(observe(table[inside], needs=("dataset_size",), extra=[]), "broken", x="dataset_size")
+    whole = fit(observe(table.loc[inside], needs=("dataset_size",), extra=[]), "broken", x="dataset_size")
     train, test = (float(np.sqrt((r[rows] ** 2).mean())) for rows in (inside, ~inside))
     reason = "the paper prints no coefficients; the figures are an independent recomputation"
     quantities = [

@@ -178,6 +178,8 @@ def _faults(
     faults = []
     if law not in LAWS:
         faults.append(f"--law {law}: there is no such law; there are {', '.join(LAWS)}")
+    elif LAWS[law].variables == ("curve",):
+        faults.append(f"--law {law}: is of whole training curves and not of end points; `scaling curves` fits it")
     elif "x" in LAWS[law].variables and not x:
         faults.append(f"--law {law}: is of one variable: say which, as --x n, --x d, --x c or --x COLUMN")
     elif x and "x" not in LAWS[law].variables:

@@ -130,6 +130,8 @@ def load_runs(
     if law != "all":
         if law not in LAWS:
             raise Refusal(f"--law {law}: there is no such law; there are {', '.join(LAWS)}")
+        if LAWS[law].variables == ("curve",):
+            raise Refusal(f"--law {law}: is of whole training curves and not of end points; `scaling curves` fits it")
         needs, response = LAWS[law].variables, LAWS[law].response
     if "x" in needs and not x:
         raise Refusal(f"--law {law}: is of one variable: say which, as --x n, --x d, --x c or --x COLUMN")

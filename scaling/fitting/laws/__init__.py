@@ -14,6 +14,7 @@ A new law is a class of this form and a line in `GROUPS`.
 from typing import Any
 
 from scaling.fitting.laws.broken import Broken
+from scaling.fitting.laws.curve import MultiPower, Tissue
 from scaling.fitting.laws.downstream import Downstream
 from scaling.fitting.laws.form import Array, Optimum
 from scaling.fitting.laws.hyper import (
@@ -59,6 +60,7 @@ GROUPS: dict[str, dict[str, type[Any]]] = {
         "steps_examples": StepsExamples,
     },
     "tasks": {"downstream": Downstream},
+    "whole training curves": {"tissue": Tissue, "multi_power": MultiPower},
 }
 LAWS: dict[str, type[Any]] = {name: law for group in GROUPS.values() for name, law in group.items()}
 SURFACES = tuple(name for name, law in LAWS.items() if law.variables == ("n", "d") and law.response == "loss")
