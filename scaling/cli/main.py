@@ -30,6 +30,10 @@ COMMANDS = {
         "loss, N and D of runs not yet trained, by every law; registered and scored",
         "scaling forecast my_runs.csv --params n_params --compute 1e20,1e21 --register forecast.json",
     ),
+    "curves": (
+        "whole training curves by their schedules: fit some, predict others",
+        "scaling curves my_curves.csv --law multi_power --train cosine,constant,step --json",
+    ),
     "compare": (
         "what an algorithm saves in compute, by a law shared with the baseline and at equal loss",
         "scaling compare my_runs.csv --params n_params --baseline adamw",

@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike
 from scaling.fitting import identify, rows
 from scaling.fitting.laws import LAWS, Array
 from scaling.fitting.laws.curve import Design, Schedule
-from scaling.fitting.robust import Estimate, Objective, at, estimate, polish, project
+from scaling.fitting.robust import LEAST_SCALE, Estimate, Objective, at, estimate, polish, project
 from scaling.fitting.table import first, read_table, text_of
 from scaling.fitting.uncertainty import Interval, covariance, spread
 from scaling.spec import Refusal
@@ -258,7 +258,7 @@ def _untold(curves: Sequence[Curve], law: str) -> str:
     return ""
 
 
-def _design(curves: Sequence[Curve], most: int) -> tuple[tuple[Design], Array, list[Curve]]:
+def _design(curves: Sequence[Curve], most: int) -> tuple[tuple[Any], Array, list[Curve]]:
     thin = [curve.thinned(most) for curve in curves]
     design = Design(*((curve.schedule, curve.steps) for curve in thin))
     return (design,), np.concatenate([curve.loss for curve in thin]), thin
@@ -273,7 +273,7 @@ def _blocks(curves: Sequence[Curve]) -> list[str]:
     return labels
 
 
-def _estimate(curves: Sequence[Curve], law: str, near: Array | None = None) -> tuple[Estimate, tuple[Design], Array]:
+def _estimate(curves: Sequence[Curve], law: str, near: Array | None = None) -> tuple[Estimate, tuple[Any], Array]:
     """The least of Huber's function from the best points of the law's grid, or from `near` [P]."""
     x, y, _ = _design(curves, MOST_ROWS)
     form = LAWS[law].form(*x)
@@ -302,7 +302,7 @@ def _estimate(curves: Sequence[Curve], law: str, near: Array | None = None) -> t
     )
     return Estimate(
         theta=winner, residual=residual, weight=HUBER.delta / np.maximum(np.abs(residual), HUBER.delta),
-        scale=float(np.median(np.abs(residual)) / 0.6745), objective=float(value.min()), at_bound=at_bound,
+        scale=max(float(np.median(np.abs(residual)) / 0.6745), LEAST_SCALE), objective=float(value.min()), at_bound=at_bound,
         minimised=HUBER,
     ), x, y  # fmt: skip
 

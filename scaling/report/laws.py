@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from scaling.fitting.laws import GROUPS, LAWS
+from scaling.fitting.laws.curve import Design, Schedule
 from scaling.fitting.laws.form import limits
 from scaling.report import figure, words
 
@@ -112,6 +113,18 @@ EXPLAINED = {
         "Error on tasks falls from that of chance, eps, as the loss falls.",
         "For means over many tasks; a single task may move suddenly or not at all.",
     ),
+    "tissue": (
+        "The loss falls with the sum of learning rates S1, and an annealed learning rate takes off a further C for "
+        "each unit of its annealed area S2, in which a fall goes on to count for about 1/(1 - lam) steps.",
+        "Not for a schedule unlike the fitted ones: what a fall is worth grows without end here as training goes on. "
+        "Fitted by `scaling curves`.",
+    ),
+    "multi_power": (
+        "As Tissue's law, but what a fall of the learning rate is worth is itself a power law of the learning rates "
+        "since, and ends at B for each unit.",
+        "Seven parameters, of which C, beta and gamma are hardly told apart by three curves: trust its predictions "
+        "more than its parameters. Fitted by `scaling curves`.",
+    ),
 }
 
 
@@ -129,6 +142,12 @@ def _example(name: str) -> tuple[Any, Any, list[tuple[str, tuple[Any, ...]]], st
         (f"M = {m}", (np.sqrt(budget / (6 * m)), np.sqrt(budget * m / 6)))  # tokens per parameter
         for m in (20, 160, 1280)
     ]
+    logged, every = np.unique(np.geomspace(2000, 24000, 120).round().astype(int)), np.arange(24000)
+    rates = {
+        "constant": np.ones(24000), "cosine": 0.55 + 0.45 * np.cos(np.pi * every / 24000),
+        "annealed at the end": np.minimum(1.0, (24000 - every) / 4800),
+    }  # fmt: skip
+    schedules = [(text, (Design((Schedule(lr=3e-4 * rate), logged)),)) for text, rate in rates.items()]
     losses, steps, size = np.linspace(2.2, 5.5, 60), np.geomspace(2.1e3, 1e5, 80), "N, parameters"
     examples: dict[str, tuple[dict[str, float], Any, list[tuple[str, tuple[Any, ...]]], str]] = {
         "chinchilla": ({"E": 1.69, "A": 406.4, "B": 410.7, "alpha": 0.34, "beta": 0.28}, n, by_size, size),
@@ -156,6 +175,11 @@ def _example(name: str) -> tuple[Any, Any, list[tuple[str, tuple[Any, ...]]], st
         "critical_batch": ({"B_star": 2e8, "alpha_B": 0.21}, losses, [("", (losses,))], figure.LOSS_LABEL),
         "steps_examples": ({"X_min": 3e6, "S_min": 2e3}, steps, [("", (steps,))], "S, steps"),
         "downstream": ({"eps": 0.86, "k": 2.2, "gamma": 0.75}, losses, [("", (losses,))], figure.LOSS_LABEL),
+        "tissue": ({"L0": 2.78, "A": 0.6, "alpha": 0.45, "C": 0.77, "lam": 0.998}, logged, schedules, "step"),
+        "multi_power": (
+            {"L0": 2.78, "A": 0.6, "alpha": 0.44, "B": 470.0, "C": 0.33, "beta": 1.8, "gamma": 0.48}, logged,
+            schedules, "step",
+        ),
     }  # fmt: skip
     values, along, curves, label = examples[name]
     return LAWS[name](**values), along, curves, label
