@@ -85,7 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise Refusal(f"--register: {line}" for line in seen)
     document = _document(arguments, observations, held, said, seen)
     if arguments.register is not None:
-        _register(Path(arguments.register), document)
+        register(Path(arguments.register), document)
     if arguments.json:
         print(json.dumps(document, indent=1, allow_nan=False))
         return DONE
@@ -202,7 +202,7 @@ def _document(
     }  # fmt: skip
 
 
-def _register(path: Path, document: dict[str, Any]) -> None:
+def register(path: Path, document: dict[str, Any]) -> None:
     """Write it with date and versions; the file is made anew or not at all."""
     document = document | {
         "registered": datetime.now(UTC).isoformat(timespec="seconds"),

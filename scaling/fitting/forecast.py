@@ -267,7 +267,7 @@ def project(
     extrapolation = numbers["c"].value / said[0][0].flops_max
     if extrapolation > TOO_FAR and not far:
         raise Refusal(
-            f"{_words(target)}: is {extrapolation:.3g} times the largest fitted compute; beyond {TOO_FAR:g} times "
+            f"{_words(target)}: is {extrapolation:.4g} times the largest fitted compute; beyond {TOO_FAR:g} times "
             "these runs say too little; --far gives the numbers all the same"
         )
     if extrapolation > FAR:

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from scaling.cli import main
+from scaling.cli.forecast import register
 from scaling.fitting.laws import Chinchilla
+from scaling.spec import Refusal
 
 TRUTH = Chinchilla(E=0.9, A=18.0, B=90.0, alpha=0.35, beta=0.37)
 SIZES, HORIZONS = np.geomspace(4e3, 1e6, 5), np.geomspace(2e5, 5e7, 5)
@@ -137,6 +139,14 @@ def test_a_registered_forecast_is_never_overwritten(ask, tmp_path):
     status, out, lines = ask("--n", "4e6", "--d", "6e7", "--register", path)
     assert (status, out) == (2, "") and "is there already and stays as it is" in lines[0]
     assert path.read_bytes() == before
+
+
+def test_a_file_made_by_another_process_meanwhile_stays(tmp_path):
+    path = tmp_path / "forecast.json"
+    path.write_text("theirs")
+    with pytest.raises(Refusal, match="is there already and stays as it is"):
+        register(path, {})
+    assert path.read_text() == "theirs"
 
 
 def test_equal_tables_give_equal_bytes_whatever_the_order_of_their_rows(ask, runs, tmp_path):

@@ -112,15 +112,19 @@ def test_a_new_run_at_n_and_d_has_the_interval_of_the_fit(fits):
     assert said.numbers["c"].value == pytest.approx(6 * 4e6 * 2e8)
 
 
-def test_the_regret_is_that_of_a_search_over_splits(fits):
-    for one in fits:
+def test_the_regret_is_that_of_a_search_over_splits(fits, runs, grid):
+    """Under C = 6 N D, and under a token that costs 90 N^0.85."""
+    n, d = grid
+    uneven = fit(runs(n, d, TRUTH(n, d) * np.exp(0.001 * np.sin(np.arange(25))), flops=90 * n**0.85 * d))
+    for one, (k, p) in [*((one, (6, 1)) for one in fits), (uneven, (90, 0.85))]:
         said = project([one], Target(c=BUDGET)).numbers
         n = said["n"].value * np.exp(np.linspace(-3, 3, 60_001))
-        least = one.predict(n, BUDGET / (6 * n)).min()
+        least = one.predict(n, BUDGET / (k * n**p)).min()
         for name, factor in (("regret_half", 0.5), ("regret_double", 2.0)):
             size = factor * said["n"].value
-            assert said[name].value == pytest.approx(one.predict(size, BUDGET / (6 * size)) - least, abs=1e-7)
+            assert said[name].value == pytest.approx(one.predict(size, BUDGET / (k * size**p)) - least, abs=1e-7)
             assert 0 <= said[name].low <= said[name].value <= said[name].high
+    for one in fits:
         off = project([one], Target(n=4e6, d=2e7), far=True).numbers["regret"]
         n = 4e6 * np.exp(np.linspace(-5, 5, 100_001))
         assert off.value == pytest.approx(one.predict(4e6, 2e7) - one.predict(n, 4e6 * 2e7 / n).min(), abs=1e-7)
