@@ -138,10 +138,9 @@ def read_curves(path: str | Path, columns: Mapping[str, str] | None = None) -> l
 def _curve(name: str, table: Any, where: str) -> Curve:
     """One curve from its rows in any order. Rows with a step and a learning rate alone belong to the schedule."""
     step, bad = rows.numbers(table, "step", "positive")
-    for column, sign in (("lr", "error"), ("loss", "error")):
-        bad += rows.numbers(table, column, sign)[1]
+    (lr, of_lr), (loss, of_loss) = rows.numbers(table, "lr", "error"), rows.numbers(table, "loss", "error")
+    bad += of_lr + of_loss
     faults = [f"{where}line {table.index[fault.row]}: {fault.words}" for fault in bad]
-    lr, loss = rows.numbers(table, "lr", "error")[0], rows.numbers(table, "loss", "error")[0]
     faults += [f"{where}line {table.index[row]}: lr is empty" for row in np.flatnonzero(np.isnan(lr)) if not bad]
     again = np.flatnonzero(
         np.isin(step, [s for s, count in zip(*np.unique(step, return_counts=True), strict=True) if count > 1])
@@ -302,8 +301,8 @@ def _estimate(curves: Sequence[Curve], law: str, near: Array | None = None) -> t
     )
     return Estimate(
         theta=winner, residual=residual, weight=HUBER.delta / np.maximum(np.abs(residual), HUBER.delta),
-        scale=max(float(np.median(np.abs(residual)) / 0.6745), LEAST_SCALE), objective=float(value.min()), at_bound=at_bound,
-        minimised=HUBER,
+        scale=max(float(np.median(np.abs(residual)) / 0.6745), LEAST_SCALE), objective=float(value.min()),
+        at_bound=at_bound, minimised=HUBER,
     ), x, y  # fmt: skip
 
 

@@ -14,7 +14,8 @@ from scaling.fitting.influence import Influence, leave_out
 from scaling.fitting.laws import LAWS, Array
 from scaling.fitting.observe import Observations
 from scaling.fitting.robust import Estimate, Objective, at, estimate
-from scaling.fitting.uncertainty import covariance, resample, t_quantile
+from scaling.fitting.solve import shared_by, solve
+from scaling.fitting.uncertainty import resample, shifted, t_quantile
 from scaling.spec import Refusal
 
 REJECTED = 0.01  # a run of less weight than this is named
@@ -62,28 +63,25 @@ def fit(
         )  # fmt: skip
 
     form = LAWS[law].form(*points)
-    found = estimate(form, points, y, objective=objective, seed=seed)
-    free = np.array([name not in found.at_bound for name in form.names])
-    design["condition"], (blurred, why) = identify.by_jacobian(form, found, points, free)
-    if blurred:
+    solved = solve(form, points, y, objective=objective, shared=shared_by(o, LAWS[law].response), seed=seed)
+    design["condition"] = solved.condition
+    if solved.uncertain is None:
         return Fit(
-            **base, law=None, status="unidentified", unidentified=blurred, design=design, warnings=(*why, *o.warnings)
-        )
-
-    noise = covariance(form, found, points, free, o.trunk)
+            **base, law=None, status="unidentified", unidentified=solved.unidentified, design=design,
+            warnings=(*solved.why, *o.warnings),
+        )  # fmt: skip
     draws = None
     if bootstrap:
-        draws = resample(form, found, points, y, free, o.trunk, bootstrap, seed)
+        draws = resample(form, solved.least, points, y, solved.free, o.trunk, bootstrap, seed)
+        draws = shifted(form, draws, solved.least.theta, solved.found.theta)
+    found = solved.found
     result = Fit(
         **base,
         law=replace(form, **dict(zip(form.names, found.theta.tolist(), strict=True))),
         status="at_bound" if found.at_bound else "converged",
         at_bound=found.at_bound,
-        covariance=noise.covariance,
+        uncertain=solved.uncertain,
         draws=draws,
-        dof=noise.dof,
-        correlation=noise.correlation,
-        noise=noise.noise,
         scale=found.scale,
         objective=found.objective,
         residuals=found.residual,
@@ -91,12 +89,12 @@ def fit(
         holdout=hold_out(o, law, x=x, objective=objective, seed=seed),
         design=design,
     )
-    vague, why = identify.by_noise(form, result.covariance, t_quantile(0.9, result.dof))
-    if vague:
-        known = {name: item for name, item in result.estimates().items() if name not in vague}
+    if solved.unidentified:
+        known = {name: item for name, item in result.estimates().items() if name not in solved.unidentified}
         return replace(
-            result, law=None, status="unidentified", unidentified=vague, partial=known, warnings=(*why, *o.warnings)
-        )
+            result, law=None, uncertain=None, status="unidentified", unidentified=solved.unidentified, partial=known,
+            warnings=(*solved.why, *o.warnings),
+        )  # fmt: skip
     return replace(result, warnings=(*_doubts(result, o, bootstrap), *o.warnings))
 
 
@@ -235,9 +233,11 @@ def _doubts(result: Fit, o: Observations, bootstrap: int) -> list[str]:
     clusters = len(set(o.trunk))
     if bootstrap and clusters < 10:
         doubts.append(f"the bootstrap draws from {clusters} trunks: fewer than 10 make its intervals too narrow")
-    if result.correlation > 0:
+    shared = [f"{name} {sd:.2g}" for name, sd in result.components.items() if name != "run" and sd > 0]
+    if shared:
+        own = f"{result.components['run']:.2g}"
         doubts.append(
-            f"runs of one trunk share noise (correlation {result.correlation:.2f}); the intervals allow for it"
+            f"runs share noise: standard deviations {', '.join(shared)}, of a run {own}; the intervals allow for it"
         )
     if not o.flops_measured and "d" in result.law.variables:
         doubts.append("the table has no flops: C = 6 N D is assumed")

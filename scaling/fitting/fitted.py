@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from scaling.fitting.laws import LAWS, Array, Law, Optimum
-from scaling.fitting.uncertainty import Interval, spread, t_quantile
+from scaling.fitting.uncertainty import Interval, Spread, spread, t_quantile
 from scaling.spec import Refusal
 
 Status = Literal["converged", "at_bound", "unidentified"]
@@ -42,12 +42,8 @@ class Fit:
     flops_max: float  # largest compute of a fitted run; NaN for a law without N and D
     unidentified: tuple[str, ...] = ()  # parameters that the runs cannot tell; they get no number
     at_bound: tuple[str, ...] = ()  # parameters that rest on the edge of their range; they get no standard error
-    covariance: Array = field(default_factory=lambda: np.zeros((0, 0)))  # [P, P] of z, see `robust.jacobian`
+    uncertain: Spread | None = None  # of the parameters; None where there is no law
     draws: Array | None = None  # [B, P], parameters refitted to resampled runs
-    dof: int = 0  # of Student's t, see `uncertainty.Spread`
-    correlation: float = 0.0  # of residuals within a trunk
-    noise: float = math.nan  # standard deviation of one new run about the law, of ln y (of y in space "raw")
-    components: dict[str, float] = field(default_factory=dict)  # of it: standard deviations by source
     scale: float = math.nan  # standard deviation of a clean residual of ln y (or of y)
     objective: float = math.nan  # what the estimator minimises: a sum over the runs
     residuals: Array | None = None  # [R], ln y_law - ln y_measured (or y); None when read from JSON
@@ -58,6 +54,31 @@ class Fit:
     holdout: dict[str, float] | None = None  # see `fit.hold_out`
     design: dict[str, float] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+
+    @property
+    def covariance(self) -> Array:
+        """[P, P] of z, see `robust.jacobian`."""
+        return np.zeros((0, 0)) if self.uncertain is None else self.uncertain.covariance
+
+    @property
+    def dof(self) -> float:
+        """Degrees of freedom of Student's t, the least over the parameters; see `uncertainty.Spread`."""
+        return 0 if self.uncertain is None else self.uncertain.dof
+
+    @property
+    def correlation(self) -> float:
+        """Of residuals within a trunk."""
+        return 0.0 if self.uncertain is None else self.uncertain.correlation
+
+    @property
+    def noise(self) -> float:
+        """Standard deviation of one new run about the law, of ln y (of y in space "raw")."""
+        return math.nan if self.uncertain is None else self.uncertain.noise
+
+    @property
+    def components(self) -> dict[str, float]:
+        """Of the noise: standard deviations by source."""
+        return {} if self.uncertain is None else self.uncertain.components
 
     @property
     def theta(self) -> Array:
@@ -168,6 +189,10 @@ class Fit:
             "objective": _number(self.objective), "scale": _number(self.scale), "noise": _number(self.noise),
             "components": self.components, "dof": self.dof,
             "correlation": self.correlation, "covariance": self.covariance.tolist(),
+            "sources": None if self.uncertain is None else {
+                "spare": self.uncertain.spare, "parts": self.uncertain.parts.tolist(),
+                "variances": self.uncertain.variances.tolist(),
+            },
             "draws": None if self.draws is None else self.draws.tolist(),
             "cost": {"k": self.cost[0], "p": self.cost[1]}, "flops_max": _number(self.flops_max),
             "optimum": optimum, "holdout": self.holdout, "design": {k: _number(v) for k, v in self.design.items()},
@@ -203,8 +228,10 @@ class Fit:
         return lambda law, flops: law.optimum(flops, self.cost)
 
     def _spread(self, function: Any, level: float, log: bool = False) -> Interval:
+        law = self._known()
+        assert self.uncertain is not None
         return spread(
-            self._known(), self.theta, function, covariance_z=self.covariance, dof=self.dof, level=level, log=log,
+            law, self.theta, function, covariance_z=self.covariance, dof=self.uncertain.dof_of, level=level, log=log,
             draws=self.draws,
         )  # fmt: skip
 
@@ -215,16 +242,23 @@ def fit_from_json(document: Mapping[str, Any]) -> Fit:
     law = None
     if document["status"] != "unidentified":
         law = LAWS[document["law"]](**{name: item.value for name, item in estimates.items()}, **document["constants"])
+    uncertain = None
+    if document["sources"] is not None:
+        uncertain = Spread(
+            covariance=np.array(document["covariance"], float), correlation=document["correlation"],
+            noise=_float(document["noise"]), dof=document["dof"], spare=document["sources"]["spare"],
+            components=dict(document["components"]), parts=np.array(document["sources"]["parts"], float),
+            variances=np.array(document["sources"]["variances"], float),
+        )  # fmt: skip
     return Fit(
         name=document["law"], law=law, params=document["params"], x=document["x"], estimator=document["estimator"],
-        space=document["loss_space"], delta=document["delta"], components=dict(document["components"]),
+        space=document["loss_space"], delta=document["delta"],
         status=document["status"], runs=document["runs"],
         dropped=dict(document["dropped"]), level=document["level"], cost=(document["cost"]["k"], document["cost"]["p"]),
         flops_max=_float(document["flops_max"]), unidentified=tuple(document["unidentified"]),
-        at_bound=tuple(document["at_bound"]), covariance=np.array(document["covariance"], float),
-        draws=None if document["draws"] is None else np.array(document["draws"], float), dof=document["dof"],
-        correlation=document["correlation"], scale=_float(document["scale"]), noise=_float(document["noise"]),
-        objective=_float(document["objective"]),
+        at_bound=tuple(document["at_bound"]), uncertain=uncertain,
+        draws=None if document["draws"] is None else np.array(document["draws"], float),
+        scale=_float(document["scale"]), objective=_float(document["objective"]),
         partial={} if law else estimates, holdout=document["holdout"],
         design={k: _float(v) for k, v in document["design"].items()}, warnings=tuple(document["warnings"]),
     )  # fmt: skip

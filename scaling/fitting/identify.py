@@ -120,15 +120,16 @@ def by_jacobian(form: Any, found: Estimate, x: tuple[Array, ...], free: Array) -
     return condition, (tuple(blurred), (f"the runs constrain only a combination of {', '.join(blurred)}; {more}",))
 
 
-def by_noise(form: Any, covariance: Array, reach: float) -> Verdict:
+def by_noise(form: Any, covariance: Array, reach: Array) -> Verdict:
     """Exponents left open by more than `VAGUE` either way, and their coefficients.
 
-    `covariance` is [P, P] of z (see `robust.jacobian`), `reach` the half width of the interval in standard errors.
+    `covariance` is [P, P] of z (see `robust.jacobian`), `reach` [P] the half widths of the intervals in
+    standard errors.
     """
     names = []
     for i, name in enumerate(form.names):
         shape = name in form.positive and name not in form.linear and name not in PARTNERS.values()
-        if shape and reach * math.sqrt(max(covariance[i, i], 0.0)) > math.log(VAGUE):
+        if shape and reach[i] * math.sqrt(max(covariance[i, i], 0.0)) > math.log(VAGUE):
             names += [name, PARTNERS.get(name, name)]
     vague = tuple(name for name in form.names if name in names)
     words = (

@@ -75,18 +75,15 @@ def covariance(
     spare = int(used.sum()) - j.shape[1]
     pseudo, slope, curvature = pseudo_residuals(estimate, j.shape[1])
     if noise is None:
-        found = components(
-            j[used], pseudo[used], _labels(used, trunk, size, seed), spread=width[used],
-            known=_evaluation(form, estimate, x, loss_se)[used],
-        )  # fmt: skip
+        found = sources_of_noise(form, estimate, x, free, trunk, size=size, seed=seed, loss_se=loss_se, rows=used)
         weight = estimate.weight / width**2
-        bread = np.linalg.pinv((j * weight[:, None]).T @ j, hermitian=True, rcond=1e-14)
+        bread = _inverse((j * weight[:, None]).T @ j)
         share = np.sqrt(estimate.weight * estimate.weight[used].mean()) / width**2
         lever = (share[:, None] * j)[used] @ bread
     else:
         found = noise
         solved = found.solve(j)
-        bread = np.linalg.pinv(j.T @ solved, hermitian=True, rcond=1e-14)
+        bread = _inverse(j.T @ solved)
         lever = solved @ bread
     parts = np.array([root @ root.T for root in (lever.T @ found.root(name) for name in found.names)])
     evaluation = lever.T * found.known
@@ -109,7 +106,9 @@ def covariance(
     full[embed[:, None], embed] = matrix
     result = Spread(
         covariance=full,
-        correlation=0.0 if "trunk" not in found.names else float(found.variance[found.names.index("trunk")] / total),
+        correlation=0.0
+        if "trunk" not in found.names
+        else float(found.variance[found.names.index("trunk")] / max(total, 1e-300)),
         noise=float(np.sqrt((clean**2).sum())) if not plain else estimate.scale,
         dof=max(spare, 1),
         spare=max(spare, 1),
@@ -119,6 +118,12 @@ def covariance(
     )
     least = min(result.dof_of(row) for row in np.eye(len(free))[free])
     return replace(result, dof=int(least))
+
+
+def _inverse(gram: Array) -> Array:
+    """Of J' W J [P, P], after its columns have one length: a steep pair of parameters must not pass for a known one."""
+    size = np.sqrt(np.maximum(np.diag(gram), 1e-300))
+    return np.linalg.pinv(gram / size / size[:, None], hermitian=True, rcond=1e-15) / size / size[:, None]
 
 
 def pseudo_residuals(estimate: Estimate, parameters: int) -> tuple[Array, Array, Array]:
@@ -141,6 +146,38 @@ def pseudo_residuals(estimate: Estimate, parameters: int) -> tuple[Array, Array,
     mean = max(mean, 0.1 if estimate.minimised.kind == "mm" else 1e-300)
     small = 1 + parameters / used.sum() * float(curvature[used].var()) / mean**2 * (estimate.minimised.kind != "huber")
     return estimate.scale * width * psi / mean * small, psi, curvature
+
+
+def sources_of_noise(
+    form: Any,
+    estimate: Estimate,
+    x: tuple[Array, ...],
+    free: Array,
+    trunk: Sequence[str],
+    *,
+    size: Sequence[str] | None = None,
+    seed: Sequence[str] | None = None,
+    loss_se: Array | None = None,
+    rows: Array | None = None,
+) -> Components:
+    """The components of an estimate's noise (arguments as of `covariance`), found from the runs that count.
+
+    Of all runs; with a mask `rows` of those alone.
+    """
+    used = estimate.weight > 0
+    every = np.ones(len(used), bool)
+    width = np.ones(len(used)) if estimate.spread is None else np.asarray(estimate.spread, float)
+    known = _evaluation(form, estimate, x, loss_se)
+    j = jacobian(form, estimate.theta, x, space=estimate.minimised.space)[:, free]
+    pseudo = pseudo_residuals(estimate, j.shape[1])[0]
+    found = components(j[used], pseudo[used], _labels(used, trunk, size, seed), spread=width[used], known=known[used])
+    rows = every if rows is None else rows
+    labels = {
+        name: np.unique(label, return_inverse=True)[1]
+        for name, label in _labels(rows, trunk, size, seed).items()
+        if name in found.labels
+    }
+    return replace(found, labels=labels, spread=width[rows], known=known[rows])
 
 
 def _labels(
@@ -177,23 +214,12 @@ def generalised(
     residual, so that a wrong run is rejected and a size that lies off is not. With nothing shared, or from another
     objective than "mm", it is the estimate itself and None.
     """
-    used = estimate.weight > 0
     space = estimate.minimised.space
-    width = np.ones(len(used)) if estimate.spread is None else np.asarray(estimate.spread, float)
-    known = _evaluation(form, estimate, x, loss_se)
-    j = jacobian(form, estimate.theta, x, space=space)[:, free]
-    pseudo = pseudo_residuals(estimate, j.shape[1])[0]
-    found = components(j[used], pseudo[used], _labels(used, trunk, size, seed), spread=width[used], known=known[used])
+    width = np.ones(len(y)) if estimate.spread is None else np.asarray(estimate.spread, float)
+    found = sources_of_noise(form, estimate, x, free, trunk, size=size, seed=seed, loss_se=loss_se)
     if estimate.minimised.kind != "mm" or not found.variance[1:].any():
         return estimate, None
-    noise = replace(
-        found, spread=width, known=known,
-        labels={
-            name: np.unique(label, return_inverse=True)[1]
-            for name, label in _labels(np.ones(len(used), bool), trunk, size, seed).items()
-            if name in found.labels
-        },
-    )  # fmt: skip
+    noise, known = found, found.known
     theta, weight, residual = estimate.theta, estimate.weight, estimate.residual
     own = np.sqrt(noise.variance[0] * width**2 + known**2)
     target = np.log(y) if space == "log" else y
@@ -220,6 +246,13 @@ def move(form: Any, theta: Array, step: Array) -> Array:
     moved = np.where(positive(form), theta * np.exp(np.clip(step, -690, 690)), theta + step)
     low, high = np.array([form.bounds.get(name, (-np.inf, np.inf)) for name in form.names], float).T
     return np.clip(moved, low, high)
+
+
+def shifted(form: Any, draws: Array, before: Array, after: Array) -> Array:
+    """Resamples [B, P] made about the estimate `before` [P], about `after`: shifted alike in z."""
+    by, logs = after - before, positive(form)
+    by[logs] = np.log(after[logs] / before[logs])
+    return move(form, draws, by)
 
 
 def _bisquare(u: Array) -> Array:
