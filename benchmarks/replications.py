@@ -299,8 +299,8 @@ def routing(data: Path) -> Measured:
     quantities.append(Quantity(name="root mean square of log10 L", ours=off))
     return (
         "Routed models: Clark et al. 2022, arXiv:2202.01169", "routing_sbase.csv", quantities,
-        f"{int(rows.sum())} runs with one expert a token in every second layer, least squares of log10 L by SciPy; the law "
-        "of experts is not among ours, and the published values here are unverified against the paper.",
+        f"{int(rows.sum())} runs with one expert a token in every second layer, least squares of log10 L by SciPy; "
+        "the law of experts is not among ours, and the published values here are unverified against the paper.",
     )  # fmt: skip
 
 

@@ -6,20 +6,23 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.progress import Progress
 
 from scaling.cli import table
 from scaling.cli.exits import DONE
 from scaling.cli.options import json_option
 from scaling.cli.published import show_approaches, show_replication
 from scaling.cli.tournament import show_tournament
-from scaling.cli.verdict import influence_json, show_fit, show_influence
+from scaling.cli.verdict import influence_json, show_calibration, show_fit, show_influence
 from scaling.fitting.approaches import approach, approaches
-from scaling.fitting.fit import fit, influence
-from scaling.fitting.fitted import Fit
+from scaling.fitting.calibrate import FEWEST, calibrate
+from scaling.fitting.fit import fit, influence, profile_intervals
+from scaling.fitting.fitted import Fit, interval_json
 from scaling.fitting.influence import Influence
 from scaling.fitting.observe import Observations
 from scaling.fitting.published import PROCEDURES, as_published
 from scaling.fitting.tournament import tournament
+from scaling.fitting.uncertainty import Interval
 from scaling.spec import Refusal
 
 ESTIMATORS = ("surface", "huber", "isoflop", "envelope", "all")
@@ -47,6 +50,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bootstrap", type=int, default=0, metavar="B", help="intervals from B resamples of the runs")
     parser.add_argument("--seed", type=int, default=0, help="of resamples and simulations (default 0)")
     parser.add_argument("--level", type=float, default=0.9, help="of every interval (default 0.9)")
+    parser.add_argument(
+        "--profile", action="store_true", help="intervals of the floor and the exponents by profile too"
+    )
+    parser.add_argument(
+        "--calibrate", nargs="?", type=int, const=200, metavar="STUDIES",
+        help="simulate this very design (200 studies): how often its intervals hold the truth, how wide they should be",
+    )  # fmt: skip
     parser.add_argument("--influence", action="store_true", help="the fit without each run, and without each size")
     parser.add_argument("--figures", metavar="DIR", help="draw the residuals, and the influence, into this folder")
     json_option(parser)
@@ -112,13 +122,28 @@ def _one_law(arguments: argparse.Namespace, observations: Observations, console:
         delta=arguments.delta, level=arguments.level, bootstrap=arguments.bootstrap, seed=arguments.seed,
     )  # fmt: skip
     document = found.to_json()
+    profiles: dict[str, Interval] = {}
+    if arguments.profile and found.law is not None:
+        profiles = profile_intervals(observations, found)
+        document["profile"] = {name: interval_json(item) for name, item in profiles.items()}
+    calibration = None
+    if arguments.calibrate and found.law is not None:
+        with Progress(console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task("simulated studies", total=arguments.calibrate)
+            calibration = calibrate(
+                observations, found, studies=arguments.calibrate, seed=arguments.seed,
+                progress=lambda done, _: bar.update(task, completed=done),
+            )  # fmt: skip
+        document["calibration"] = calibration.to_json()
     influences = {}
     if arguments.influence and found.law is not None:
         sizes = {"size"} if len(set(observations.size)) > 3 else set()
         influences = {by: influence(observations, found, by) for by in ("run_id", *sizes)}
         document["influence"] = {by: influence_json(found, one) for by, one in influences.items()}
     if not arguments.json:
-        show_fit(found, console)
+        show_fit(found, console, profiles)
+        if calibration is not None:
+            show_calibration(calibration, console)
         for one in influences.values():
             show_influence(found, one, console)
     if arguments.figures:
@@ -155,6 +180,10 @@ def _faults(asked: argparse.Namespace) -> list[str]:
     faults = []
     if asked.seed < 0:
         faults.append(f"--seed {asked.seed}: must be at least 0")
+    if asked.calibrate is not None and asked.calibrate < FEWEST:
+        faults.append(
+            f"--calibrate {asked.calibrate}: a coverage needs at least {FEWEST} studies, 200 to be worth reading"
+        )
     if asked.procedure and asked.procedure not in PROCEDURES:
         faults.append(f"--as {asked.procedure}: there is no such procedure; there are {', '.join(PROCEDURES)}")
     if asked.procedure:
@@ -162,6 +191,7 @@ def _faults(asked: argparse.Namespace) -> list[str]:
             "--law": asked.law != "chinchilla", "--x": asked.x, "--estimator": asked.estimator != "surface",
             "--params": asked.params, "--loss-space": asked.loss_space != "log", "--delta": asked.delta is not None,
             "--bootstrap": asked.bootstrap, "--influence": asked.influence, "--figures": asked.figures,
+            "--profile": asked.profile, "--calibrate": asked.calibrate,
             "--group": asked.group, "--drop-bad": asked.drop_bad,
         }  # fmt: skip
         return faults + [
@@ -173,7 +203,7 @@ def _faults(asked: argparse.Namespace) -> list[str]:
         of_a_law = {
             "--law": asked.law != "chinchilla", "--x": asked.x, "--loss-space": asked.loss_space != "log",
             "--delta": asked.delta is not None, "--bootstrap": asked.bootstrap, "--influence": asked.influence,
-            "--figures": asked.figures,
+            "--figures": asked.figures, "--profile": asked.profile, "--calibrate": asked.calibrate,
         }  # fmt: skip
         return faults + [
             f"{name}: is for the fit of one law; --estimator {asked.estimator} has none"
@@ -186,6 +216,7 @@ def _faults(asked: argparse.Namespace) -> list[str]:
         alone = {
             "--x": asked.x, "--estimator": asked.estimator != "surface", "--loss-space": asked.loss_space != "log",
             "--delta": asked.delta is not None, "--influence": asked.influence, "--figures": asked.figures,
+            "--profile": asked.profile, "--calibrate": asked.calibrate,
         }  # fmt: skip
         faults += [f"{name}: is for one law; --law all compares every law" for name, given in alone.items() if given]
     return faults

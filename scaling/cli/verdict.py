@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from scaling.fitting.calibrate import Calibration
 from scaling.fitting.fitted import Fit
 from scaling.fitting.influence import Influence
 from scaling.fitting.laws import LAWS
@@ -76,6 +77,21 @@ def _range(item: Interval) -> str:
     """An end that is not finite is open: no value of the parameter that far out is excluded."""
     low, high = (f"{end:.4g}" if np.isfinite(end) else "open" for end in (item.low, item.high))
     return f"{low} .. {high}"
+
+
+def show_calibration(found: Calibration, console: Console) -> None:
+    """Coverage of the fit's intervals at its own design."""
+    console.print(
+        f"calibration: {found.studies} studies of this design, simulated from the fit; {found.unidentified} could not "
+        f"tell the law. Intervals that say {found.level:.0%} hold the truth in",
+        highlight=False, soft_wrap=True,
+    )  # fmt: skip
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    for heading in ("", "coverage", "width should be"):
+        table.add_column(heading, justify="right" if heading else "left")
+    for name, one in found.quantities.items():
+        table.add_row(name, f"{one.coverage:.1%} +- {one.coverage_se:.1%}", f"x{one.factor:.2f} +- {one.factor_se:.2f}")
+    console.print(table)
 
 
 def show_influence(found: Fit, influence: Influence, console: Console) -> None:

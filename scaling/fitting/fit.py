@@ -13,9 +13,10 @@ from scaling.fitting.identify import PARTNERS
 from scaling.fitting.influence import Influence, leave_out
 from scaling.fitting.laws import LAWS, Array
 from scaling.fitting.observe import Observations
-from scaling.fitting.robust import Estimate, Objective, at, estimate
+from scaling.fitting.profile import profile
+from scaling.fitting.robust import Estimate, Objective, at, estimate, polish
 from scaling.fitting.solve import shared_by, solve
-from scaling.fitting.uncertainty import resample, shifted, t_quantile
+from scaling.fitting.uncertainty import Interval, resample, shifted, t_quantile
 from scaling.spec import Refusal
 
 REJECTED = 0.01  # a run of less weight than this is named
@@ -118,8 +119,38 @@ def influence(observations: Observations, found: Fit, by: str = "run_id") -> Inf
     )  # fmt: skip
 
 
+def profile_intervals(observations: Observations, found: Fit) -> dict[str, Interval]:
+    """Intervals of the floor and the exponents by the profile of the objective, at the fit's level.
+
+    Of every parameter that is neither on a bound nor a coefficient. An end is infinite, or the edge of the range, where
+    the runs exclude nothing that far out. The objective is the one that was minimised; where runs share noise, the
+    profile is about its minimum. Raises `Refusal` where the law is unidentified or was read from JSON.
+    """
+    whole = _estimate_of(found)
+    law, o = found.law, observations.ordered()
+    assert law is not None and found.uncertain is not None
+    x, y = variables(o, found.name, found.x), o.variable(law.response)
+    free = np.array([name not in found.at_bound for name in law.names])
+    theta = polish(
+        law, whole.theta[None], x, y, objective=whole.minimised, scale=whole.scale, spread=whole.spread, free=free
+    )[0]
+    least = replace(whole, theta=theta)
+    asked = [
+        name for name in law.names if (name not in law.linear or name == "E") and name not in found.at_bound
+    ]  # fmt: skip
+    return {
+        name: profile(
+            law, least, x, y, name, covariance_z=found.covariance, level=found.level,
+            dof=found.uncertain.dof_of(np.eye(len(free))[law.names.index(name)]), free=free,
+        ).interval
+        for name in asked
+    }  # fmt: skip
+
+
 def _estimate_of(found: Fit) -> Estimate:
     """What `fit` estimated, from its result. Raises `Refusal` for a fit read from JSON, which keeps no residuals."""
+    if found.law is None:
+        raise Refusal(f"law {found.name} is unidentified: there is no fit to look at")
     if found.residuals is None or found.weights is None:
         raise Refusal(f"law {found.name}: read from JSON, which keeps no residuals; fit the runs again")
     return Estimate(

@@ -176,7 +176,7 @@ class Fit:
         law, optimum = self.law, None
         if hasattr(law, "optimum"):
             found = self.optimum_intervals(self.flops_max)
-            optimum = {name: _interval_json(found[name]) for name in ("exponent_n", "exponent_d")} | {
+            optimum = {name: interval_json(found[name]) for name in ("exponent_n", "exponent_d")} | {
                 "at": [self._at_json(c) for c in (self.flops_max, 10 * self.flops_max)]
             }
         constants = {} if law is None else {k: v for k, v in vars(law).items() if k not in law.names}
@@ -184,7 +184,7 @@ class Fit:
             "law": self.name, "params": self.params, "x": self.x, "estimator": self.estimator,
             "loss_space": self.space, "delta": self.delta, "runs": self.runs, "dropped": self.dropped,
             "status": self.status, "level": self.level,
-            "estimates": {name: _interval_json(item) for name, item in self.estimates().items()},
+            "estimates": {name: interval_json(item) for name, item in self.estimates().items()},
             "unidentified": list(self.unidentified), "at_bound": list(self.at_bound), "constants": constants,
             "objective": _number(self.objective), "scale": _number(self.scale), "noise": _number(self.noise),
             "components": self.components, "dof": self.dof,
@@ -205,7 +205,7 @@ class Fit:
         return {
             "flops": flops,
             **values,
-            "intervals": {name: _interval_json(found[name])["interval"] for name in values},
+            "intervals": {name: interval_json(found[name])["interval"] for name in values},
         }
 
     def _known(self) -> Law:
@@ -273,7 +273,8 @@ def _float(value: float | None) -> float:
     return math.nan if value is None else value
 
 
-def _interval_json(item: Interval) -> dict[str, Any]:
+def interval_json(item: Interval) -> dict[str, Any]:
+    """{value, se, interval}; null for what is not finite."""
     bounds = [_number(item.low), _number(item.high)]
     return {"value": _number(item.value), "se": _number(item.se), "interval": None if None in bounds else bounds}
 

@@ -133,3 +133,20 @@ def test_options_that_cannot_be_are_refused(table: Path, capsys: pytest.CaptureF
     assert main(["fit", str(table), "--params", "n_params", *options]) == 2
     printed = capsys.readouterr()
     assert said in printed.err and not printed.out
+
+
+def test_profiles_and_calibration_stand_beside_the_fit(table: Path, capsys: pytest.CaptureFixture):
+    words = ["fit", table, "--params", "n_params", "--profile", "--calibrate", "30"]
+    found = document(capsys, *words)
+    assert set(found["profile"]) == {"E", "alpha", "beta"}
+    for name, item in found["profile"].items():
+        (low, high), (delta_low, delta_high) = item["interval"], found["estimates"][name]["interval"]
+        assert low < item["value"] < high
+        assert (high - low) / (delta_high - delta_low) == pytest.approx(1, abs=0.5)
+    calibration = found["calibration"]
+    assert calibration["studies"] == 30 and {"alpha", "n x100", "loss x10"} <= calibration["quantities"].keys()
+    assert all(0.6 <= one["coverage"] <= 1 for one in calibration["quantities"].values())
+    assert main([str(word) for word in words]) == 0
+    printed = capsys.readouterr().out
+    assert "by profile" in printed and "simulated from the fit" in printed
+    assert main(["fit", str(table), "--params", "n_params", "--calibrate", "5"]) == 2

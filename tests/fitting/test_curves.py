@@ -128,7 +128,7 @@ def test_rows_in_any_order_make_the_same_curve_and_rows_without_a_loss_only_the_
         (lambda rows: [*rows[:-1], rows[-1].rsplit(",", 1)[0] + ",x"], "loss = 'x'"),
         (lambda rows: [*rows[:-1], "a,4000,-0.1,3.0"], "lr = -0.1"),
         (lambda rows: rows[:5], "at least 12"),
-        (lambda rows: [row.split(",")[0] + "," + row.split(",")[1] + ",0,3.0" for row in rows], "every learning rate is 0"),
+        (lambda rows: [",".join([*row.split(",")[:2], "0", "3.0"]) for row in rows], "every learning rate is 0"),
     ],
     ids=["twice", "half a step", "not a number", "negative", "short", "nothing learnt"],
 )  # fmt: skip
