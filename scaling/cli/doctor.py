@@ -25,6 +25,7 @@ EXTRAS = {
     "ray": ("ray", "sweeps on Ray"),
     "wandb": ("wandb", "metrics to Weights & Biases"),
     "hf": ("tokenizers", "training a tokenizer"),
+    "tables": ("pyarrow", "Parquet tables"),
     "gcs": ("gcsfs", "results in gs:// buckets"),
 }
 
