@@ -103,8 +103,8 @@ def _blocks(schedule: Schedule, steps: Array) -> tuple[Array, Array, Array]:
 
     A sum over all falls up to each row costs T R powers. Falls between two rows, and of a 1/128 of the schedule at
     most, are a measure on S1, of which `NODES` points keep the moments (Gauss quadrature, Golub & Welsch 1969); up to
-    that many falls are kept as they are. With published parameters L then differs from the full sum by 4e-6 nats at most
-    on cosine and linear decays of 24,000 and 72,000 steps; by 1e-4 in the last steps of a warm-up that counts.
+    that many falls are kept as they are. With published parameters L then differs from the full sum by 4e-6 nats at
+    most on cosine and linear decays of 24,000 and 72,000 steps; by 1e-4 in the last steps of a warm-up that counts.
     """
     fall, before = schedule.fall, schedule.total - schedule.lr  # S1 before each step
     last = int(steps.max())
