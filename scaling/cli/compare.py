@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
@@ -13,6 +14,9 @@ from scaling.fitting.compare import Comparison, compare
 from scaling.fitting.observe import observe, read_table
 from scaling.fitting.rescale import Rescaling, rescale
 from scaling.spec import Refusal
+
+if TYPE_CHECKING:
+    import pandas
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,8 +31,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     if arguments.group is not None:
         raise Refusal("--group: every group takes part; leave some out with --where 'group!=NAME'")
+    frame, elsewhere = _of_one_source(
+        read_table(arguments.table, table.columns_of(arguments.columns)), arguments.baseline
+    )
     observations = observe(
-        read_table(arguments.table, table.columns_of(arguments.columns)),
+        frame,
         params=arguments.params, where=arguments.where, drop_bad=arguments.drop_bad, roles=("fitted", "compare"),
     )  # fmt: skip
     by_law = rescale(observations, arguments.baseline, level=arguments.level)
@@ -39,6 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
         document = {
             "baseline": arguments.baseline,
             "level": arguments.level,
+            "left_out": elsewhere,
             "algorithms": [
                 {"algorithm": law.algorithm, "law": law.to_json(), "matched_losses": loss.to_json()}
                 for law, loss in zip(by_law, by_loss, strict=True)
@@ -46,9 +54,25 @@ def run(arguments: argparse.Namespace) -> int:
         }
         print(json.dumps(document, indent=1, allow_nan=False))
     else:
+        for name in elsewhere:
+            Console().print(f"{escape(name)}: left out, it was trained on other data", highlight=False)
         for law, loss in zip(by_law, by_loss, strict=True):
             _show(law, loss, Console())
     return DONE
+
+
+def _of_one_source(frame: "pandas.DataFrame", baseline: str) -> tuple["pandas.DataFrame", list[str]]:
+    """The rows of the baseline's `source` of data, where the table has such a column, and the groups left out for it.
+
+    Losses on different data are no measure of an algorithm.
+    """
+    if not {"source", "group"} <= set(frame.columns) or baseline not in list(frame["group"]):
+        return frame, []
+    sources = {source for source, group in zip(frame["source"], frame["group"], strict=True) if group == baseline}
+    kept = [source in sources for source in frame["source"]]
+    left = {group for group, stays in zip(frame["group"], kept, strict=True) if not stays}
+    found = frame.loc[kept]
+    return found, sorted(left - set(found["group"]))
 
 
 def _show(law: Rescaling, loss: Comparison, console: Console) -> None:

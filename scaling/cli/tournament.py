@@ -12,9 +12,9 @@ def show_tournament(found: Tournament, console: Console) -> None:
     held = f"held-out error {best.error:.2%}, weight {best.weight:.2f}" if found.cuts else "untested"
     console.print(f"[bold]{best.law}[/bold] extrapolates best of {len(found.entrants)} laws: {held}", highlight=False)
     table = Table(box=None, header_style="dim", pad_edge=False)
-    factors = [f"C > Cmax/{cut.factor:g}" for cut in found.cuts]
-    for name in ("law", "weight", "error", "bias", "inside", *factors, "in sample", "L* at 10 Cmax"):
-        table.add_column(name, justify="left" if name == "law" else "right")
+    factors = [f"> C/{cut.factor:g}" for cut in found.cuts]
+    for name in ("law", "weight", "error", "bias", "inside", *factors, "in sample", "L* 10x"):
+        table.add_column(name, justify="left" if name == "law" else "right", no_wrap=name == "law")
     for one in found.entrants:
         by_factor = {item.factor: f"{item.error:.2%}" for item in one.rounds}
         table.add_row(
@@ -23,7 +23,7 @@ def show_tournament(found: Tournament, console: Console) -> None:
             f"{one.at_ten:.4f}" if one.at_ten == one.at_ten else "",
         )  # fmt: skip
     for name, key in (
-        ("line through two points", "line"),
+        ("line by two points", "line"),
         ("nearest run", "nearest"),
         ("laws differ by", "disagreement"),
     ):

@@ -20,6 +20,7 @@ from numpy.typing import ArrayLike
 from scaling.fitting import identify, rows
 from scaling.fitting.laws import LAWS, Array
 from scaling.fitting.laws.curve import Design, Schedule
+from scaling.fitting.laws.form import limits
 from scaling.fitting.robust import LEAST_SCALE, Estimate, Objective, at, estimate, polish, project
 from scaling.fitting.table import first, read_table, text_of
 from scaling.fitting.uncertainty import Interval, covariance, spread
@@ -42,6 +43,7 @@ class Curve:
     schedule: Schedule  # of every step up to the last logged one
     steps: Array  # [R], rising, from 1 on
     loss: Array  # [R], nats per token
+    size: str = ""  # of the model, where it is known: a law of curves is of one model
 
     def thinned(self, most: int) -> Curve:
         keep = np.unique(np.linspace(0, len(self.steps) - 1, min(most, len(self.steps))).round().astype(int))
@@ -109,14 +111,14 @@ def read_curves(path: str | Path, columns: Mapping[str, str] | None = None) -> l
 
     Between logged steps the learning rate runs straight, and before the first it rises straight from 0: a schedule
     that jumps needs rows on both sides of the jump, which may have an empty loss. A step is counted from 1 on; its
-    loss is that after it. Raises `Refusal` with a line for each fault.
+    loss is that after it. In a results folder a loss is the mean since the row before and counts at the middle of that
+    stretch, a branch has the learning rates of its trunk before it, and curves of fewer than 12 rows are left out.
+
+    Raises `Refusal` with a line for each fault.
     """
     path = Path(path)
-    logs = sorted(path.glob("runs/*/metrics.jsonl")) if path.is_dir() else []
-    if path.is_dir() and not logs:
-        raise Refusal(f"{path}: has no runs/*/metrics.jsonl, so there are no curves; give a table of curves")
-    if logs:
-        return [_curve(log.parent.name, read_table(log, columns), f"{log.parent.name}: ") for log in logs]
+    if path.is_dir():
+        return _of_folder(path)
     table = read_table(path, columns)
     missing = [name for name in ("run_id", "step", "lr", "loss") if name not in table.columns]
     if missing:
@@ -127,7 +129,7 @@ def read_curves(path: str | Path, columns: Mapping[str, str] | None = None) -> l
     found, faults = [], []
     for name in dict.fromkeys(label.tolist()):
         try:
-            found.append(_curve(name, table.loc[label == name], ""))
+            found.append(_curve(name, table.loc[label == name]))
         except Refusal as refusal:
             faults += refusal.faults
     if faults:
@@ -135,27 +137,59 @@ def read_curves(path: str | Path, columns: Mapping[str, str] | None = None) -> l
     return found
 
 
-def _curve(name: str, table: Any, where: str) -> Curve:
+def _of_folder(folder: Path) -> list[Curve]:
+    """The curves of runs/*/metrics.jsonl, with trunk, branch_step and n_params of runs.csv."""
+    logs = {log.parent.name: log for log in sorted(folder.glob("runs/*/metrics.jsonl"))}
+    if not logs or not (folder / "runs.csv").is_file():
+        raise Refusal(f"{folder}: has no runs.csv and runs/*/metrics.jsonl; give a results folder or a table of curves")
+    runs = read_table(folder / "runs.csv").set_index("run_id")
+    tables = {name: read_table(log) for name, log in logs.items()}
+    size_of = {text_of(row["trunk"]): text_of(row["n_params"]) for _, row in runs.iterrows()}
+    found = []
+    for name, table in tables.items():
+        row = runs.loc[name] if name in runs.index else None
+        trunk, start = ("", 0) if row is None else (text_of(row["trunk"]), text_of(row["branch_step"]) or "0")
+        size = size_of.get(name, "") if row is None else text_of(row["n_params"])
+        step, lr, loss = (table[column].astype(float).to_numpy() for column in ("step", "lr", "loss"))
+        before = np.concatenate([[float(start)], step[:-1]])
+        logged_at, rate = step, lr
+        if float(start) > 0 and trunk in tables:
+            of_trunk = tables[trunk][["step", "lr"]].astype(float).to_numpy()
+            of_trunk = of_trunk[of_trunk[:, 0] <= float(start)]
+            logged_at, rate = np.concatenate([of_trunk[:, 0], step]), np.concatenate([of_trunk[:, 1], lr])
+        known = np.isfinite(loss) & (step - before >= 1)
+        if known.sum() < LEAST_ROWS:
+            continue
+        every = np.arange(1, int(step[-1]) + 1)
+        schedule = Schedule(lr=np.interp(every, np.concatenate([[0.0], logged_at]), np.concatenate([[0.0], rate])))
+        middle = np.ceil((before + step) / 2).astype(int)[known]
+        found.append(Curve(run_id=name, schedule=schedule, steps=middle, loss=loss[known], size=size))
+    if not found:
+        raise Refusal(f"{folder}: no curve has {LEAST_ROWS} rows")
+    return found
+
+
+def _curve(name: str, table: Any) -> Curve:
     """One curve from its rows in any order. Rows with a step and a learning rate alone belong to the schedule."""
     step, bad = rows.numbers(table, "step", "positive")
     (lr, of_lr), (loss, of_loss) = rows.numbers(table, "lr", "error"), rows.numbers(table, "loss", "error")
     bad += of_lr + of_loss
-    faults = [f"{where}line {table.index[fault.row]}: {fault.words}" for fault in bad]
-    faults += [f"{where}line {table.index[row]}: lr is empty" for row in np.flatnonzero(np.isnan(lr)) if not bad]
+    faults = [f"line {table.index[fault.row]}: {fault.words}" for fault in bad]
+    faults += [f"line {table.index[row]}: lr is empty" for row in np.flatnonzero(np.isnan(lr)) if not bad]
     again = np.flatnonzero(
         np.isin(step, [s for s, count in zip(*np.unique(step, return_counts=True), strict=True) if count > 1])
     )
-    faults += [f"{where}line {table.index[row]}: step {step[row]:g} of {name} is given twice" for row in again[1:2]]
+    faults += [f"line {table.index[row]}: step {step[row]:g} of {name} is given twice" for row in again[1:2]]
     faults += [
-        f"{where}line {table.index[row]}: step {step[row]:g} must be a whole number"
+        f"line {table.index[row]}: step {step[row]:g} must be a whole number"
         for row in np.flatnonzero(step != np.floor(step))[:1]
         if not math.isnan(step[row])
     ]
     known = np.isfinite(loss)
     if not faults and known.sum() < LEAST_ROWS:
-        faults.append(f"{where}run {name}: {known.sum()} rows with a loss: a curve needs at least {LEAST_ROWS}")
+        faults.append(f"run {name}: {known.sum()} rows with a loss: a curve needs at least {LEAST_ROWS}")
     if not faults and not lr.max() > 0:
-        faults.append(f"{where}run {name}: every learning rate is 0")
+        faults.append(f"run {name}: every learning rate is 0")
     if faults:
         raise Refusal(faults)
     order = np.argsort(step)
@@ -191,7 +225,10 @@ def fit_curves(
         raise Refusal(faults)
     curves = [replace(curve, schedule=Schedule(lr=curve.schedule.lr, warmup_counts=warmup_counts)) for curve in curves]
     fitted = [curve for curve in curves if not train or curve.run_id in train]
-    others = [curve for curve in curves if train and curve.run_id not in train]
+    sizes = sorted({curve.size for curve in fitted}, key=lambda text: float(text or 0))
+    if len(sizes) > 1:
+        raise Refusal(f"--train: curves of {len(sizes)} models, N = {', '.join(sizes)}: name curves of one of them")
+    others = [curve for curve in curves if train and curve.run_id not in train and curve.size == sizes[0]]
     base: dict[str, Any] = {"name": law, "level": level}
     if why := _untold(fitted, law):
         form = LAWS[law]
@@ -220,6 +257,9 @@ def fit_curves(
         ).at(0)  # fmt: skip
         if not free[i]:
             item = Interval(value=item.value, se=math.nan, low=math.nan, high=math.nan)
+        else:
+            lowest, highest = limits(form, name)
+            item = replace(item, low=max(item.low, lowest), high=min(item.high, highest))
         estimates[name] = item
     blind = _blind(fitted)
     left_out = []
@@ -233,6 +273,12 @@ def fit_curves(
         f"{name} = {getattr(best, name):.3g} rests on the edge of its range: the curves do not determine it"
         for name in found.at_bound
     ]
+    open_ended = [name for name in form.positive if estimates[name].high > identify.VAGUE**2 * estimates[name].low]
+    if open_ended:
+        warnings.append(
+            f"{', '.join(open_ended)}: open by more than a factor of {identify.VAGUE:g} either way; what the law predicts "
+            "is better known than they are"
+        )
     if len(fitted) < 3:
         warnings.append(
             f"{len(fitted)} curves: what other schedules do is hardly tested; three that differ are the least"

@@ -266,7 +266,8 @@ def _doubts(result: Fit, o: Observations, bootstrap: int) -> list[str]:
         doubts.append(f"the bootstrap draws from {clusters} trunks: fewer than 10 make its intervals too narrow")
     shared = [f"{name} {sd:.2g}" for name, sd in result.components.items() if name != "run" and sd > 0]
     if shared:
-        own = f"{result.components['run']:.2g}"
+        sd = result.components["run"]
+        own = f"{sd:.2g}" if sd > 0 else "none beyond its evaluation's"
         doubts.append(
             f"runs share noise: standard deviations {', '.join(shared)}, of a run {own}; the intervals allow for it"
         )

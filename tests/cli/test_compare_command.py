@@ -2,12 +2,14 @@
 
 import argparse
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas
 import pytest
 
 from scaling.cli import compare
+from scaling.cli.main import main
 from scaling.fitting.laws import Chinchilla
 from scaling.spec import Refusal
 
@@ -59,3 +61,19 @@ def test_a_single_size_is_told_by_matched_losses_alone(ask, capsys):
 def test_an_unknown_baseline_is_refused(ask):
     with pytest.raises(Refusal, match="there is no such group"):
         ask("--baseline", "sgd")
+
+
+def test_a_group_trained_on_other_data_is_no_algorithm(capsys):
+    """Our own results folder holds runs on a source of known entropy beside those on text."""
+    folder = Path(__file__).parents[2] / "results" / "reference" / "quickstart"
+    words = ["compare", str(folder), "--params", "n_params", "--baseline", "AdamW"]
+    assert main([*words, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["left_out"] == ["facts"]
+    assert (
+        {one["algorithm"] for one in found["algorithms"]}
+        == {"SGD", "no attention"}
+        == {one["law"]["algorithm"] for one in found["algorithms"]}
+    )
+    assert main(words) == 0
+    assert "facts: left out, it was trained on other data" in capsys.readouterr().out
