@@ -276,8 +276,8 @@ def fit_curves(
     open_ended = [name for name in form.positive if estimates[name].high > identify.VAGUE**2 * estimates[name].low]
     if open_ended:
         warnings.append(
-            f"{', '.join(open_ended)}: open by more than a factor of {identify.VAGUE:g} either way; what the law predicts "
-            "is better known than they are"
+            f"{', '.join(open_ended)}: open by more than a factor of {identify.VAGUE:g} either way; what the law "
+            "predicts is better known than they are"
         )
     if len(fitted) < 3:
         warnings.append(
