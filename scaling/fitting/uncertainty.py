@@ -1,6 +1,6 @@
 """How far a fitted law can be trusted: its covariance, resampled parameters, and intervals of anything derived.
 
-Two sources of spread are known here: noise of each run, and noise that the branches of one trunk share. Everything
+Noise is that of each run, of its evaluation, and what runs of one trunk, size or seed share (`components`). Everything
 works in z (see `robust.jacobian`), where positive parameters are logarithms, so that their intervals stay positive.
 """
 
@@ -96,8 +96,8 @@ def covariance(
             inverse = np.linalg.inv(curve)
             score = j * (slope / width / (1 - np.minimum(leverage, 0.9)))[:, None]
             matrix = estimate.scale**2 * inverse @ (score.T @ score) @ inverse
-    total = float(found.variance.sum())
-    own = float((pseudo[used] / width[used]) ** 2 @ np.ones(used.sum())) / max(spare, 1)
+    total = max(float(found.variance.sum()), 1e-300)
+    own = float(((pseudo / width)[used] ** 2).sum()) / max(spare, 1)
     clean = estimate.scale * np.sqrt(found.variance / max(own, 1e-300))
     embed = np.flatnonzero(free)
     every = np.zeros((len(parts), len(free), len(free)))
