@@ -258,10 +258,7 @@ def project(
         raise Refusal(f"{_words(target)}: no law has an optimum there")
     share = np.array([(weights or {}).get(fit.name, 0.0 if weights else 1.0) for fit, _ in said])
     share = share / share.sum() if share.sum() > 0 else np.full(len(said), 1 / len(said))
-    numbers = {
-        name: _mixture([beliefs[name] for _, beliefs in said], [fit.dof for fit, _ in said], share, level)
-        for name in said[0][1]
-    }
+    numbers = {name: _mixture([beliefs[name] for _, beliefs in said], share, level) for name in said[0][1]}
     exact = {name: Number(value=float(v), low=float(v), high=float(v)) for name, v in target.given.items()}
     numbers |= exact
     extrapolation = numbers["c"].value / said[0][0].flops_max
@@ -280,7 +277,7 @@ def project(
     opinions = [
         Opinion(
             law=fit.name, weight=float(weight),
-            numbers={name: _mixture([belief], [fit.dof], np.ones(1), level) for name, belief in beliefs.items()}
+            numbers={name: _mixture([belief], np.ones(1), level) for name, belief in beliefs.items()}
             | exact,
         )
         for (fit, beliefs), weight in zip(said, share, strict=True)
@@ -335,6 +332,7 @@ class _Belief:
 
     middle: float
     se: float
+    dof: float
     log: bool
 
 
@@ -364,20 +362,26 @@ def _beliefs(fit: Fit, target: Target, level: float) -> dict[str, _Belief] | Non
         names[:] = found
         return np.concatenate(np.broadcast_arrays(*found.values()), axis=-1)
 
+    dofs: list[float] = []
+
+    def dof_of(slope: Array) -> float:
+        dofs.append(fit.dof if fit.uncertain is None else fit.uncertain.dof_of(slope))
+        return dofs[-1]
+
     with np.errstate(all="ignore"):
         found = spread(
-            fit.law, fit.theta, answer, covariance_z=fit.covariance, dof=fit.dof, level=level, draws=fit.draws
+            fit.law, fit.theta, answer, covariance_z=fit.covariance, dof=dof_of, level=level, draws=fit.draws
         )
     middles, widths = np.asarray(found.value, float), np.asarray(found.se, float)
     if not (np.isfinite(middles).all() and np.isfinite(widths).all()):
         return None
     beliefs = {
-        name: _Belief(middle=float(middle), se=float(se), log=not name.startswith("regret"))
-        for name, middle, se in zip(names, middles, widths, strict=True)
+        name: _Belief(middle=float(middle), se=float(se), dof=dof, log=not name.startswith("regret"))
+        for name, middle, se, dof in zip(names, middles, widths, dofs or [fit.dof] * len(names), strict=True)
     }
     loss = beliefs["loss"]
     noise = fit.noise if fit.space == "log" else fit.noise / math.exp(loss.middle)
-    return beliefs | {"run": _Belief(middle=loss.middle, se=math.hypot(loss.se, noise), log=True)}
+    return beliefs | {"run": _Belief(middle=loss.middle, se=math.hypot(loss.se, noise), dof=fit.dof, log=True)}
 
 
 def _answers(law: Any, target: Target, cost: tuple[float, float]) -> dict[str, Array]:
@@ -438,11 +442,11 @@ def _root(function: Callable[[Array], Array], low: Array, high: Array, law: Any)
     return np.where(begin * end < 0, (low + high) / 2, np.nan)
 
 
-def _mixture(beliefs: Sequence[_Belief], dof: Sequence[float], weights: Array, level: float) -> Number:
+def _mixture(beliefs: Sequence[_Belief], weights: Array, level: float) -> Number:
     """Mean and central interval of the mixture; a regret, which cannot be below 0, is cut there."""
     from scipy.special import stdtr
 
-    middle, se = np.array([b.middle for b in beliefs]), np.array([b.se for b in beliefs])
+    middle, se, dof = (np.array([getattr(b, name) for b in beliefs]) for name in ("middle", "se", "dof"))
     log, value = beliefs[0].log, float(weights @ middle)
     ends = []
     for side in (-1, 1):

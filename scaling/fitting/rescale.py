@@ -203,12 +203,22 @@ def _rescale(o: Observations, name: str, base: str, level: float, seed: int) -> 
         )  # fmt: skip
     if vague:
         warnings.append(f"{' and '.join(vague)}: only their product is told by these runs")
-    slope, drifting, turned, _ = None, *_fitted(o, group, True, seed)
+    # The verdict asks two questions, each at half the error, so that equal algorithms pass both as often as `level`.
+    strict = (1 + level) / 2
+    sure = _interval(law, noise, strict, lambda law: law.rho_n ** cost[1] * law.rho_d / cost[0])
+    slope, changes, drifting, turned, _ = None, False, *_fitted(o, group, True, seed)
     if drifting is not None and turned is not None:
         slope = _interval(drifting, turned, level, lambda law: law.drift, log=False)
+        certain = _interval(drifting, turned, strict, lambda law: law.drift, log=False)
+        changes = not certain.low <= 0 <= certain.high
     known = {key: None if key in vague else item for key, item in intervals.items()}
     return replace(
-        found, **known, slope=slope, law=law, warnings=tuple(warnings), verdict=_verdict(m, slope, name, base)
+        found,
+        **known,
+        slope=slope,
+        law=law,
+        warnings=tuple(warnings),
+        verdict=_verdict(m, slope, not sure.low <= 1 <= sure.high, changes, name, base),
     )
 
 
@@ -261,13 +271,12 @@ def _cost(o: Observations, group: Array) -> tuple[tuple[float, float], float]:
     return (float(np.exp(k_o - k)), float(p)), off
 
 
-def _verdict(m: Interval, slope: Interval | None, name: str, base: str) -> str:
+def _verdict(m: Interval, slope: Interval | None, differs: bool, changes: bool, name: str, base: str) -> str:
     number = f"compute multiplier x{m.value:.3g} [{m.low:.3g}, {m.high:.3g}]"
-    changes = slope is not None and not slope.low <= 0 <= slope.high
     if slope is not None and changes:
         per = f"it moves by x{10**slope.value:.3g} [{10**slope.low:.3g}, {10**slope.high:.3g}] per tenfold compute"
         return f"{name} against {base}: {number} in the middle of the runs, and {per}"
-    if m.low <= 1 <= m.high:
+    if not differs:
         return f"{name} against {base}: a difference is not resolvable at this noise, {number}"
     what = f"{name} {'gains on' if m.value > 1 else 'loses to'} {base}: {number}"
     if slope is not None and max(-slope.low, slope.high) <= FLAT:

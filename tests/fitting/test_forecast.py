@@ -147,7 +147,9 @@ def test_of_n_or_d_alone_the_split_is_best(runs, grid, law, p):
 def test_the_laws_together_are_the_mixture_of_their_distributions():
     """Against a sample of it."""
     beliefs, dof, weights = [(0.0, 0.1), (0.4, 0.05), (0.1, 0.3)], [5, 20, 9], np.array([0.6, 0.3, 0.1])
-    found = _mixture([_Belief(middle=m, se=s, log=True) for m, s in beliefs], dof, weights, 0.9)
+    found = _mixture(
+        [_Belief(middle=m, se=s, dof=v, log=True) for (m, s), v in zip(beliefs, dof, strict=True)], weights, 0.9
+    )
     rng = np.random.default_rng(0)
     law = rng.choice(3, p=weights, size=1_000_000)
     drawn = np.array(beliefs)[law].T
