@@ -153,7 +153,7 @@ def components(
     q = np.linalg.qr(j / spread[:, None])[0]
     white = residual / spread
     total = float(((white - q @ (q.T @ white)) ** 2).sum()) / max(rows - j.shape[1], 1)
-    floor = 1e-12 * total + 1e-300
+    floor = 1e-12 * total + 1e-28  # rounding errors of a law without noise have no sources
     variance = np.array([max(total - float(np.mean((known / spread) ** 2)), 0.2 * total), *[0.0] * len(roots)])
     variance += floor
     variance[1:] = variance[0] / (1 + len(roots)) / 2

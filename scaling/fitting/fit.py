@@ -14,7 +14,7 @@ from scaling.fitting.influence import Influence, leave_out
 from scaling.fitting.laws import LAWS, Array
 from scaling.fitting.observe import Observations
 from scaling.fitting.profile import profile
-from scaling.fitting.robust import Estimate, Objective, at, estimate, polish
+from scaling.fitting.robust import LEAST_SCALE, Estimate, Objective, at, estimate, polish
 from scaling.fitting.solve import shared_by, solve
 from scaling.fitting.uncertainty import Interval, resample, shifted, t_quantile
 from scaling.spec import Refusal
@@ -253,7 +253,10 @@ def _doubts(result: Fit, o: Observations, bootstrap: int) -> list[str]:
         )
     assert result.weights is not None and result.law is not None
     rejected = [name for name, weight in zip(o.run_id, result.weights, strict=True) if weight < REJECTED]
-    if rejected and result.estimator == "surface":  # Huber's function rejects nothing
+    noisy = result.scale > 10 * LEAST_SCALE * (
+        1.0 if result.space == "log" else float(o.variable(result.law.response).mean())
+    )
+    if rejected and noisy and result.estimator == "surface":  # Huber's function rejects nothing
         shown = ", ".join(rejected[:12]) + (f" and {len(rejected) - 12} more" if len(rejected) > 12 else "")
         doubts.append(f"{len(rejected)} of {len(o)} runs lie far from the law and count for nothing or almost: {shown}")
     reach = t_quantile(result.level, result.dof)
@@ -265,7 +268,7 @@ def _doubts(result: Fit, o: Observations, bootstrap: int) -> list[str]:
     if bootstrap and clusters < 10:
         doubts.append(f"the bootstrap draws from {clusters} trunks: fewer than 10 make its intervals too narrow")
     shared = [f"{name} {sd:.2g}" for name, sd in result.components.items() if name != "run" and sd > 0]
-    if shared:
+    if shared and noisy:
         sd = result.components["run"]
         own = f"{sd:.2g}" if sd > 0 else "none beyond its evaluation's"
         doubts.append(

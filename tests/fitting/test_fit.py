@@ -182,3 +182,11 @@ def test_the_document_of_a_fit_has_what_the_command_promises(runs, grid):
     exponents = [document["optimum"][name]["value"] for name in ("exponent_n", "exponent_d")]
     assert sum(exponents) == pytest.approx(1.0)
     assert document["holdout"]["error"] < document["holdout"]["baseline"]
+
+
+def test_rounding_errors_are_no_outliers(runs, grid):
+    n, d = grid
+    for space in ("log", "raw"):
+        found = fit(runs(n, d, TRUTH(n, d)), space=space)
+        assert found.estimates()["alpha"].value == pytest.approx(TRUTH.alpha, rel=1e-9)
+        assert not [warning for warning in found.warnings if "far from" in warning or "share noise" in warning]
