@@ -30,7 +30,12 @@ class Refusal(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
-    """A pre-norm decoder-only transformer (arXiv:1706.03762; RMSNorm arXiv:1910.07467)."""
+    """A pre-norm decoder-only transformer (arXiv:1706.03762; RMSNorm arXiv:1910.07467), and the ladder to it.
+
+    `attention` says how tokens meet: causal (softmax), mean (the average of all values so far), window (an MLP layer
+    over the last `window` positions side by side), recurrent (a GRU, arXiv:1406.1078), none (each token is predicted
+    from the last one alone).
+    """
 
     n_layers: int
     d_model: int
@@ -38,35 +43,51 @@ class ModelSpec:
     vocab_size: int
     context: int  # tokens that one prediction may look back on
     d_head: int = 16  # fixed while the width grows, so that attention is the same thing at every size
-    attention: Literal["causal", "none"] = "causal"  # none: each token is predicted from the last one alone
-    mlp: Literal["gelu", "swiglu"] = "gelu"  # swiglu: arXiv:2002.05202
+    attention: Literal["causal", "mean", "window", "recurrent", "none"] = "causal"
+    n_kv_heads: int = 0  # causal: heads of key and value, shared by groups of queries (arXiv:2305.13245); 0: n_heads
+    window: int = 0  # window: positions that meet, the token's own included
+    mlp: Literal["gelu", "swiglu", "relu2"] = "gelu"  # swiglu: arXiv:2002.05202; relu2: arXiv:2109.08668
     positions: Literal["rotary", "learned", "none"] = "rotary"  # rotary: arXiv:2104.09864
     tied: bool = False  # the head reads out with the embedding table
     compute_dtype: Literal["float32", "bfloat16"] = "float32"  # of activations; weights and reductions stay float32
+    weight_bits: int = 32  # of the blocks' matrices in the forward pass; below 32 rounded, gradients straight through
 
     @property
     def n_heads(self) -> int:
         return self.d_model // self.d_head
+
+    @property
+    def kv_heads(self) -> int:
+        """Heads of key and value."""
+        return self.n_kv_heads or self.n_heads
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimSpec:
     """How the weights move. Rates are per optimizer step; `scaling.train.parametrization` scales them by width."""
 
-    name: Literal["adamw", "sgd"] = "adamw"  # adamw: arXiv:1711.05101; sgd: with momentum (heavy ball)
+    # adamw: arXiv:1711.05101; sgd: with momentum (heavy ball), plain at momentum = 0; muon: hidden matrices by
+    # orthogonalised momentum, the rest by AdamW (arXiv:2502.16982); schedule_free: AdamW without one (arXiv:2405.15682)
+    name: Literal["adamw", "sgd", "muon", "schedule_free"] = "adamw"
     peak_lr: float
-    schedule: Literal["constant", "wsd", "cosine"] = "wsd"  # after warm-up; cosine spans exactly the rest of the run
+    # After warm-up. cosine and linear fall over the rest of the run, or of `horizon_steps`, to final_lr
+    schedule: Literal["constant", "wsd", "cosine", "linear"] = "wsd"
     warmup_steps: int = 0
-    cooldown_steps: int = 0  # wsd: length of the final linear decay to zero (arXiv:2405.18392)
-    final_lr: float = 0.0  # cosine: what it falls to as the run ends, as a fraction of peak_lr
+    cooldown_steps: int = 0  # wsd: length of the final decay to zero (arXiv:2405.18392)
+    cooldown: Literal["linear", "sqrt"] = "linear"  # wsd: its shape; sqrt is 1 - sqrt of the share that is over
+    horizon_steps: int = 0  # cosine, linear: the steps that they are planned for; 0: the run's own
+    final_lr: float = 0.0  # cosine, linear: where they end, as a fraction of peak_lr
     beta1: float = 0.9
     beta2: float = 0.95
     epsilon: float = 1e-8
-    momentum: float = 0.9  # sgd only
+    momentum: float = 0.9  # sgd and muon
     weight_decay: float = 0.0  # per step, times the learning rate; on matrices only, whatever their width
     clip_norm: float = 1.0  # largest norm of the whole gradient
-    parametrization: Literal["width", "standard"] = "width"  # width: learning rates transfer across d_model
-    base_width: int = 16  # d_model at which both parametrizations are the same
+    # width: learning rates transfer across d_model; complete: across depth too (arXiv:2505.01618); standard: a control
+    parametrization: Literal["width", "complete", "standard"] = "width"
+    base_width: int = 16  # d_model at which all parametrizations are the same
+    base_layers: int = 2  # complete: n_layers at which they are
+    average: float = 0.0  # share of the steps so far that an average of the weights looks back on; 0: none is kept
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -267,11 +288,22 @@ def _model_faults(m: ModelSpec) -> list[str]:
     lines = _below(1, model__n_layers=m.n_layers, model__d_model=m.d_model, model__d_ff=m.d_ff, model__d_head=m.d_head,
                    model__context=m.context)  # fmt: skip
     lines += _below(2, model__vocab_size=m.vocab_size)
-    if lines or m.attention == "none":
+    lines += _below(0, model__n_kv_heads=m.n_kv_heads, model__window=m.window)
+    if not (2 <= m.weight_bits <= 8 or m.weight_bits == 32):
+        lines.append(f"model.weight_bits = {m.weight_bits}: must be 2 to 8, or 32 for weights as they are")
+    if m.attention == "window" and not 1 <= m.window <= m.context:
+        lines.append(f"model.window = {m.window}: window attention needs 1 to model.context = {m.context} positions")
+    if m.attention != "window" and m.window:
+        lines.append(f"model.window = {m.window}: only attention = window has one, not {m.attention}")
+    if m.attention != "causal" and m.n_kv_heads:
+        lines.append(f"model.n_kv_heads = {m.n_kv_heads}: only causal attention has heads, not {m.attention}")
+    if lines or m.attention != "causal":
         return lines
     if m.d_model % m.d_head:
         near = sorted({max(1, m.d_model // m.d_head) * m.d_head, (m.d_model // m.d_head + 1) * m.d_head})
         lines.append(f"model.d_model = {m.d_model}: must be a multiple of model.d_head = {m.d_head}; near: {near}")
+    elif m.n_heads % m.kv_heads:
+        lines.append(f"model.n_kv_heads = {m.n_kv_heads}: must divide the {m.n_heads} heads of queries")
     if m.positions == "rotary" and m.d_head % 2:
         lines.append(f"model.d_head = {m.d_head}: rotary positions turn pairs, so it must be even")
     return lines
@@ -280,7 +312,8 @@ def _model_faults(m: ModelSpec) -> list[str]:
 def _optim_faults(run: RunSpec) -> list[str]:
     o = run.optim
     lines = _below(0, optim__warmup_steps=o.warmup_steps, optim__cooldown_steps=o.cooldown_steps)
-    lines += _below(1, optim__base_width=o.base_width)
+    lines += _below(0, optim__horizon_steps=o.horizon_steps)
+    lines += _below(1, optim__base_width=o.base_width, optim__base_layers=o.base_layers)
     for name in ("peak_lr", "epsilon", "clip_norm"):
         if getattr(o, name) <= 0:
             lines.append(f"optim.{name} = {getattr(o, name):g}: must be above 0")
@@ -289,14 +322,26 @@ def _optim_faults(run: RunSpec) -> list[str]:
             lines.append(f"optim.{name} = {getattr(o, name):g}: must be in [0, 1)")
     if o.weight_decay < 0:
         lines.append(f"optim.weight_decay = {o.weight_decay:g}: must be at least 0")
-    if not 0 <= o.final_lr <= 1:
-        lines.append(f"optim.final_lr = {o.final_lr:g}: is a fraction of peak_lr, so it must be in [0, 1]")
+    for name, of in (("final_lr", "peak_lr"), ("average", "the steps so far")):
+        if not 0 <= getattr(o, name) <= 1:
+            lines.append(f"optim.{name} = {getattr(o, name):g}: is a fraction of {of}, so it must be in [0, 1]")
     if o.schedule != "wsd" and o.cooldown_steps:
         lines.append(f"optim.cooldown_steps = {o.cooldown_steps}: only the wsd schedule cools down, not {o.schedule}")
     if o.schedule == "wsd" and not o.cooldown_steps:
         lines.append("optim.cooldown_steps = 0: the wsd schedule needs at least 1; without a cooldown say constant")
-    if o.schedule != "cosine" and o.final_lr:
-        lines.append(f"optim.final_lr = {o.final_lr:g}: only the cosine schedule ends above zero, not {o.schedule}")
+    if o.schedule != "wsd" and o.cooldown != "linear":
+        lines.append(f"optim.cooldown = {o.cooldown}: only the wsd schedule cools down, not {o.schedule}")
+    if o.schedule not in ("cosine", "linear"):
+        for name in ("final_lr", "horizon_steps"):
+            if getattr(o, name):
+                lines.append(f"optim.{name} = {getattr(o, name):g}: only cosine and linear have one, not {o.schedule}")
+    elif o.horizon_steps and o.horizon_steps <= o.warmup_steps:
+        lines.append(f"optim.horizon_steps = {o.horizon_steps}: must be above optim.warmup_steps = {o.warmup_steps}")
+    if o.name == "schedule_free":
+        if o.schedule != "constant":
+            lines.append(f"optim.schedule = {o.schedule}: schedule_free takes the place of a decay; say constant")
+        if o.average:
+            lines.append(f"optim.average = {o.average:g}: schedule_free is measured on its own average already")
     if o.warmup_steps + o.cooldown_steps > run.steps:
         lines.append(
             f"steps = {run.steps}: must hold warm-up and cooldown, {o.warmup_steps} + {o.cooldown_steps} steps"
@@ -315,6 +360,8 @@ def _run_faults(run: RunSpec) -> list[str]:
         )
     if run.branch and run.branch.step == 0:
         lines.append("branch.step = 0: nothing is shared with the trunk; plan the run straight")
-    if run.branch and run.optim.schedule == "cosine":
-        lines.append("optim.schedule = cosine: cannot branch from a trunk, whose learning rate is constant")
+    if run.branch and run.optim.schedule in ("cosine", "linear"):
+        lines.append(
+            f"optim.schedule = {run.optim.schedule}: cannot branch from a trunk, whose learning rate is constant"
+        )
     return lines

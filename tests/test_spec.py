@@ -56,12 +56,13 @@ def test_a_default_once_published_never_changes():
     published = {
         "ModelSpec": {
             "d_head": 16, "attention": "causal", "mlp": "gelu", "positions": "rotary", "tied": False,
-            "compute_dtype": "float32",
+            "compute_dtype": "float32", "n_kv_heads": 0, "window": 0, "weight_bits": 32,
         },
         "OptimSpec": {
             "name": "adamw", "schedule": "wsd", "warmup_steps": 0, "cooldown_steps": 0, "final_lr": 0.0, "beta1": 0.9,
             "beta2": 0.95, "epsilon": 1e-8, "momentum": 0.9, "weight_decay": 0.0, "clip_norm": 1.0,
-            "parametrization": "width", "base_width": 16,
+            "parametrization": "width", "base_width": 16, "cooldown": "linear", "horizon_steps": 0, "base_layers": 2,
+            "average": 0.0,
         },
         "RunSpec": {"seed": 0, "branch": None},
     }  # fmt: skip
@@ -137,3 +138,23 @@ def test_a_head_size_that_does_not_divide_the_width_names_the_widths_near(tiny: 
 def test_sound_specs_have_no_faults(tiny: RunSpec):
     assert faults(tiny) == []
     assert faults(dataclasses.replace(tiny, branch=Branch(trunk="0" * 12, step=16))) == []
+
+
+@pytest.mark.parametrize(
+    ("part", "changes", "said"),
+    [
+        ("model", {"attention": "window"}, "model.window = 0"),
+        ("model", {"window": 3}, "model.window = 3: only attention = window"),
+        ("model", {"attention": "mean", "n_kv_heads": 1}, "model.n_kv_heads = 1: only causal"),
+        ("model", {"d_model": 24, "d_head": 8, "n_kv_heads": 2}, "must divide the 3 heads"),
+        ("model", {"weight_bits": 1}, "model.weight_bits = 1"),
+        ("optim", {"horizon_steps": 40}, "optim.horizon_steps = 40: only cosine and linear"),
+        ("optim", {"schedule": "cosine", "cooldown_steps": 0, "cooldown": "sqrt"}, "optim.cooldown = sqrt: only the wsd"),
+        ("optim", {"average": 1.5}, "optim.average = 1.5"),
+        ("optim", {"name": "schedule_free"}, "optim.schedule = wsd: schedule_free"),
+        ("optim", {"name": "schedule_free", "schedule": "constant", "cooldown_steps": 0, "average": 0.1}, "average = 0.1"),
+    ],
+)  # fmt: skip
+def test_an_option_that_would_do_nothing_is_refused(tiny: RunSpec, part: str, changes: dict, said: str):
+    run = dataclasses.replace(tiny, **{part: dataclasses.replace(getattr(tiny, part), **changes)})
+    assert [line for line in faults(run) if said in line], faults(run)

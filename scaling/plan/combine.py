@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from scaling.cost import flops_per_token
-from scaling.plan.plan import Plan, Planned, Role
+from scaling.plan.plan import Plan, Planned, Role, steady
 from scaling.spec import Branch, ModelSpec, RunSpec, refuse_faulty
 
 COOLDOWN = 0.2  # share of a run's steps; 10-20 % matches a tuned cosine (arXiv:2405.18392, section 4)
@@ -30,8 +30,7 @@ def trunks(
     for model in models:
         horizons = [_cooled(replace(base, model=model), d, cooldown) for d in tokens]
         leave = [run.steps - run.optim.cooldown_steps for run in horizons]
-        steady = replace(base.optim, schedule="constant", cooldown_steps=0)
-        trunk = replace(base, model=model, optim=steady, steps=max(leave))
+        trunk = replace(base, model=model, optim=steady(base.optim), steps=max(leave))
         refuse_faulty([trunk, *horizons])
         runs.append(Planned(run=trunk, group=group, role="trunk"))
         runs += [
@@ -50,7 +49,8 @@ def straight(
     role: Role = "fitted",
     cooldown: float = COOLDOWN,
 ) -> Plan:
-    """Every model at every horizon, each run from its first step to its last; a cosine schedule is left as it is."""
+    """Every model at every horizon, each run from its first step to its last; a cosine, linear or constant schedule is left
+    as it is."""
     models = tuple(models)
     _refuse(base, models)
     runs = [
@@ -98,8 +98,7 @@ def repeated(plan: Plan, seeds: Iterable[int]) -> Plan:
 
 def _refuse(base: RunSpec, models: Iterable[ModelSpec]) -> None:
     """Faults of what a plan is made from, before anything is divided by it; schedule and length come later."""
-    steady = replace(base.optim, schedule="constant", cooldown_steps=0, final_lr=0.0)
-    refuse_faulty(replace(base, model=model, optim=steady, steps=10**9) for model in models)
+    refuse_faulty(replace(base, model=model, optim=steady(base.optim), steps=10**9) for model in models)
 
 
 def _reseeded(run: RunSpec, seed: int) -> RunSpec:

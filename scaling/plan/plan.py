@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from scaling.cost import marginal_flops
-from scaling.spec import Branch, RunSpec, faults, override, to_json
+from scaling.spec import Branch, OptimSpec, RunSpec, faults, override, to_json
 
 # trunk: trained for its branches, not evaluated; fitted: the law is fitted to it; held_out: forecast, then trained;
 # compare: measured for another question than the law, e.g. another algorithm.
@@ -90,6 +90,12 @@ class Plan:
         return [{"id": p.run.id, "group": p.group, "role": p.role, "run": to_json(p.run)} for p in self.runs]
 
 
+def steady(optim: OptimSpec) -> OptimSpec:
+    """The optimizer of a trunk: the same, at a constant rate after warm-up."""
+    shape = {"schedule": "constant", "cooldown_steps": 0, "cooldown": "linear", "horizon_steps": 0, "final_lr": 0.0}
+    return replace(optim, **shape)
+
+
 def _branch_faults(run: RunSpec, trunks: Mapping[str, RunSpec]) -> Iterable[str]:
     if run.branch is None:
         return
@@ -100,6 +106,5 @@ def _branch_faults(run: RunSpec, trunks: Mapping[str, RunSpec]) -> Iterable[str]
     if run.branch.step > trunk.steps:
         yield f"branch.step = {run.branch.step}: its trunk {trunk.id} ends at step {trunk.steps}"
     same = replace(run, optim=trunk.optim, eval=trunk.eval, steps=trunk.steps, branch=trunk.branch)
-    optim = replace(run.optim, schedule="constant", cooldown_steps=0)
-    if same != trunk or optim != trunk.optim:
+    if same != trunk or steady(run.optim) != trunk.optim:
         yield f"branch.trunk = {trunk.id}: differs from its branch {run.id} in more than the cooldown"
