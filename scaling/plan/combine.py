@@ -49,8 +49,8 @@ def straight(
     role: Role = "fitted",
     cooldown: float = COOLDOWN,
 ) -> Plan:
-    """Every model at every horizon, each run from its first step to its last; a cosine, linear or constant schedule is left
-    as it is."""
+    """Every model at every horizon, each run from its first step to its last; a schedule that is
+    not wsd is left as it is."""
     models = tuple(models)
     _refuse(base, models)
     runs = [
