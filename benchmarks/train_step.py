@@ -158,9 +158,10 @@ def work() -> None:
     import numpy as np
 
     from scaling.spec import ModelSpec, OptimSpec
+    from scaling.train.curve import probed
     from scaling.train.optim import Knobs
     from scaling.train.placement import Placement, sharding
-    from scaling.train.step import CPU_PART_TOKENS, graph, init_state, train_steps
+    from scaling.train.step import CPU_PART_TOKENS, Chunk, graph, init_state, train_steps
 
     cores = _cores()
     jax.config.update("jax_num_cpu_devices", cores)
@@ -179,15 +180,18 @@ def work() -> None:
             state = jax.jit(functools.partial(init_state, model, optim), out_shardings=everywhere)(jax.random.key(0))
             program = jax.jit(
                 functools.partial(train_steps, graphdef=graph(model, optim), model=model, optim=optim, mesh=mesh),
-                in_shardings=(everywhere, rows_KxBxM, everywhere, everywhere, everywhere),
+                in_shardings=(everywhere, everywhere, Chunk(rows_KxBxM, *(everywhere,) * 4), everywhere),
                 out_shardings=everywhere,
                 donate_argnums=0,
             )
             window_KxBxM = np.random.default_rng(0).integers(256, size=(steps, batch, context + 1), dtype=np.uint8)
             rates = np.full(steps, optim.peak_lr, np.float32)
+            taken = 0
             params = sum(leaf.size for leaf in jax.tree.leaves(state.params))
         began, cpu_began = time.perf_counter(), time.process_time()
-        state, metrics = program(state, window_KxBxM, rates, np.int32(steps), Knobs.of(optim))
+        chunk = Chunk(window_KxBxM, rates, 0 * rates, probed(taken, steps), np.int32(steps))
+        state, _, metrics = program(state, np.array(True), chunk, Knobs.of(optim))
+        taken += steps
         loss = float(np.asarray(metrics.loss_K)[-1])
         seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - cpu_began
         answer = {"seconds": seconds / steps, "cpu_seconds": cpu_seconds / steps, "loss": loss}

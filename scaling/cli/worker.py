@@ -38,7 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
         except Interrupted as interrupted:
             raise Stopped(str(interrupted)) from None
         ledger.commit(record)
-        if not branch_steps:
+        if not branch_steps and record.status == "finished":
             forget_weights(spec, ledger.folder)
         return record.status
 

@@ -38,6 +38,10 @@ class RunRecord:
     clock: Clock | None  # None for a run that never took a step
     data: Mapping[str, str]  # content hashes and origin of the text
     machine: Mapping[str, str]  # device, versions, commit
+    averaged_loss: float | None = None  # of the averaged weights, nats per token, where the optimizer keeps them
+    averaged_loss_se: float | None = None
+    noise_tokens: float | None = None  # gradient noise scale at the end of training (arXiv:1812.06162)
+    spikes: int = 0  # rows of the curve with a step far above the row's own mean
 
     def to_json(self) -> dict[str, Any]:
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
@@ -55,7 +59,8 @@ class RunRecord:
     def from_json(cls, values: Mapping[str, Any]) -> "RunRecord":
         """The counts in the file are for readers of the file; ours follow from the spec, so a mended count reaches
         old runs too."""
-        known = {field.name: values[field.name] for field in dataclasses.fields(cls)}
+        fields = dataclasses.fields(cls)
+        known = {f.name: values[f.name] for f in fields if f.name in values or f.default is dataclasses.MISSING}
         known["run"] = from_json(RunSpec, values["run"])
         known["clock"] = Clock(**values["clock"]) if values["clock"] else None
         return cls(**known)

@@ -17,7 +17,7 @@ COLUMNS = (
     "run_id", "group", "role", "status", "n_params", "n_params_kaplan", "n_params_total", "tokens", "unique_tokens",
     "epochs", "flops", "loss", "loss_se", "bits_per_byte", "entropy", "seed", "peak_lr", "batch_tokens", "steps",
     "trunk", "branch_step", "optimizer", "schedule", "attention", "n_layers", "d_model", "d_ff", "d_head", "context",
-    "vocab_size", "source", "reason",
+    "vocab_size", "source", "reason", "averaged_loss", "averaged_loss_se", "noise_tokens", "spikes",
 )  # fmt: skip
 
 
@@ -65,6 +65,10 @@ def _row(record: RunRecord, group: str, role: str) -> dict[str, Any]:
         "vocab_size": run.model.vocab_size,
         "source": run.data.source,
         "reason": record.reason,
+        "averaged_loss": record.averaged_loss,
+        "averaged_loss_se": record.averaged_loss_se,
+        "noise_tokens": record.noise_tokens,
+        "spikes": record.spikes,
     }
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +14,21 @@ from scaling.train.optim import learning_rates
 from scaling.train.step import StepMetrics
 
 ROWS = 100  # of a run's curve, about
+PROBE_STEPS = 32  # between measurements of the gradient noise; each costs half a step
+NOISE_SHARE = 0.2  # of the probes, the last ones, that a run's noise scale is the average of
+SPIKE_SIGMAS = 7.0  # above the rows around it, robustly (the threshold of arXiv:2501.00656)
 
 
 class Curve:
     """Appends to metrics.jsonl; rows beyond the step a run goes on from are dropped, so no step is logged twice."""
 
     def __init__(self, path: Path, run: RunSpec, before: list[dict[str, Any]], resumed_at: int):
-        self.diverged_at: int | None = None  # first step whose loss was not finite
-        self.loss = math.nan  # of the last row, nats per token
+        self.diverged_at: int | None = None  # first step whose loss or gradient was not finite
+        self.rows = [row for row in before if row["step"] <= resumed_at]
         self._run, self._interval = run, max(1, run.steps // ROWS)
-        self._sums, self._count = np.zeros(2), 0
-        kept = [row for row in before if row["step"] <= resumed_at]
-        commit_text(path, "".join(json.dumps(row) + "\n" for row in kept))
+        self._steps: list[tuple[float, ...]] = []
+        commit_text(path, "".join(json.dumps(row) + "\n" for row in self.rows))
         self._file = open(path, "a", encoding="utf-8")
-        if kept:
-            self.loss = kept[-1]["loss"]
 
     def __enter__(self) -> "Curve":
         return self
@@ -35,27 +36,67 @@ class Curve:
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
+    @property
+    def loss(self) -> float:
+        """Of the last row, nats per token; not a number before there is one."""
+        return self.rows[-1]["loss"] if self.rows else math.nan
+
     def add(self, start: int, end: int, metrics: StepMetrics) -> None:
         """Log optimizer steps start .. end, whose metrics are the first of the [K] values; waits for the device."""
-        loss_K, norm_K = (np.asarray(values, np.float64)[: end - start] for values in metrics)
-        for step, loss, norm in zip(range(start + 1, end + 1), loss_K, norm_K, strict=True):
-            if not math.isfinite(loss):
+        values_SxM = np.stack([np.asarray(values, np.float64)[: end - start] for values in metrics], axis=1)
+        for step, values in zip(range(start + 1, end + 1), values_SxM.tolist(), strict=True):
+            if not math.isfinite(values[0]):
                 self.diverged_at = step
                 break
-            self._sums += (loss, norm)
-            self._count += 1
+            self._steps.append(tuple(values))
             if step % self._interval == 0 or step == end:
                 self._row(step)
         self._file.flush()
 
     def _row(self, step: int) -> None:
-        self.loss, norm = (self._sums / self._count).tolist()
+        of = StepMetrics(*np.array(self._steps).T)
+        probed = np.isfinite(of.noise_K)
         row = {
             "step": step,
             "tokens": step * self._run.batch_tokens,
-            "loss": self.loss,
-            "grad_norm": norm if math.isfinite(norm) else None,
+            "loss": float(of.loss_K.mean()),
+            "loss_max": float(of.loss_K.max()),
+            "grad_norm": float(of.grad_norm_K.mean()),
+            "update_norm": float(of.update_norm_K.mean()),
             "lr": float(learning_rates(self._run, step - 1, 1)[0]),
         }
+        if probed.any():  # means: a noise scale is a quotient of means, over as many rows as one likes
+            row["probes"] = int(probed.sum())
+            row["grad_signal"] = float(of.signal_K[probed].mean())
+            row["grad_noise"] = float(of.noise_K[probed].mean())
+        self.rows.append(row)
         self._file.write(json.dumps(row) + "\n")
-        self._sums[:], self._count = 0, 0
+        self._steps.clear()
+
+
+def probed(start: int, count: int) -> np.ndarray:
+    """Whether the gradient noise is measured at optimizer steps start .. start + count, bool [count]."""
+    return np.arange(start + 1, start + count + 1) % PROBE_STEPS == 0
+
+
+def noise_scale(rows: Sequence[Mapping[str, Any]], context: int) -> float | None:
+    """The gradient noise scale B_noise over the last of a run's probes, in tokens; None where it was not resolved.
+
+    About the batch at which time and data are traded evenly (arXiv:1812.06162, section 2.2). A quotient of means, since
+    a mean of quotients is biased. Windows are what is drawn at random, so a scale in windows is one of whole contexts.
+    """
+    found = [row for row in rows if "probes" in row]
+    found = found[-max(1, math.ceil(NOISE_SHARE * len(found))) :]
+    weights = [row["probes"] for row in found]
+    signal = sum(w * row["grad_signal"] for w, row in zip(weights, found, strict=True))
+    noise = sum(w * row["grad_noise"] for w, row in zip(weights, found, strict=True))
+    return noise / signal * context if signal > 0 else None
+
+
+def spikes(rows: Sequence[Mapping[str, Any]]) -> int:
+    """Rows of a curve with a step far above the row's own mean: by SPIKE_SIGMAS robust deviations of that excess."""
+    excess = np.array([row["loss_max"] - row["loss"] for row in rows if "loss_max" in row])
+    if len(excess) < 10:
+        return 0
+    sigma = 1.4826 * np.median(np.abs(excess - np.median(excess)))
+    return int((excess > np.median(excess) + SPIKE_SIGMAS * max(sigma, 1e-6)).sum())

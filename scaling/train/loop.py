@@ -18,11 +18,20 @@ from scaling.record import Clock, Ledger, RunRecord
 from scaling.spec import EvalSpec, ModelSpec, OptimSpec, RunSpec
 from scaling.train import host
 from scaling.train.checkpoint import Checkpoints
-from scaling.train.curve import Curve
+from scaling.train.curve import Curve, noise_scale, probed, spikes
 from scaling.train.evaluate import Loss, loss_of
-from scaling.train.optim import Knobs, learning_rates
+from scaling.train.optim import Knobs, blends, learning_rates
 from scaling.train.placement import Placement, copies, fitting, sharding
-from scaling.train.step import StepMetrics, TrainState, graph, init_state, train_steps, window_losses
+from scaling.train.step import (
+    Chunk,
+    PyTree,
+    StepMetrics,
+    TrainState,
+    graph,
+    init_state,
+    train_steps,
+    window_losses,
+)
 
 CHUNK_FLOPS = 2e10  # of one compiled call: long enough to hide its dispatch, short enough to stop within a second
 MAX_CHUNK = 512  # steps
@@ -46,7 +55,7 @@ class Program(NamedTuple):
     """Everything compiled for one shape; every run of that shape uses it."""
 
     initial: Callable[[jax.Array], TrainState]
-    steps: Callable[..., tuple[TrainState, StepMetrics]]  # (state, window_KxBxM, lr_K, count, knobs)
+    steps: Callable[..., tuple[TrainState, jax.Array, StepMetrics]]  # (state, finite, chunk, knobs)
     losses: Callable[..., jax.Array]  # (params, window_CxBxM)
     chunk: int  # K: steps that one call can hold
     eval_shape: tuple[int, int, int]  # (C, B, M)
@@ -64,10 +73,10 @@ def train(
     """Train `run` in its folder under `results` and return its record, which the caller commits.
 
     A trunk is a run with `branch_steps`: the steps at which it is left, kept as checkpoints; it is not evaluated.
-    Goes on from the run's last checkpoint where there is one, else from its trunk's where it is a branch. A loss that
-    is not a number ends the run as `diverged`. `placement` is by default `placement.copies`; `machine` adds to what the
-    record says of the machine. Raises `Interrupted` within one chunk of `watch.stop()` turning true, and KeyError when
-    the trunk was not trained.
+    Goes on from the run's last checkpoint where there is one, else from its trunk's where it is a branch. A loss or a
+    gradient that is not finite ends the run as `diverged`, with a checkpoint of the weights before that step.
+    `placement` is by default `placement.copies`; `machine` adds to what the record says of the machine. Raises
+    `Interrupted` within one chunk of `watch.stop()` turning true, and KeyError when the trunk was not trained.
     """
     watch = watch or Watch()
     ledger, source = Ledger(results), data.open_source(run.data, run.model)
@@ -86,18 +95,26 @@ def train(
             clock["train"] -= time.monotonic()
             state = _advance(run, first, state, source, program, checkpoints, {*branch_steps}, curve, watch)
             clock["train"] += time.monotonic()
+    record = functools.partial(
+        _record, run, source, machine, clock, first=first,
+        noise_tokens=noise_scale(curve.rows, run.model.context), spikes=spikes(curve.rows),
+    )  # fmt: skip
     if curve.diverged_at is not None:
-        reason = f"the training loss was not finite at step {curve.diverged_at}; the last that was: {curve.loss:.4f}"
-        return _record(run, source, machine, clock, first=first, last=curve.diverged_at, reason=reason)
+        reason = (
+            f"the training loss or its gradient was not finite at step {curve.diverged_at}; the last row before: "
+            f"{curve.loss:.4f}; the weights before that step are kept"
+        )
+        return record(last=curve.diverged_at, reason=reason)
     if branch_steps:
-        return _record(run, source, machine, clock, first=first, last=run.steps)
+        return record(last=run.steps)
 
     watch.progress({"phase": "evaluate"})
     clock["evaluate"] -= time.monotonic()
-    loss = _evaluate(run, source, state, program)
+    loss = _evaluate(run, source, state.params, program)
+    averaged = _evaluate(run, source, state.average, program) if run.optim.average else None
     clock["evaluate"] += time.monotonic()
     reason = "" if math.isfinite(loss.mean) else "the held-out loss was not finite"
-    return _record(run, source, machine, clock, first=first, last=run.steps, loss=loss, reason=reason)
+    return record(last=run.steps, loss=loss, averaged=averaged, reason=reason)
 
 
 def forget_weights(run: RunSpec, results: Path) -> None:
@@ -119,18 +136,16 @@ def _advance(
 ) -> TrainState:
     """Train from step `first` to the end, or until the loss is not finite; checkpoints at the steps in `kept`."""
     step, knobs, began = first, Knobs.of(run.optim), time.monotonic()
-    saved_at, in_flight = began, None
+    saved_at, in_flight, finite = began, None, np.array(True)
     while step < run.steps and curve.diverged_at is None:
         end = min(s for s in (*kept, run.steps, step - step % program.chunk + program.chunk) if s > step)
-        window_KxBxM = _padded(data.batches(source, run, step, end - step), program.chunk)
-        lr_K = _padded(learning_rates(run, step, end - step), program.chunk)
-        state, metrics = program.steps(state, window_KxBxM, lr_K, np.int32(end - step), knobs)
+        state, finite, metrics = program.steps(state, finite, _chunk(run, source, step, end, program.chunk), knobs)
         if in_flight:  # logged while the device is already busy with the next steps
             curve.add(*in_flight)
         in_flight, step = (step, end, metrics), end
         stopping = watch.stop()
         due = time.monotonic() - saved_at > CHECKPOINT_SECONDS
-        if step in kept or stopping or due or step == run.steps:
+        if curve.diverged_at is None and (step in kept or stopping or due or step == run.steps):
             curve.add(*in_flight)
             in_flight = None
             if curve.diverged_at is None and (step in kept or step < run.steps):
@@ -138,8 +153,22 @@ def _advance(
                 saved_at = time.monotonic()
             if stopping and curve.diverged_at is None and step < run.steps:
                 raise Interrupted(f"run {run.id} stopped at step {step} of {run.steps}")
+        if curve.diverged_at is not None:
+            checkpoints.save(curve.diverged_at - 1, state, keep=kept)  # no later step has changed it
         watch.progress(_progress(run, step, curve.loss, step - first, time.monotonic() - began))
     return state
+
+
+def _chunk(run: RunSpec, source: data.Source, start: int, end: int, length: int) -> Chunk:
+    """Optimizer steps start .. end, padded to the one length that a call has."""
+    count = end - start
+    return Chunk(
+        window_KxBxM=_padded(data.batches(source, run, start, count), length),
+        lr_K=_padded(learning_rates(run, start, count), length),
+        blend_K=_padded(blends(run, start, count), length),
+        probed_K=_padded(probed(start, count), length),
+        count=np.int32(count),
+    )
 
 
 def _progress(run: RunSpec, step: int, loss: float, done: int, seconds: float) -> dict[str, Any]:
@@ -180,8 +209,9 @@ def _lost_with_its_trunk(run: RunSpec, ledger: Ledger) -> str:
 
 def _compiled_in(optim: OptimSpec) -> OptimSpec:
     """What of an optimizer is fixed in a compiled step; the other numbers are its arguments."""
-    names = {"name": optim.name, "parametrization": optim.parametrization, "base_width": optim.base_width}
-    return OptimSpec(**names, peak_lr=1.0, cooldown_steps=1)
+    names = ("name", "parametrization", "base_width", "base_layers")
+    fixed = {name: getattr(optim, name) for name in names}
+    return OptimSpec(**fixed, average=float(optim.average > 0), peak_lr=1.0, cooldown_steps=1)
 
 
 @functools.lru_cache(maxsize=16)
@@ -198,14 +228,19 @@ def _program(model: ModelSpec, optim: OptimSpec, batch: int, evaluation: EvalSpe
 
     steps = jax.jit(
         functools.partial(train_steps, graphdef=graphdef, model=model, optim=optim, mesh=mesh),
-        in_shardings=(layout, rows_KxBxM, everywhere, everywhere, everywhere),
-        out_shardings=(layout, everywhere),
+        in_shardings=(layout, everywhere, Chunk(rows_KxBxM, *(everywhere,) * 4), everywhere),
+        out_shardings=(layout, everywhere, everywhere),
         donate_argnums=0,
     ).lower(
         abstract,
-        jax.ShapeDtypeStruct((chunk, batch, model.context + 1), width),
-        jax.ShapeDtypeStruct((chunk,), np.float32),
-        jax.ShapeDtypeStruct((), np.int32),
+        jax.ShapeDtypeStruct((), np.bool_),
+        Chunk(
+            jax.ShapeDtypeStruct((chunk, batch, model.context + 1), width),
+            jax.ShapeDtypeStruct((chunk,), np.float32),
+            jax.ShapeDtypeStruct((chunk,), np.float32),
+            jax.ShapeDtypeStruct((chunk,), np.bool_),
+            jax.ShapeDtypeStruct((), np.int32),
+        ),
         Knobs.of(optim),
     )
     losses = jax.jit(
@@ -236,11 +271,11 @@ def _eval_shape(evaluation: EvalSpec, model: ModelSpec, placement: Placement) ->
     return math.ceil(evaluation.tokens // model.context / windows), windows, model.context + 1
 
 
-def _evaluate(run: RunSpec, source: data.Source, state: TrainState, program: Program) -> Loss:
+def _evaluate(run: RunSpec, source: data.Source, params: PyTree, program: Program) -> Loss:
     held_out = data.held_out(source, run.eval.tokens, run.model.context)
     calls, per_call, length = program.eval_shape
     window_CxBxM = _padded(held_out.token_RxT, calls * per_call).reshape(calls, per_call, length)
-    loss_CxB = np.asarray(program.losses(state.params, window_CxBxM))
+    loss_CxB = np.asarray(program.losses(params, window_CxBxM))
     return loss_of(loss_CxB.reshape(-1)[: len(held_out.token_RxT)], held_out, source.entropy)
 
 
@@ -253,6 +288,9 @@ def _record(
     first: int,
     last: int,
     loss: Loss | None = None,
+    averaged: Loss | None = None,
+    noise_tokens: float | None = None,
+    spikes: int = 0,
     reason: str = "",
 ) -> RunRecord:
     sound = loss if not reason else None
@@ -276,4 +314,8 @@ def _record(
         clock=clock,
         data=source.provenance,
         machine=machine,
+        averaged_loss=averaged.mean if averaged and not reason else None,
+        averaged_loss_se=averaged.standard_error if averaged and not reason else None,
+        noise_tokens=noise_tokens,
+        spikes=spikes,
     )

@@ -43,6 +43,16 @@ def learning_rates(run: RunSpec, start: int, count: int) -> np.ndarray:
     return (o.peak_lr * factor).astype(np.float32)
 
 
+def blends(run: RunSpec, start: int, count: int) -> np.ndarray:
+    """Share of the new weights in their average at steps start .. start + count, float32 [count].
+
+    After t steps it is 1 / (average t): the average looks back on that share of the run so far, whatever its
+    length, and weighs step s like s^(1 / average - 1) (power function average, arXiv:2312.02696, section 3.1).
+    """
+    step = np.arange(start, start + count, dtype=np.float64)
+    return np.minimum(1.0, 1 / np.maximum(run.optim.average * (step + 1), 1e-300)).astype(np.float32)
+
+
 def optimizer(name: str, knobs: Knobs) -> optax.GradientTransformation:
     """Gradient -> direction of one step; the caller multiplies by the learning rate and decays the weights."""
     clip = optax.clip_by_global_norm(knobs.clip_norm)  # type: ignore[arg-type]

@@ -16,24 +16,39 @@ from scaling.train.parametrization import lr_multiplier
 from scaling.train.placement import CPU_PART_TOKENS
 
 PyTree = Any
+Array = Any  # NumPy's outside a compiled call, JAX's inside
 
 
 class TrainState(NamedTuple):
     params: PyTree
     opt_state: PyTree
+    average: PyTree | None  # of the weights over the last share of the steps; None where `optim.average` is 0
+
+
+class Chunk(NamedTuple):
+    """What enters one call of up to K steps."""
+
+    window_KxBxM: Array
+    lr_K: Array
+    blend_K: Array  # share of the new weights in their average (`optim.blends`)
+    probed_K: Array  # bool: whether the gradient noise is measured at this step
+    count: Array  # steps to take, at most K
 
 
 class StepMetrics(NamedTuple):
     """One value a step, [K]."""
 
-    loss_K: jax.Array  # training loss before the step, nats per token
+    loss_K: jax.Array  # training loss before the step, nats per token; not a number ends the run
     grad_norm_K: jax.Array  # before clipping
+    update_norm_K: jax.Array  # of the change of all weights
+    signal_K: jax.Array  # |G|^2 of the true gradient, unbiased; not a number where it was not measured
+    noise_K: jax.Array  # tr(Sigma) of the gradient of one window, unbiased; likewise
 
 
 def init_state(model: ModelSpec, optim: OptimSpec, key: jax.Array) -> TrainState:
     params = nnx.state(Transformer(model, optim, key), nnx.Param)
-    knobs = Knobs.of(optim)
-    return TrainState(params, optimizer(optim.name, knobs).init(params))
+    average = jax.tree.map(jnp.copy, params) if optim.average else None
+    return TrainState(params, optimizer(optim.name, Knobs.of(optim)).init(params), average)
 
 
 def graph(model: ModelSpec, optim: OptimSpec) -> nnx.GraphDef:
@@ -101,23 +116,43 @@ def _parts(rows: int, context: int) -> int:
     return next((n for n in even if rows // n * context <= CPU_PART_TOKENS), rows)
 
 
+def gradient_noise(
+    params: PyTree, grads: PyTree, window_BxM: jax.Array, *, graphdef: nnx.GraphDef, mesh: Mesh | None = None
+) -> tuple[jax.Array, jax.Array]:
+    """|G|^2 and tr(Sigma) of one window's gradient, from the gradient of a batch and that of half of it.
+
+    Their quotient tr(Sigma) / |G|^2 is the gradient noise scale in windows (arXiv:1812.06162, section 2.2 and appendix
+    A.1). With b of B windows, E|G_b - G_B|^2 = tr(Sigma) (1/b - 1/B): the difference of the two gradients is used, and
+    not that of their norms, since the part they share then cancels before it is squared.
+    """
+    B = window_BxM.shape[0]
+    b = B // 2
+    if b == 0:
+        return jnp.array(jnp.nan), jnp.array(jnp.nan)
+    even = mesh if mesh and b % mesh.shape["data"] == 0 else None
+    _, half = mean_gradients(params, window_BxM[:b], graphdef=graphdef, mesh=even)
+    noise = optax.tree.norm(jax.tree.map(jnp.subtract, half, grads)) ** 2 / (1 / b - 1 / B)
+    return optax.tree.norm(grads) ** 2 - noise / B, noise
+
+
 def train_steps(
     state: TrainState,
-    window_KxBxM: jax.Array,
-    lr_K: jax.Array,
-    count: jax.Array,
+    finite: jax.Array,
+    chunk: Chunk,
     knobs: Knobs,
     *,
     graphdef: nnx.GraphDef,
     model: ModelSpec,
     optim: OptimSpec,
     mesh: Mesh | None = None,
-) -> tuple[TrainState, StepMetrics]:
-    """The first `count` of K steps.
+) -> tuple[TrainState, jax.Array, StepMetrics]:
+    """The first `chunk.count` of K steps, or fewer: none after a loss or a gradient that is not finite.
+
+    Then `finite` comes out false, the state is that before the step at fault, and a call with it changes nothing.
 
     The number of steps is an argument, so one compiled program serves chunks of any length, trunks, cooldowns and
-    restarts alike, and a step computes the same bits wherever a chunk begins. Of `optim` only the name and the
-    parametrization are read here; the rest comes as arguments.
+    restarts alike, and a step computes the same bits wherever a chunk begins. Of `optim` only the name, the
+    parametrization and whether it averages are read here; the rest comes as arguments.
     """
     tx = optimizer(optim.name, knobs)
     multipliers = jax.tree.map(
@@ -126,21 +161,46 @@ def train_steps(
         is_leaf=lambda leaf: isinstance(leaf, nnx.Param),
     )
 
-    def one_step(i: jax.Array, carry: tuple[TrainState, StepMetrics]) -> tuple[TrainState, StepMetrics]:
-        (params, opt_state), metrics = carry
-        loss, grads = mean_gradients(params, window_KxBxM[i], graphdef=graphdef, mesh=mesh)
-        directions, opt_state = tx.update(grads, opt_state, params)
+    def one_step(carry: tuple[jax.Array, TrainState, jax.Array, StepMetrics]) -> tuple:
+        i, before, _, metrics = carry
+        window_BxM = chunk.window_KxBxM[i]
+        loss, grads = mean_gradients(before.params, window_BxM, graphdef=graphdef, mesh=mesh)
+        signal, noise = jax.lax.cond(
+            chunk.probed_K[i],
+            lambda: gradient_noise(before.params, grads, window_BxM, graphdef=graphdef, mesh=mesh),
+            lambda: (jnp.array(jnp.nan), jnp.array(jnp.nan)),
+        )
+        directions, opt_state = tx.update(grads, before.opt_state, before.params)
         params = jax.tree.map(
-            lambda weight, direction, multiplier: moved(weight, direction, lr_K[i], multiplier, knobs.weight_decay),
-            params,
+            lambda weight, direction, multiplier: moved(
+                weight, direction, chunk.lr_K[i], multiplier, knobs.weight_decay
+            ),
+            before.params,
             directions,
             multipliers,
         )
-        metrics = StepMetrics(metrics.loss_K.at[i].set(loss), metrics.grad_norm_K.at[i].set(optax.tree.norm(grads)))
-        return TrainState(params, opt_state), metrics
+        average = before.average
+        if average is not None:
+            average = jax.tree.map(lambda old, new: old + chunk.blend_K[i] * (new - old), average, params)
+        grad_norm = optax.tree.norm(grads)
+        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+        values = StepMetrics(
+            loss_K=jnp.where(finite, loss, jnp.nan),
+            grad_norm_K=grad_norm,
+            update_norm_K=optax.tree.norm(jax.tree.map(jnp.subtract, params, before.params)),
+            signal_K=signal,
+            noise_K=noise,
+        )
+        # Selected and not branched on: around a conditional XLA:CPU copies the state, a tenth of a step at width 64.
+        after = jax.tree.map(
+            lambda new, old: jnp.where(finite, new, old), TrainState(params, opt_state, average), before
+        )
+        return i + 1, after, finite, jax.tree.map(lambda column_K, value: column_K.at[i].set(value), metrics, values)
 
-    unset_K = jnp.zeros(window_KxBxM.shape[0], jnp.float32)
-    return jax.lax.fori_loop(0, count, one_step, (state, StepMetrics(unset_K, unset_K)))
+    unset_K = jnp.zeros(chunk.lr_K.shape, jnp.float32)
+    begin = (jnp.zeros((), jnp.int32), state, finite, StepMetrics(*(unset_K for _ in StepMetrics._fields)))
+    _, state, finite, metrics = jax.lax.while_loop(lambda c: (c[0] < chunk.count) & c[2], one_step, begin)
+    return state, finite, metrics
 
 
 def window_losses(params: PyTree, window_CxBxM: jax.Array, *, graphdef: nnx.GraphDef) -> jax.Array:

@@ -18,7 +18,7 @@ from scaling.spec import ModelSpec, OptimSpec
 from scaling.train import parametrization
 from scaling.train.model import Transformer
 from scaling.train.optim import Knobs
-from scaling.train.step import graph, init_state, train_steps
+from scaling.train.step import Chunk, graph, init_state, train_steps
 
 WIDTHS = (64, 256)
 STEPS = 6
@@ -43,11 +43,12 @@ def movement(model: ModelSpec, optim: OptimSpec) -> dict[str, float]:
     rng = np.random.default_rng(0)
     windows = np.tile(rng.integers(64, size=(1, 8, 17)), (STEPS, 1, 1)).astype(np.uint8)
     tokens = jnp.asarray(windows[0, :, :-1], jnp.int32)
-    rates, count = np.full(STEPS, optim.peak_lr, np.float32), np.int32(STEPS)
+    rates, never = np.full(STEPS, optim.peak_lr, np.float32), np.zeros(STEPS, bool)
+    chunk = Chunk(windows, rates, 0 * rates, never, np.int32(STEPS))
     graphdef = graph(model, optim)
     before = jax.jit(lambda key: init_state(model, optim, key), compiler_options=QUICK)(jax.random.key(0))
     steps = functools.partial(train_steps, graphdef=graphdef, model=model, optim=optim)
-    after, _ = jax.jit(steps, compiler_options=QUICK)(before, windows, rates, count, Knobs.of(optim))
+    after, *_ = jax.jit(steps, compiler_options=QUICK)(before, np.array(True), chunk, Knobs.of(optim))
 
     @functools.partial(jax.jit, compiler_options=QUICK)
     def forward(params):
