@@ -1,4 +1,5 @@
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -108,6 +109,18 @@ def test_a_loss_that_is_not_a_number_is_a_result(tiny: RunSpec, tmp_path: Path):
     record = made(hot, tmp_path)
     assert record.status == "diverged" and record.loss is None and "not finite at step" in record.reason
     assert all(math.isfinite(loss) for loss in losses(tmp_path, hot))
+    last = int(re.findall(r"at step (\d+)", record.reason)[0]) - 1
+    assert Ledger(tmp_path).checkpoint_steps(hot.id) == {last} and record.tokens == (last + 1) * hot.batch_tokens
+
+
+def test_averaged_weights_have_a_loss_of_their_own(tiny: RunSpec, tmp_path: Path):
+    """On a noisy constant rate the average is the better model; keeping it changes nothing else."""
+    steady = replace(tiny.optim, schedule="constant", cooldown_steps=0, peak_lr=2e-2)
+    plain = replace(tiny, steps=300, optim=steady)
+    kept = made(replace(plain, optim=replace(steady, average=0.2)), tmp_path)
+    assert kept.loss == made(plain, tmp_path).loss
+    assert kept.averaged_loss and kept.loss and kept.averaged_loss < kept.loss
+    assert kept.noise_tokens is None or kept.noise_tokens > 0
 
 
 def test_a_branch_of_a_diverged_trunk_is_diverged(tiny: RunSpec, tmp_path: Path):

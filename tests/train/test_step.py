@@ -1,24 +1,40 @@
-"""How a batch is cut: into copies over devices and into parts that follow one another."""
+"""How a batch is cut into copies and parts, and what a step measures, averages and refuses to do."""
+
+import dataclasses
+import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.flatten_util import ravel_pytree
 
 from scaling.spec import ModelSpec, OptimSpec
 from scaling.train import step
+from scaling.train.optim import Knobs
 from scaling.train.placement import Placement
 
 OPTIM = OptimSpec(peak_lr=1e-2, cooldown_steps=1)
 MODEL = ModelSpec(n_layers=2, d_model=32, d_ff=64, vocab_size=50, context=16)
 
 
+@pytest.fixture
+def params_of():
+    """Weights away from their start, where the head's are zero and no gradient passes it."""
+
+    def of(model: ModelSpec):
+        params = jax.jit(lambda: step.init_state(model, OPTIM, jax.random.key(0)).params)()
+        params = jax.tree.map(lambda w: w + 0.2 * jax.random.normal(jax.random.key(1), w.shape), params)
+        return params, step.graph(model, OPTIM)
+
+    return of
+
+
 @pytest.mark.parametrize("placement", [Placement(), Placement(data=4), Placement(data=2, tensor=2)], ids=str)
-def test_parts_and_copies_add_up_to_the_batch(placement: Placement, monkeypatch: pytest.MonkeyPatch):
-    params = jax.jit(lambda: step.init_state(MODEL, OPTIM, jax.random.key(0)).params)()
-    params = jax.tree.map(lambda w: w + 0.2 * jax.random.normal(jax.random.key(1), w.shape), params)
+def test_parts_and_copies_add_up_to_the_batch(placement: Placement, params_of, monkeypatch: pytest.MonkeyPatch):
+    params, graphdef = params_of(MODEL)
     window_BxM = jnp.asarray(np.random.default_rng(0).integers(50, size=(16, 17)))
-    graphdef = step.graph(MODEL, OPTIM)
     loss, whole = jax.jit(jax.value_and_grad(lambda p: step.mean_loss(p, window_BxM, graphdef=graphdef)))(params)
 
     monkeypatch.setattr(step, "CPU_PART_TOKENS", 2 * 16)
@@ -35,3 +51,85 @@ def test_parts_are_equal_and_the_fewest_that_fit():
     assert step._parts(12, 128) == 3
     assert step._parts(7, 128) == 7
     assert step._parts(4, 1024) == 4  # a row is never cut
+
+
+def test_the_gradient_noise_is_that_of_the_windows(params_of):
+    """Over every half of the batch, the estimates average to the variance of its windows' own gradients."""
+    params, graphdef = params_of(MODEL)
+    B = 4
+    window_BxM = jnp.asarray(np.random.default_rng(0).integers(50, size=(B, 17)))
+
+    @jax.jit
+    def gradient(window_BxM):
+        return ravel_pytree(step.mean_gradients(params, window_BxM, graphdef=graphdef)[1])[0]
+
+    each_BxP = np.stack([np.asarray(gradient(window_BxM[i : i + 1]), np.float64) for i in range(B)])
+    mean_P = each_BxP.mean(0)
+    trace = each_BxP.var(axis=0, ddof=1).sum()  # unbiased tr(Sigma)
+    noise_of = jax.jit(
+        lambda w: step.gradient_noise(
+            params, step.mean_gradients(params, w, graphdef=graphdef)[1], w, graphdef=graphdef
+        )
+    )
+    halves = [
+        noise_of(window_BxM[np.array(order)]) for order in itertools.permutations(range(B)) if order[0] < order[1]
+    ]
+    signal, noise = np.mean(halves, axis=0)
+    assert noise == pytest.approx(trace, rel=1e-4)
+    assert signal == pytest.approx((mean_P**2).sum() - trace / B, rel=1e-3)
+
+
+def test_one_window_alone_has_no_noise_to_measure(params_of):
+    params, graphdef = params_of(MODEL)
+    signal, noise = step.gradient_noise(params, params, jnp.zeros((1, 17), jnp.int32), graphdef=graphdef)
+    assert np.isnan(signal) and np.isnan(noise)
+
+
+def taken(optim: OptimSpec, rates: list[float]):
+    """A fresh state, a chunk of steps at these learning rates, and the compiled function that takes them."""
+    K = len(rates)
+    rng = np.random.default_rng(0)
+    chunk = step.Chunk(
+        rng.integers(50, size=(K, 4, 17)).astype(np.uint8), np.array(rates, np.float32),
+        np.array([1, 1 / 2, 1 / 3, 1 / 4][:K], np.float32), np.arange(K) % 2 == 1, np.int32(K),
+    )  # fmt: skip
+    state = jax.jit(lambda: step.init_state(MODEL, optim, jax.random.key(0)))()
+    steps = jax.jit(functools.partial(step.train_steps, graphdef=step.graph(MODEL, optim), model=MODEL, optim=optim))
+    return state, chunk, lambda state, finite, chunk: steps(state, finite, chunk, Knobs.of(optim))
+
+
+def test_the_average_is_that_of_the_weights_it_says():
+    optim = dataclasses.replace(OPTIM, average=1.0)
+    state, chunk, steps = taken(optim, [1e-2] * 4)
+    passed = []
+    for count in range(1, 5):
+        after, _, _ = steps(state, np.array(True), chunk._replace(count=np.int32(count)))
+        passed.append(ravel_pytree(after.params)[0])
+    np.testing.assert_allclose(ravel_pytree(after.average)[0], np.mean(passed, axis=0), rtol=1e-5, atol=1e-7)
+
+
+def test_metrics_say_what_a_step_did():
+    state, chunk, steps = taken(OPTIM, [1e-2] * 4)
+    one, _, _ = steps(state, np.array(True), chunk._replace(count=np.int32(1)))
+    _, finite, metrics = steps(state, np.array(True), chunk)
+    change = jnp.linalg.norm(ravel_pytree(one.params)[0] - ravel_pytree(state.params)[0])
+    assert bool(finite) and float(metrics.update_norm_K[0]) == pytest.approx(float(change), rel=1e-4)
+    assert list(np.isfinite(metrics.noise_K)) == [False, True, False, True]
+
+
+def test_probing_the_noise_moves_no_weight():
+    state, chunk, steps = taken(OPTIM, [1e-2] * 4)
+    with_probes, _, _ = steps(state, np.array(True), chunk)
+    without, _, _ = steps(state, np.array(True), chunk._replace(probed_K=np.zeros(4, bool)))
+    jax.tree.map(np.testing.assert_array_equal, with_probes, without)
+
+
+def test_nothing_moves_after_a_gradient_that_is_not_finite():
+    """A rate that overflows the weights at step 2 makes step 3's loss no number; its state is that after step 2."""
+    optim = dataclasses.replace(OPTIM, name="sgd", clip_norm=1e38)
+    state, chunk, steps = taken(optim, [1e-2, 1e38, 1e-2, 1e-2])
+    two, _, _ = steps(state, np.array(True), chunk._replace(count=np.int32(2)))
+    after, finite, metrics = steps(state, np.array(True), chunk)
+    assert not finite and list(np.isfinite(metrics.loss_K[:3])) == [True, True, False]
+    jax.tree.map(np.testing.assert_array_equal, after, two)
+    jax.tree.map(np.testing.assert_array_equal, steps(after, finite, chunk)[0], two)
