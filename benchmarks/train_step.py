@@ -160,11 +160,12 @@ def work() -> None:
     from scaling.spec import ModelSpec, OptimSpec
     from scaling.train.curve import probed
     from scaling.train.optim import Knobs
-    from scaling.train.placement import Placement, sharding
-    from scaling.train.step import CPU_PART_TOKENS, Chunk, graph, init_state, train_steps
+    from scaling.train.placement import CPU_PART_TOKENS, Placement, sharding
+    from scaling.train.step import Chunk, Cut, graph, init_state, train_steps
 
     cores = _cores()
     jax.config.update("jax_num_cpu_devices", cores)
+    taken = 0
     for line in sys.stdin:
         message = json.loads(line)
         if message["op"] == "setup":
@@ -175,11 +176,13 @@ def work() -> None:
                 tied=message["positions"] == "learned",
             )  # fmt: skip
             optim = OptimSpec(peak_lr=1e-3, cooldown_steps=1, weight_decay=0.1)
-            mesh = Placement(data=max(1, min(cores, batch * context // CPU_PART_TOKENS))).mesh()
+            placement = Placement(data=max(1, min(cores, batch * context // CPU_PART_TOKENS)))
+            mesh = placement.mesh()
+            cut = Cut(mesh, placement.part_rows(batch, context))
             everywhere, rows_KxBxM = sharding(mesh), sharding(mesh, None, "batch", None)
             state = jax.jit(functools.partial(init_state, model, optim), out_shardings=everywhere)(jax.random.key(0))
             program = jax.jit(
-                functools.partial(train_steps, graphdef=graph(model, optim), model=model, optim=optim, mesh=mesh),
+                functools.partial(train_steps, graphdef=graph(model, optim), model=model, optim=optim, cut=cut),
                 in_shardings=(everywhere, everywhere, Chunk(rows_KxBxM, *(everywhere,) * 4), everywhere),
                 out_shardings=everywhere,
                 donate_argnums=0,

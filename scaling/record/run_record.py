@@ -11,7 +11,10 @@ from scaling.spec import RunSpec, from_json, to_json
 
 @dataclass(frozen=True, kw_only=True)
 class Clock:
-    """Where the time of a run went, in seconds of the process that ended it. Never enters a result."""
+    """Where the time of a run went, in seconds of the process that ended it. Never enters a result.
+
+    The runs of a population have an equal share of its seconds each, so rates are those of the whole population.
+    """
 
     compile: float
     train: float
@@ -19,6 +22,7 @@ class Clock:
     steps: int  # optimizer steps that `train` covers; fewer than the run's after a branch or a restart
     tokens_per_second: float  # in training, compilation excluded
     flops_per_second: float  # the same in useful training FLOPs (`cost.FlopCount.exact`)
+    members: int = 1  # of the population that shared the time
 
 
 @dataclass(frozen=True, kw_only=True)

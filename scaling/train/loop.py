@@ -1,42 +1,31 @@
-"""Drive one run from its spec to its record."""
+"""Drive runs from their specs to their records: one, or a population of one shape in one program."""
 
-import functools
+import itertools
 import math
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
-from flax import nnx
 
 from scaling import data
 from scaling.cost import flops_per_token
 from scaling.record import Clock, Ledger, RunRecord
-from scaling.spec import EvalSpec, ModelSpec, OptimSpec, RunSpec
+from scaling.spec import RunSpec
 from scaling.train import host
 from scaling.train.checkpoint import Checkpoints
 from scaling.train.curve import Curve, noise_scale, probed, spikes
 from scaling.train.evaluate import Loss, loss_of
 from scaling.train.optim import Knobs, blends, learning_rates
-from scaling.train.placement import Placement, copies, fitting, sharding
-from scaling.train.step import (
-    Chunk,
-    PyTree,
-    StepMetrics,
-    TrainState,
-    graph,
-    init_state,
-    train_steps,
-    window_losses,
-)
+from scaling.train.placement import Placement, copies
+from scaling.train.program import Program, compiled_in, join, part, program
+from scaling.train.step import Chunk, PyTree, TrainState
 
-CHUNK_FLOPS = 2e10  # of one compiled call: long enough to hide its dispatch, short enough to stop within a second
-MAX_CHUNK = 512  # steps
 CHECKPOINT_SECONDS = 60.0  # work that a killed run may lose
-EVAL_TOKENS = 8192  # of one forward pass
 
 
 class Interrupted(Exception):
@@ -49,16 +38,6 @@ class Watch:
 
     progress: Callable[[dict[str, Any]], None] = lambda event: None
     stop: Callable[[], bool] = lambda: False
-
-
-class Program(NamedTuple):
-    """Everything compiled for one shape; every run of that shape uses it."""
-
-    initial: Callable[[jax.Array], TrainState]
-    steps: Callable[..., tuple[TrainState, jax.Array, StepMetrics]]  # (state, finite, chunk, knobs)
-    losses: Callable[..., jax.Array]  # (params, window_CxBxM)
-    chunk: int  # K: steps that one call can hold
-    eval_shape: tuple[int, int, int]  # (C, B, M)
 
 
 def train(
@@ -78,43 +57,50 @@ def train(
     `placement` is by default `placement.copies`; `machine` adds to what the record says of the machine. Raises
     `Interrupted` within one chunk of `watch.stop()` turning true, and KeyError when the trunk was not trained.
     """
-    watch = watch or Watch()
-    ledger, source = Ledger(results), data.open_source(run.data, run.model)
-    machine = {**host.describe(), **(machine or {})}
-    clock = {"compile": -time.monotonic(), "train": 0.0, "evaluate": 0.0}
-    watch.progress({"phase": "compile"})
-    program = _program(run.model, _compiled_in(run.optim), run.batch, run.eval, placement or copies(run))
-    clock["compile"] += time.monotonic()
-    if run.branch and (reason := _lost_with_its_trunk(run, ledger)):
-        return _record(run, source, machine, None, first=0, last=0, reason=reason)
+    return train_population(
+        [run], results=results, branch_steps=branch_steps, machine=machine, watch=watch, placement=placement
+    )[0]
 
-    folder = ledger.begin(run)
-    with Checkpoints(folder / "checkpoints") as checkpoints:
-        first, state = _start(run, branch_steps, ledger, program, checkpoints)
-        with Curve(folder / "metrics.jsonl", run, ledger.curve(run.id), resumed_at=first) as curve:
-            clock["train"] -= time.monotonic()
-            state = _advance(run, first, state, source, program, checkpoints, {*branch_steps}, curve, watch)
-            clock["train"] += time.monotonic()
-    record = functools.partial(
-        _record, run, source, machine, clock, first=first,
-        noise_tokens=noise_scale(curve.rows, run.model.context), spikes=spikes(curve.rows),
-    )  # fmt: skip
-    if curve.diverged_at is not None:
-        reason = (
-            f"the training loss or its gradient was not finite at step {curve.diverged_at}; the last row before: "
-            f"{curve.loss:.4f}; the weights before that step are kept"
+
+def train_population(
+    runs: Sequence[RunSpec],
+    *,
+    results: Path,
+    branch_steps: Collection[int] = (),
+    machine: Mapping[str, str] | None = None,
+    watch: Watch | None = None,
+    placement: Placement | None = None,
+) -> list[RunRecord]:
+    """`train`, of several runs in one program: the same steps of the same shape side by side, each with its own folder.
+
+    The runs may differ in seeds, learning rates and the optimizer's other numbers (`alike`). Every one of them can be
+    stopped and gone on with alone or among others; its losses are those of the run trained alone up to the rounding of
+    sums in another order, 1e-5 relative over a run. `placement.member` deals them out over devices.
+    """
+    if len({alike(run) for run in runs}) != 1:
+        raise ValueError(
+            "a population is of one shape: its runs may differ in seeds and in the optimizer's numbers alone"
         )
-        return record(last=curve.diverged_at, reason=reason)
-    if branch_steps:
-        return record(last=run.steps)
+    ledger, watch, machine = Ledger(results), watch or Watch(), {**host.describe(), **(machine or {})}
+    source = data.open_source(runs[0].data, runs[0].model)
+    records = {
+        run.id: _record(run, source, machine, None, first=0, last=0, reason=reason)
+        for run in runs
+        if run.branch and (reason := _lost_with_its_trunk(run, ledger))
+    }
+    left = [run for run in runs if run.id not in records]
+    # Runs that were stopped apart go on from different steps: those of one step go on together.
+    starts = {run.id: _start(run, branch_steps, ledger) for run in left}
+    for _, group in itertools.groupby(sorted(left, key=lambda run: starts[run.id]), key=lambda run: starts[run.id]):
+        for record in _train_together(list(group), ledger, branch_steps, machine, watch, placement):
+            records[record.run.id] = record
+    return [records[run.id] for run in runs]
 
-    watch.progress({"phase": "evaluate"})
-    clock["evaluate"] -= time.monotonic()
-    loss = _evaluate(run, source, state.params, program)
-    averaged = _evaluate(run, source, state.average, program) if run.optim.average else None
-    clock["evaluate"] += time.monotonic()
-    reason = "" if math.isfinite(loss.mean) else "the held-out loss was not finite"
-    return record(last=run.steps, loss=loss, averaged=averaged, reason=reason)
+
+def alike(run: RunSpec) -> RunSpec:
+    """What the runs of one population have in common."""
+    branch = replace(run.branch, trunk="") if run.branch else None
+    return replace(run, optim=compiled_in(run.optim), seed=0, data=replace(run.data, seed=0), branch=branch)
 
 
 def forget_weights(run: RunSpec, results: Path) -> None:
@@ -123,39 +109,110 @@ def forget_weights(run: RunSpec, results: Path) -> None:
         checkpoints.drop(*checkpoints.steps())
 
 
+def _train_together(
+    runs: list[RunSpec],
+    ledger: Ledger,
+    branch_steps: Collection[int],
+    machine: Mapping[str, str],
+    watch: Watch,
+    placement: Placement | None,
+) -> list[RunRecord]:
+    """Records of runs that go on from the same step."""
+    base, clock = runs[0], {"compile": -time.monotonic(), "train": 0.0, "evaluate": 0.0}
+    sources = [data.open_source(run.data, run.model) for run in runs]
+    watch.progress({"phase": "compile"})
+    compiled = program(
+        base.model, compiled_in(base.optim), base.batch, base.eval, placement or copies(base), members=len(runs)
+    )
+    clock["compile"] += time.monotonic()
+    folders = [ledger.begin(run) for run in runs]
+    with ExitStack() as stack:
+        own = [stack.enter_context(Checkpoints(folder / "checkpoints")) for folder in folders]
+        first, state = _restored(runs, branch_steps, ledger, compiled, own)
+        curves = [
+            stack.enter_context(Curve(folder / "metrics.jsonl", run, ledger.curve(run.id), resumed_at=first))
+            for folder, run in zip(folders, runs, strict=True)
+        ]
+        clock["train"] -= time.monotonic()
+        state = _advance(runs, first, state, sources, compiled, own, {*branch_steps}, curves, watch)
+        clock["train"] += time.monotonic()
+
+    clock["evaluate"] -= time.monotonic()
+    losses: list[Loss | None] = [None] * len(runs)
+    averaged = list(losses)
+    if not branch_steps and not all(curve.diverged_at is not None for curve in curves):
+        watch.progress({"phase": "evaluate"})
+        losses = [*_evaluate(base, sources[0], state.params, compiled)]
+        if base.optim.average:
+            averaged = [*_evaluate(base, sources[0], state.average, compiled)]
+    clock["evaluate"] += time.monotonic()
+    share = {phase: seconds / len(runs) for phase, seconds in clock.items()}
+    return [
+        _record(
+            run, source, machine, share, first=first, last=curve.diverged_at or run.steps, members=len(runs),
+            loss=loss, averaged=average, reason=_why_diverged(curve, loss),
+            noise_tokens=noise_scale(curve.rows, run.model.context), spikes=spikes(curve.rows),
+        )
+        for run, source, curve, loss, average in zip(runs, sources, curves, losses, averaged, strict=True)
+    ]  # fmt: skip
+
+
+def _why_diverged(curve: Curve, loss: Loss | None) -> str:
+    """Empty where the run is sound."""
+    if curve.diverged_at is not None:
+        return (
+            f"the training loss or its gradient was not finite at step {curve.diverged_at}; the last row before: "
+            f"{curve.loss:.4f}; the weights before that step are kept"
+        )
+    return "the held-out loss was not finite" if loss and not math.isfinite(loss.mean) else ""
+
+
 def _advance(
-    run: RunSpec,
+    runs: Sequence[RunSpec],
     first: int,
     state: TrainState,
-    source: data.Source,
-    program: Program,
-    checkpoints: Checkpoints,
+    sources: Sequence[data.Source],
+    compiled: Program,
+    checkpoints: Sequence[Checkpoints],
     kept: set[int],
-    curve: Curve,
+    curves: Sequence[Curve],
     watch: Watch,
 ) -> TrainState:
-    """Train from step `first` to the end, or until the loss is not finite; checkpoints at the steps in `kept`."""
-    step, knobs, began = first, Knobs.of(run.optim), time.monotonic()
-    saved_at, in_flight, finite = began, None, np.array(True)
-    while step < run.steps and curve.diverged_at is None:
-        end = min(s for s in (*kept, run.steps, step - step % program.chunk + program.chunk) if s > step)
-        state, finite, metrics = program.steps(state, finite, _chunk(run, source, step, end, program.chunk), knobs)
+    """Train from step `first` to the end, or until no loss is finite; checkpoints at the steps in `kept`."""
+    knobs, finite = join([Knobs.of(run.optim) for run in runs]), join([np.array(True)] * len(runs))
+    step, steps, began, in_flight = first, runs[0].steps, time.monotonic(), None
+    saved_at = began
+
+    def log(start: int, end: int, metrics: Any) -> None:
+        """Of members that have not diverged; saves the weights of those that do."""
+        for member, curve in enumerate(curves):
+            if curve.diverged_at is None:
+                curve.add(start, end, part(metrics, member, len(runs)))
+                if curve.diverged_at is not None:  # no later step has changed it
+                    checkpoints[member].save(curve.diverged_at - 1, part(state, member, len(runs)), keep=kept)
+
+    def going() -> list[int]:
+        return [member for member, curve in enumerate(curves) if curve.diverged_at is None]
+
+    while step < steps and going():
+        end = min(s for s in (*kept, steps, step - step % compiled.chunk + compiled.chunk) if s > step)
+        chunks = [_chunk(run, source, step, end, compiled.chunk) for run, source in zip(runs, sources, strict=True)]
+        state, finite, metrics = compiled.steps(state, finite, join(chunks), knobs)
         if in_flight:  # logged while the device is already busy with the next steps
-            curve.add(*in_flight)
+            log(*in_flight)
         in_flight, step = (step, end, metrics), end
         stopping = watch.stop()
         due = time.monotonic() - saved_at > CHECKPOINT_SECONDS
-        if curve.diverged_at is None and (step in kept or stopping or due or step == run.steps):
-            curve.add(*in_flight)
+        if step in kept or stopping or due or step == steps:
+            log(*in_flight)
             in_flight = None
-            if curve.diverged_at is None and (step in kept or step < run.steps):
-                checkpoints.save(step, state, keep=kept)
+            if step in kept or step < steps:
+                for member in going():
+                    checkpoints[member].save(step, part(state, member, len(runs)), keep=kept)
                 saved_at = time.monotonic()
-            if stopping and curve.diverged_at is None and step < run.steps:
-                raise Interrupted(f"run {run.id} stopped at step {step} of {run.steps}")
-        if curve.diverged_at is not None:
-            checkpoints.save(curve.diverged_at - 1, state, keep=kept)  # no later step has changed it
-        watch.progress(_progress(run, step, curve.loss, step - first, time.monotonic() - began))
+            if stopping and step < steps and going():
+                raise Interrupted(f"run {', '.join(run.id for run in runs)} stopped at step {step} of {steps}")
+        watch.progress(_progress(runs, step, curves, step - first, time.monotonic() - began))
     return state
 
 
@@ -171,30 +228,45 @@ def _chunk(run: RunSpec, source: data.Source, start: int, end: int, length: int)
     )
 
 
-def _progress(run: RunSpec, step: int, loss: float, done: int, seconds: float) -> dict[str, Any]:
-    rate = done * run.batch_tokens / max(seconds, 1e-9)
+def _progress(runs: Sequence[RunSpec], step: int, curves: Sequence[Curve], done: int, seconds: float) -> dict[str, Any]:
+    rate = len(runs) * done * runs[0].batch_tokens / max(seconds, 1e-9)
+    losses = [curve.loss for curve in curves if curve.diverged_at is None and math.isfinite(curve.loss)]
     return {
         "phase": "train",
         "step": step,
-        "loss": loss if math.isfinite(loss) else None,
+        "loss": min(losses, default=None),
         "tokens_per_second": rate,
-        "flops_per_second": rate * flops_per_token(run.model, "exact"),
+        "flops_per_second": rate * flops_per_token(runs[0].model, "exact"),
     }
 
 
-def _start(
-    run: RunSpec, branch_steps: Collection[int], ledger: Ledger, program: Program, own: Checkpoints
-) -> tuple[int, TrainState]:
-    state = program.initial(jax.random.key(run.seed))
+def _start(run: RunSpec, branch_steps: Collection[int], ledger: Ledger) -> int:
+    """The optimizer step that a run goes on from."""
+    own = ledger.checkpoint_steps(run.id)
     # A trunk may be trained again for a step at which an earlier plan did not leave it: go back before that step.
-    missing = set(branch_steps) - set(own.steps())
-    reached = [step for step in own.steps() if not missing or step < min(missing)]
-    if reached:
-        return reached[-1], own.restore(reached[-1], state)
-    if run.branch is None:
-        return 0, state
-    with Checkpoints(ledger.run_folder(run.branch.trunk) / "checkpoints") as trunk:
-        return run.branch.step, trunk.restore(run.branch.step, state)
+    missing = set(branch_steps) - own
+    reached = [step for step in own if not missing or step < min(missing)]
+    return max(reached, default=run.branch.step if run.branch else 0)
+
+
+def _restored(
+    runs: Sequence[RunSpec],
+    branch_steps: Collection[int],
+    ledger: Ledger,
+    compiled: Program,
+    own: Sequence[Checkpoints],
+) -> tuple[int, TrainState]:
+    """The step that these runs go on from, and their state there."""
+    step, states = _start(runs[0], branch_steps, ledger), []
+    for run, checkpoints in zip(runs, own, strict=True):
+        state = compiled.initial(jax.random.key(run.seed))
+        if step in checkpoints.steps():
+            state = checkpoints.restore(step, state)
+        elif run.branch:
+            with Checkpoints(ledger.run_folder(run.branch.trunk) / "checkpoints") as trunk:
+                state = trunk.restore(step, state)
+        states.append(state)
+    return step, jax.device_put(join(states), compiled.layout)
 
 
 def _lost_with_its_trunk(run: RunSpec, ledger: Ledger) -> str:
@@ -202,61 +274,8 @@ def _lost_with_its_trunk(run: RunSpec, ledger: Ledger) -> str:
     assert run.branch
     if run.branch.trunk not in ledger or ledger[run.branch.trunk].status == "finished":
         return ""
-    with Checkpoints(ledger.run_folder(run.branch.trunk) / "checkpoints") as trunk:
-        reached = run.branch.step in trunk.steps()
+    reached = run.branch.step in ledger.checkpoint_steps(run.branch.trunk)
     return "" if reached else f"its trunk {run.branch.trunk} diverged before step {run.branch.step}"
-
-
-def _compiled_in(optim: OptimSpec) -> OptimSpec:
-    """What of an optimizer is fixed in a compiled step; the other numbers are its arguments."""
-    names = ("name", "parametrization", "base_width", "base_layers")
-    fixed = {name: getattr(optim, name) for name in names}
-    return OptimSpec(**fixed, average=float(optim.average > 0), peak_lr=1.0, cooldown_steps=1)
-
-
-@functools.lru_cache(maxsize=16)
-def _program(model: ModelSpec, optim: OptimSpec, batch: int, evaluation: EvalSpec, placement: Placement) -> Program:
-    mesh, graphdef = placement.mesh(), graph(model, optim)
-    abstract = jax.eval_shape(functools.partial(init_state, model, optim), jax.random.key(0))
-    layout = jax.tree.map(
-        lambda leaf: _place(leaf, mesh), abstract, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable)
-    )
-    everywhere, rows_KxBxM = sharding(mesh), sharding(mesh, None, "batch", None)
-    width = np.min_scalar_type(model.vocab_size - 1)
-    chunk = max(1, min(MAX_CHUNK, round(CHUNK_FLOPS / (batch * model.context * flops_per_token(model, "exact")))))
-    shape_CxBxM = _eval_shape(evaluation, model, placement)
-
-    steps = jax.jit(
-        functools.partial(train_steps, graphdef=graphdef, model=model, optim=optim, mesh=mesh),
-        in_shardings=(layout, everywhere, Chunk(rows_KxBxM, *(everywhere,) * 4), everywhere),
-        out_shardings=(layout, everywhere, everywhere),
-        donate_argnums=0,
-    ).lower(
-        abstract,
-        jax.ShapeDtypeStruct((), np.bool_),
-        Chunk(
-            jax.ShapeDtypeStruct((chunk, batch, model.context + 1), width),
-            jax.ShapeDtypeStruct((chunk,), np.float32),
-            jax.ShapeDtypeStruct((chunk,), np.float32),
-            jax.ShapeDtypeStruct((chunk,), np.bool_),
-            jax.ShapeDtypeStruct((), np.int32),
-        ),
-        Knobs.of(optim),
-    )
-    losses = jax.jit(
-        functools.partial(window_losses, graphdef=graphdef),
-        in_shardings=(layout.params, rows_KxBxM),
-        out_shardings=everywhere,
-    ).lower(abstract.params, jax.ShapeDtypeStruct(shape_CxBxM, width))
-    initial = jax.jit(functools.partial(init_state, model, optim), out_shardings=layout)
-    return Program(initial, steps.compile(), losses.compile(), chunk, shape_CxBxM)
-
-
-def _place(leaf: Any, mesh: jax.sharding.Mesh) -> Any:
-    """A weight, and an optimizer's moment of it, lies as its axes say; a counter lies everywhere."""
-    if isinstance(leaf, nnx.Variable):
-        return leaf.replace(fitting(mesh, leaf.get_metadata()["axes"], leaf.get_value().shape))
-    return sharding(mesh)
 
 
 def _padded(rows: np.ndarray, length: int) -> np.ndarray:
@@ -264,19 +283,13 @@ def _padded(rows: np.ndarray, length: int) -> np.ndarray:
     return np.concatenate([rows, np.zeros((length - len(rows), *rows.shape[1:]), rows.dtype)])
 
 
-def _eval_shape(evaluation: EvalSpec, model: ModelSpec, placement: Placement) -> tuple[int, int, int]:
-    """(C calls, B windows a call, M tokens a window) that cover the held-out windows; the last call is padded."""
-    parts = placement.data * placement.fsdp
-    windows = max(1, EVAL_TOKENS // model.context // parts) * parts
-    return math.ceil(evaluation.tokens // model.context / windows), windows, model.context + 1
-
-
-def _evaluate(run: RunSpec, source: data.Source, params: PyTree, program: Program) -> Loss:
+def _evaluate(run: RunSpec, source: data.Source, params: PyTree, compiled: Program) -> list[Loss]:
+    """Of every member, on the same windows."""
     held_out = data.held_out(source, run.eval.tokens, run.model.context)
-    calls, per_call, length = program.eval_shape
+    calls, per_call, length = compiled.eval_shape
     window_CxBxM = _padded(held_out.token_RxT, calls * per_call).reshape(calls, per_call, length)
-    loss_CxB = np.asarray(program.losses(params, window_CxBxM))
-    return loss_of(loss_CxB.reshape(-1)[: len(held_out.token_RxT)], held_out, source.entropy)
+    loss_PxR = np.asarray(compiled.losses(params, window_CxBxM)).reshape(compiled.members, -1)
+    return [loss_of(loss_R[: len(held_out.token_RxT)], held_out, source.entropy) for loss_R in loss_PxR]
 
 
 def _record(
@@ -287,6 +300,7 @@ def _record(
     *,
     first: int,
     last: int,
+    members: int = 1,
     loss: Loss | None = None,
     averaged: Loss | None = None,
     noise_tokens: float | None = None,
@@ -299,7 +313,7 @@ def _record(
     if seconds is not None:
         rate = (last - first) * run.batch_tokens / max(seconds["train"], 1e-9)
         flops = rate * flops_per_token(run.model, "exact")
-        clock = Clock(**seconds, steps=last - first, tokens_per_second=rate, flops_per_second=flops)
+        clock = Clock(**seconds, steps=last - first, tokens_per_second=rate, flops_per_second=flops, members=members)
     return RunRecord(
         run=run,
         status="diverged" if reason else "finished",

@@ -32,15 +32,15 @@ class Transformer(nnx.Module):
         if not spec.tied:
             self.head_VxD = weight((V, D), ("vocab", "embed"), "head")
 
-    def __call__(self, token_BxL: jax.Array) -> jax.Array:
-        """Logits [V, B * L], float32."""
+    def __call__(self, token_BxL: jax.Array, *, remat: bool = False) -> jax.Array:
+        """Logits [V, B * L], float32. With `remat` the backward pass computes the inside of each block again."""
         B, L = token_BxL.shape
         x_DxT = self.embed_VxD[...][token_BxL.reshape(B * L)].T
         if self.spec.positions == "learned":
             x_DxT += jnp.tile(self.position_LxD[...][:L].T, (1, B))
         x_DxT = x_DxT.astype(self.spec.compute_dtype)
         for block in self.blocks:
-            x_DxT = block(x_DxT, B)
+            x_DxT = jax.checkpoint(block, static_argnums=1)(x_DxT, B) if remat else block(x_DxT, B)
         x_DxT = _rms_norm(x_DxT, self.norm_D[...])
         head_VxD = self.embed_VxD if self.spec.tied else self.head_VxD
         logit_VxT = jnp.dot(head_VxD[...].astype(x_DxT.dtype), x_DxT, preferred_element_type=jnp.float32)

@@ -15,10 +15,11 @@ from scaling.spec import RunSpec
 # makes a step of 8192 tokens 1.4 times as fast (benchmarks/README.md).
 CPU_PART_TOKENS = 512
 
-MESH_AXES = ("data", "fsdp", "tensor")
+MESH_AXES = ("member", "data", "fsdp", "tensor")
 
 # Logical axis of a tensor -> mesh axes that split it. The only such table.
 RULES: Mapping[str | None, str | tuple[str, ...] | None] = {
+    "member": "member",
     "batch": ("data", "fsdp"),
     "embed": "fsdp",
     "heads": "tensor",
@@ -31,21 +32,33 @@ RULES: Mapping[str | None, str | tuple[str, ...] | None] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
-    """Sizes of the mesh axes; a laptop is (1, 1, 1)."""
+    """Sizes of the mesh axes, and how much of a batch is in memory at once; a laptop is (1, 1, 1, 1)."""
 
+    member: int = 1  # runs of a population are dealt out over it
     data: int = 1  # copies of the weights, each with its share of the batch
     fsdp: int = 1  # weights and optimizer state are cut along d_model, the batch too
     tensor: int = 1  # heads, MLP hidden units and vocabulary are cut
+    microbatches: int = 0  # equal parts that a copy takes its rows in; 0: on a CPU as many as its cache wants, else 1
+    remat: bool = False  # keep only the stream between blocks for the backward pass, and compute the rest again
 
     def mesh(self) -> Mesh:
-        """The first data * fsdp * tensor devices; raises ValueError when there are fewer."""
-        sizes = (self.data, self.fsdp, self.tensor)
+        """The first member * data * fsdp * tensor devices; raises ValueError when there are fewer."""
+        sizes = (self.member, self.data, self.fsdp, self.tensor)
         devices = jax.devices()
         if math.prod(sizes) > len(devices):
             raise ValueError(f"placement {sizes} needs {math.prod(sizes)} devices, here are {len(devices)}")
         grid = np.array(devices[: math.prod(sizes)]).reshape(sizes)
         # Auto on purpose: with explicit axes each contraction over a split dimension would have to name its result.
         return Mesh(grid, MESH_AXES, axis_types=(jax.sharding.AxisType.Auto,) * len(MESH_AXES))
+
+    def part_rows(self, batch: int, context: int) -> int:
+        """The most rows of a batch that one copy takes at once; raises ValueError where microbatches do not divide."""
+        rows = batch // self.data
+        if self.microbatches:
+            if rows % self.microbatches:
+                raise ValueError(f"microbatches = {self.microbatches}: must divide the {rows} rows of a copy")
+            return rows // self.microbatches
+        return max(1, CPU_PART_TOKENS // context) if jax.default_backend() == "cpu" else rows
 
 
 def copies(run: RunSpec) -> Placement:

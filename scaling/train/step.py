@@ -13,7 +13,6 @@ from scaling.spec import ModelSpec, OptimSpec
 from scaling.train.model import Transformer
 from scaling.train.optim import Knobs, moved, optimizer
 from scaling.train.parametrization import lr_multiplier
-from scaling.train.placement import CPU_PART_TOKENS
 
 PyTree = Any
 Array = Any  # NumPy's outside a compiled call, JAX's inside
@@ -57,34 +56,45 @@ def graph(model: ModelSpec, optim: OptimSpec) -> nnx.GraphDef:
     return nnx.split(abstract, nnx.Param)[0]
 
 
-def mean_loss(params: PyTree, window_BxM: jax.Array, *, graphdef: nnx.GraphDef) -> jax.Array:
+class Cut(NamedTuple):
+    """How a batch meets the devices; changes the order of sums and nothing else (`placement.Placement`)."""
+
+    mesh: Mesh | None = None
+    part_rows: int = 1 << 62  # the most rows that one copy takes at once
+    remat: bool = False
+
+
+WHOLE = Cut()  # a batch at once on one device
+
+
+def mean_loss(params: PyTree, window_BxM: jax.Array, *, graphdef: nnx.GraphDef, remat: bool = False) -> jax.Array:
     """Next-token cross-entropy of windows of M = context + 1 tokens, nats per token."""
-    return token_losses(params, window_BxM, graphdef=graphdef).mean()
+    return token_losses(params, window_BxM, graphdef=graphdef, remat=remat).mean()
 
 
-def token_losses(params: PyTree, window_BxM: jax.Array, *, graphdef: nnx.GraphDef) -> jax.Array:
+def token_losses(params: PyTree, window_BxM: jax.Array, *, graphdef: nnx.GraphDef, remat: bool = False) -> jax.Array:
     """[B, context] float32."""
     token_BxL, target_BxL = window_BxM[:, :-1].astype(jnp.int32), window_BxM[:, 1:].astype(jnp.int32)
-    logit_VxT = nnx.merge(graphdef, params)(token_BxL)
+    logit_VxT = nnx.merge(graphdef, params)(token_BxL, remat=remat)
     loss_T = optax.softmax_cross_entropy_with_integer_labels(logit_VxT, target_BxL.reshape(-1), axis=0)
     return loss_T.reshape(target_BxL.shape)
 
 
 def mean_gradients(
-    params: PyTree, window_BxM: jax.Array, *, graphdef: nnx.GraphDef, mesh: Mesh | None = None
+    params: PyTree, window_BxM: jax.Array, *, graphdef: nnx.GraphDef, cut: Cut = WHOLE
 ) -> tuple[jax.Array, PyTree]:
     """Mean loss of a batch, and its gradient.
 
-    On a mesh that holds whole copies of the weights, each copy takes its own rows and the copies meet once. On a CPU a
-    copy takes its rows in equal parts, one after another, and adds up.
+    On a mesh that holds whole copies of the weights, each copy takes its own rows and the copies meet once. A copy
+    takes its rows in equal parts, one after another, and adds up.
     """
+    mesh = cut.mesh
     copies = mesh.shape["data"] if mesh and mesh.size == mesh.shape["data"] else 1
-    platform = mesh.devices.flat[0].platform if mesh else jax.default_backend()
-    gradients = jax.value_and_grad(functools.partial(mean_loss, graphdef=graphdef))
+    gradients = jax.value_and_grad(functools.partial(mean_loss, graphdef=graphdef, remat=cut.remat))
 
     def of_copy(params: PyTree, window_BxM: jax.Array) -> tuple[jax.Array, PyTree]:
         B, M = window_BxM.shape
-        parts = _parts(B, M - 1) if platform == "cpu" else 1
+        parts = _parts(B, cut.part_rows)
         if parts == 1:
             return gradients(params, window_BxM)
         # A part is every parts-th row, so that rows which are cut over devices stay where they are.
@@ -110,14 +120,13 @@ def mean_gradients(
     )
 
 
-def _parts(rows: int, context: int) -> int:
-    """The fewest equal parts of rows with at most CPU_PART_TOKENS each, or of one row where rows are longer."""
-    even = (n for n in range(1, rows + 1) if rows % n == 0)
-    return next((n for n in even if rows // n * context <= CPU_PART_TOKENS), rows)
+def _parts(rows: int, most: int) -> int:
+    """The fewest equal parts of rows with at most `most` each."""
+    return next(n for n in range(1, rows + 1) if rows % n == 0 and rows // n <= most)
 
 
 def gradient_noise(
-    params: PyTree, grads: PyTree, window_BxM: jax.Array, *, graphdef: nnx.GraphDef, mesh: Mesh | None = None
+    params: PyTree, grads: PyTree, window_BxM: jax.Array, *, graphdef: nnx.GraphDef, cut: Cut = WHOLE
 ) -> tuple[jax.Array, jax.Array]:
     """|G|^2 and tr(Sigma) of one window's gradient, from the gradient of a batch and that of half of it.
 
@@ -129,8 +138,9 @@ def gradient_noise(
     b = B // 2
     if b == 0:
         return jnp.array(jnp.nan), jnp.array(jnp.nan)
-    even = mesh if mesh and b % mesh.shape["data"] == 0 else None
-    _, half = mean_gradients(params, window_BxM[:b], graphdef=graphdef, mesh=even)
+    if cut.mesh and b % cut.mesh.shape["data"]:
+        cut = cut._replace(mesh=None)  # rows that the copies cannot share evenly are left to the compiler
+    _, half = mean_gradients(params, window_BxM[:b], graphdef=graphdef, cut=cut)
     noise = optax.tree.norm(jax.tree.map(jnp.subtract, half, grads)) ** 2 / (1 / b - 1 / B)
     return optax.tree.norm(grads) ** 2 - noise / B, noise
 
@@ -144,7 +154,7 @@ def train_steps(
     graphdef: nnx.GraphDef,
     model: ModelSpec,
     optim: OptimSpec,
-    mesh: Mesh | None = None,
+    cut: Cut = WHOLE,
 ) -> tuple[TrainState, jax.Array, StepMetrics]:
     """The first `chunk.count` of K steps, or fewer: none after a loss or a gradient that is not finite.
 
@@ -164,10 +174,10 @@ def train_steps(
     def one_step(carry: tuple[jax.Array, TrainState, jax.Array, StepMetrics]) -> tuple:
         i, before, _, metrics = carry
         window_BxM = chunk.window_KxBxM[i]
-        loss, grads = mean_gradients(before.params, window_BxM, graphdef=graphdef, mesh=mesh)
+        loss, grads = mean_gradients(before.params, window_BxM, graphdef=graphdef, cut=cut)
         signal, noise = jax.lax.cond(
             chunk.probed_K[i],
-            lambda: gradient_noise(before.params, grads, window_BxM, graphdef=graphdef, mesh=mesh),
+            lambda: gradient_noise(before.params, grads, window_BxM, graphdef=graphdef, cut=cut),
             lambda: (jnp.array(jnp.nan), jnp.array(jnp.nan)),
         )
         directions, opt_state = tx.update(grads, before.opt_state, before.params)

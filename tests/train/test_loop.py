@@ -11,7 +11,7 @@ from scaling import data
 from scaling.plan import trunks
 from scaling.record import Ledger, RunRecord
 from scaling.spec import RunSpec
-from scaling.train import Interrupted, Placement, Watch, loop, train
+from scaling.train import Interrupted, Placement, Watch, loop, program, train, train_population
 from scaling.train.placement import copies
 
 
@@ -19,10 +19,10 @@ from scaling.train.placement import copies
 def small_chunks():
     """Several compiled calls a run, so that what happens between them is seen."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "MAX_CHUNK", 6)
-        loop._program.cache_clear()
+        patch.setattr(program, "MAX_CHUNK", 6)
+        program.program.cache_clear()
         yield
-    loop._program.cache_clear()
+    program.program.cache_clear()
 
 
 def made(run: RunSpec, folder: Path, **how) -> RunRecord:
@@ -133,20 +133,26 @@ def test_a_branch_of_a_diverged_trunk_is_diverged(tiny: RunSpec, tmp_path: Path)
 
 
 def test_one_compile_serves_every_learning_rate_and_length(tiny: RunSpec, tmp_path: Path):
-    before = loop._program.cache_info().misses
+    before = program.program.cache_info().misses
     model = replace(tiny.model, d_ff=40)
     tiny = replace(tiny, model=model)
     made(tiny, tmp_path)
     made(replace(tiny, steps=15, optim=replace(tiny.optim, peak_lr=1e-3, beta2=0.9, warmup_steps=5)), tmp_path)
     made(replace(tiny, steps=7, seed=3), tmp_path)
-    assert loop._program.cache_info().misses == before + 1
+    assert program.program.cache_info().misses == before + 1
 
 
 def test_all_eight_devices_are_here():
     assert jax.device_count() == 8
 
 
-@pytest.mark.parametrize("place", [dict(data=8), dict(fsdp=4), dict(tensor=2), dict(data=2, fsdp=2, tensor=2)], ids=str)
+PLACES = [
+    dict(data=8), dict(fsdp=4), dict(tensor=2), dict(data=2, fsdp=2, tensor=2), dict(microbatches=4),
+    dict(data=2, microbatches=2), dict(remat=True),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("place", PLACES, ids=str)
 def test_placement_never_changes_the_curve(tiny: RunSpec, tmp_path: Path, place: dict[str, int]):
     alone = made(tiny, tmp_path / "alone")
     spread = made(tiny, tmp_path / "spread", placement=Placement(**place))
@@ -162,8 +168,8 @@ def test_every_device_that_the_batch_has_work_for_holds_a_copy(tiny: RunSpec):
 
 
 def test_weights_and_moments_are_born_in_their_shards(tiny: RunSpec):
-    program = loop._program(tiny.model, loop._compiled_in(tiny.optim), 8, tiny.eval, Placement(fsdp=2, tensor=2))
-    state = program.initial(jax.random.key(0))
+    compiled = program.program(tiny.model, program.compiled_in(tiny.optim), 8, tiny.eval, Placement(fsdp=2, tensor=2))
+    state = compiled.initial(jax.random.key(0))
     up = state.params["blocks"][0]["up_DxF"].get_value()
     assert up.sharding.shard_shape(up.shape) == (8, 16)
     moment = state.opt_state[1].mu["blocks"][0]["up_DxF"].get_value()
@@ -183,3 +189,52 @@ def test_an_evaluation_against_the_known_source_is_its_excess_over_the_entropy(t
     held_out = data.held_out(source, 12_000, 12)
     truth = loop.loss_of(-held_out.log_prob_RxL.mean(axis=1), held_out, source.entropy)  # type: ignore[union-attr]
     assert truth.mean == pytest.approx(source.entropy) and truth.standard_error < 1e-12
+
+
+def test_a_population_is_its_runs_trained_alone(tiny: RunSpec, tmp_path: Path):
+    """Seeds, learning rates and schedules differ; one member diverges and leaves the others as they were."""
+    hot = replace(tiny.optim, peak_lr=1e38, clip_norm=1e38)
+    runs = [
+        tiny,
+        replace(tiny, seed=1),
+        replace(tiny, data=replace(tiny.data, seed=3), optim=replace(tiny.optim, peak_lr=1e-3, beta2=0.99)),
+        replace(tiny, optim=hot),
+    ]
+    for place in (Placement(), Placement(member=4)):
+        folder = tmp_path / f"together{place.member}"
+        together = train_population(runs, results=folder, placement=place)
+        for run, record in zip(runs, together, strict=True):
+            alone = train(run, results=tmp_path / "alone", placement=Placement())
+            assert record.status == alone.status and record.tokens == alone.tokens
+            np.testing.assert_allclose(losses(folder, run), losses(tmp_path / "alone", run), rtol=1e-5)
+            assert (record.loss or 0) == pytest.approx(alone.loss or 0, rel=1e-5)
+    assert [record.status for record in together] == ["finished"] * 3 + ["diverged"]
+
+
+def test_members_of_a_population_can_be_stopped_and_gone_on_with_alone(tiny: RunSpec, tmp_path: Path):
+    runs = [tiny, replace(tiny, seed=1)]
+    calls = iter([False, True])
+    with pytest.raises(Interrupted):
+        train_population(runs, results=tmp_path, watch=Watch(stop=lambda: next(calls, True)))
+    stopped = {run.id: Ledger(tmp_path).checkpoint_steps(run.id) for run in runs}
+    assert stopped[runs[0].id] == stopped[runs[1].id] != set()
+    record = train(tiny, results=tmp_path)
+    assert record.clock and record.clock.steps < tiny.steps
+    assert record.loss == pytest.approx(train(tiny, results=tmp_path / "whole").loss, rel=1e-5)
+
+
+def test_a_population_of_two_shapes_is_refused(tiny: RunSpec, tmp_path: Path):
+    with pytest.raises(ValueError, match="one shape"):
+        train_population([tiny, replace(tiny, batch=4)], results=tmp_path)
+
+
+def test_the_largest_batch_is_found_by_compiling(tiny: RunSpec):
+    """Twice the memory, about twice the rows; and no step was run to find out."""
+
+    def of(limit: int) -> int | None:
+        return program.largest_batch(tiny.model, tiny.optim, 8, limit, Placement(microbatches=1))
+
+    need = program.program(tiny.model, program.compiled_in(tiny.optim), 8, replace(tiny.eval, tokens=12),
+                           Placement(microbatches=1)).memory  # fmt: skip
+    assert need > 0 and of(need) == 8 and of(need - 1) is None
+    assert of(5 * need) in (16, 32, 64)

@@ -32,13 +32,13 @@ def params_of():
 
 
 @pytest.mark.parametrize("placement", [Placement(), Placement(data=4), Placement(data=2, tensor=2)], ids=str)
-def test_parts_and_copies_add_up_to_the_batch(placement: Placement, params_of, monkeypatch: pytest.MonkeyPatch):
+def test_parts_and_copies_add_up_to_the_batch(placement: Placement, params_of):
     params, graphdef = params_of(MODEL)
     window_BxM = jnp.asarray(np.random.default_rng(0).integers(50, size=(16, 17)))
     loss, whole = jax.jit(jax.value_and_grad(lambda p: step.mean_loss(p, window_BxM, graphdef=graphdef)))(params)
 
-    monkeypatch.setattr(step, "CPU_PART_TOKENS", 2 * 16)
-    cut = jax.jit(lambda p, w: step.mean_gradients(p, w, graphdef=graphdef, mesh=placement.mesh()))
+    how = step.Cut(placement.mesh(), part_rows=2)
+    cut = jax.jit(lambda p, w: step.mean_gradients(p, w, graphdef=graphdef, cut=how))
     cut_loss, summed = cut(params, window_BxM)
     assert float(cut_loss) == pytest.approx(float(loss), rel=1e-6)
     for got, wanted in zip(jax.tree.leaves(summed), jax.tree.leaves(whole), strict=True):
@@ -46,11 +46,20 @@ def test_parts_and_copies_add_up_to_the_batch(placement: Placement, params_of, m
 
 
 def test_parts_are_equal_and_the_fewest_that_fit():
-    assert step._parts(8, 32) == 1  # the batch of the small studies is one part
-    assert step._parts(64, 128) == 16
-    assert step._parts(12, 128) == 3
-    assert step._parts(7, 128) == 7
-    assert step._parts(4, 1024) == 4  # a row is never cut
+    def parts(rows: int, context: int) -> int:
+        return step._parts(rows, Placement().part_rows(rows, context))
+
+    assert parts(8, 32) == 1  # the batch of the small studies is one part
+    assert parts(64, 128) == 16
+    assert parts(12, 128) == 3
+    assert parts(7, 128) == 7
+    assert parts(4, 1024) == 4  # a row is never cut
+
+
+def test_microbatches_divide_the_rows_of_a_copy_or_are_refused():
+    assert Placement(data=2, microbatches=4).part_rows(16, 32) == 2
+    with pytest.raises(ValueError, match="microbatches = 3: must divide the 8 rows"):
+        Placement(data=2, microbatches=3).part_rows(16, 32)
 
 
 def test_the_gradient_noise_is_that_of_the_windows(params_of):

@@ -1,0 +1,147 @@
+"""What is compiled for one shape of run: every run of that shape, and every population of them, uses it.
+
+Suffixes: P members of a population, K steps of a call, C calls, B rows, M = context + 1 tokens.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from scaling.cost import flops_per_token
+from scaling.spec import EvalSpec, ModelSpec, OptimSpec
+from scaling.train.optim import Knobs
+from scaling.train.placement import Placement, fitting, sharding
+from scaling.train.step import Chunk, Cut, StepMetrics, TrainState, graph, init_state, train_steps, window_losses
+
+CHUNK_FLOPS = 2e10  # of one compiled call: long enough to hide its dispatch, short enough to stop within a second
+MAX_CHUNK = 512  # steps
+EVAL_TOKENS = 8192  # of one forward pass
+
+
+class Program(NamedTuple):
+    """Compiled functions. Where `members` is above 1 all but `initial` have a leading axis of that length."""
+
+    initial: Callable[[jax.Array], TrainState]  # of one member
+    steps: Callable[..., tuple[TrainState, jax.Array, StepMetrics]]  # (state, finite, chunk, knobs)
+    losses: Callable[..., jax.Array]  # (params, window_CxBxM), the windows without the leading axis
+    layout: TrainState  # how the state lies on the devices
+    members: int
+    chunk: int  # K: steps that one call can hold
+    eval_shape: tuple[int, int, int]  # (C, B, M)
+    memory: int  # bytes that a device needs for `steps`: its arguments, results and temporaries
+
+
+def compiled_in(optim: OptimSpec) -> OptimSpec:
+    """What of an optimizer is fixed in a compiled step; the other numbers are its arguments."""
+    names = ("name", "parametrization", "base_width", "base_layers")
+    fixed = {name: getattr(optim, name) for name in names}
+    return OptimSpec(**fixed, average=float(optim.average > 0), peak_lr=1.0, cooldown_steps=1)
+
+
+@functools.lru_cache(maxsize=16)
+def program(
+    model: ModelSpec, optim: OptimSpec, batch: int, evaluation: EvalSpec, placement: Placement, members: int = 1
+) -> Program:
+    """Compile for one shape; `optim` is what `compiled_in` gave."""
+    mesh, graphdef = placement.mesh(), graph(model, optim)
+    cut = Cut(mesh if members == 1 else None, placement.part_rows(batch, model.context), placement.remat)
+    stacked = functools.partial(_stacked, members=members)
+    single = jax.eval_shape(functools.partial(init_state, model, optim), jax.random.key(0))
+    layout = jax.tree.map(
+        lambda leaf: _place(leaf, mesh, members), single, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable)
+    )
+    leading = () if members == 1 else ("member",)
+    each, rows_KxBxM = sharding(mesh, *leading), sharding(mesh, *leading, None, "batch", None)
+    everywhere = sharding(mesh)
+    width = np.min_scalar_type(model.vocab_size - 1)
+    chunk = max(1, min(MAX_CHUNK, round(CHUNK_FLOPS / (batch * model.context * flops_per_token(model, "exact")))))
+    shape_CxBxM = _eval_shape(evaluation, model, placement)
+
+    step = functools.partial(train_steps, graphdef=graphdef, model=model, optim=optim, cut=cut)
+    loss = functools.partial(window_losses, graphdef=graphdef)
+    if members > 1:
+        step, loss = jax.vmap(step), jax.vmap(loss, in_axes=(0, None))
+    steps = jax.jit(
+        step,
+        in_shardings=(layout, each, Chunk(rows_KxBxM, each, each, each, each), each),
+        out_shardings=(layout, each, each),
+        donate_argnums=0,
+    ).lower(
+        jax.tree.map(stacked, single),
+        stacked(jax.ShapeDtypeStruct((), np.bool_)),
+        Chunk(
+            stacked(jax.ShapeDtypeStruct((chunk, batch, model.context + 1), width)),
+            stacked(jax.ShapeDtypeStruct((chunk,), np.float32)),
+            stacked(jax.ShapeDtypeStruct((chunk,), np.float32)),
+            stacked(jax.ShapeDtypeStruct((chunk,), np.bool_)),
+            stacked(jax.ShapeDtypeStruct((), np.int32)),
+        ),
+        jax.tree.map(lambda leaf: stacked(jax.ShapeDtypeStruct((), leaf.dtype)), Knobs.of(optim)),
+    )
+    losses = jax.jit(loss, in_shardings=(layout.params, sharding(mesh, None, "batch", None)), out_shardings=each).lower(
+        jax.tree.map(stacked, single.params), jax.ShapeDtypeStruct(shape_CxBxM, width)
+    )
+    alone = layout if members == 1 else everywhere
+    initial = jax.jit(functools.partial(init_state, model, optim), out_shardings=alone)
+    done = steps.compile()
+    return Program(initial, done, losses.compile(), layout, members, chunk, shape_CxBxM, _memory(done))
+
+
+def join(states: list[Any]) -> Any:
+    """The members' trees as one with a leading axis; a single member is as it is."""
+    return states[0] if len(states) == 1 else jax.tree.map(lambda *leaves: _stack(leaves), *states)
+
+
+def part(tree: Any, member: int, members: int) -> Any:
+    """One member's tree out of what `join` gave."""
+    return tree if members == 1 else jax.tree.map(lambda leaf: leaf[member], tree)
+
+
+def largest_batch(model: ModelSpec, optim: OptimSpec, batch: int, limit: int, placement: Placement) -> int | None:
+    """The largest batch * 2^k of whole rows whose compiled step needs at most `limit` bytes a device.
+
+    Found by compiling and asking XLA, not by running out. None where not even `batch` fits.
+    """
+    found = None
+    while program(model, compiled_in(optim), batch, EvalSpec(tokens=model.context), placement).memory <= limit:
+        found, batch = batch, 2 * batch
+    return found
+
+
+def _stack(leaves: tuple[Any, ...]) -> Any:
+    return np.stack(leaves) if isinstance(leaves[0], np.ndarray | np.generic) else jnp.stack(leaves)
+
+
+def _stacked(leaf: Any, members: int) -> Any:
+    """The shape with a leading axis for the members of a population."""
+    return leaf if members == 1 else jax.ShapeDtypeStruct((members, *leaf.shape), leaf.dtype)
+
+
+def _place(leaf: Any, mesh: jax.sharding.Mesh, members: int) -> Any:
+    """A weight, and an optimizer's moment of it, lies as its axes say; a counter lies everywhere."""
+    leading = () if members == 1 else ("member",)
+    if isinstance(leaf, nnx.Variable):
+        axes, shape = leaf.get_metadata()["axes"], leaf.get_value().shape
+        return leaf.replace(fitting(mesh, (*leading, *axes), (*(members for _ in leading), *shape)))
+    return fitting(mesh, leading, (members,) if leading else ())
+
+
+def _eval_shape(evaluation: EvalSpec, model: ModelSpec, placement: Placement) -> tuple[int, int, int]:
+    """(C calls, B windows a call, M tokens a window) that cover the held-out windows; the last call is padded."""
+    parts = placement.data * placement.fsdp
+    windows = max(1, EVAL_TOKENS // model.context // parts) * parts
+    return math.ceil(evaluation.tokens // model.context / windows), windows, model.context + 1
+
+
+def _memory(compiled: Any) -> int:
+    sizes = compiled.memory_analysis()
+    if sizes is None:
+        return 0
+    kept = sizes.argument_size_in_bytes + sizes.output_size_in_bytes - sizes.alias_size_in_bytes
+    return kept + sizes.temp_size_in_bytes
