@@ -15,7 +15,9 @@ from scaling.spec import ModelSpec, Refusal, RunSpec
 ParamConvention = Literal["matmul", "kaplan", "total"]
 FlopConvention = Literal["exact", "matmul", "kaplan", "chinchilla"]
 
-OPTIMIZER_FLOPS = {"adamw": 16, "sgd": 8}  # for each stored parameter and step, elementwise
+# For each stored parameter and step, elementwise; muon: of those it orthogonalises.
+OPTIMIZER_FLOPS = {"adamw": 16, "sgd": 8, "schedule_free": 24, "muon": 13}
+NEWTON_SCHULZ_STEPS = 5  # of Muon
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +26,7 @@ class ParamCount:
 
     embedding: int  # input table
     positions: int  # table of learned positions
-    attention: int  # query, key, value and output projections
+    attention: int  # query, key, value and output projections, or what takes their place
     mlp: int
     norms: int  # gains
     head: int  # output projection
@@ -70,15 +72,22 @@ class FlopCount:
 
 def count_params(model: ModelSpec) -> ParamCount:
     """Parameters of the model that `scaling.train.model` builds, exactly."""
-    has_attention = model.attention == "causal"
-    table = model.vocab_size * model.d_model
+    D = model.d_model
+    meeting = {  # of one layer
+        "causal": lambda: 2 * D**2 + 2 * D * model.kv_heads * model.d_head,
+        "mean": lambda: 2 * D**2,
+        "window": lambda: model.window * D**2,
+        "recurrent": lambda: 7 * D**2,  # three gates, each from input and state, and the output
+        "none": lambda: 0,
+    }[model.attention]()
+    table = model.vocab_size * D
     mlp_matrices = 3 if model.mlp == "swiglu" else 2
     return ParamCount(
         embedding=table,
-        positions=model.context * model.d_model if model.positions == "learned" else 0,
-        attention=model.n_layers * 4 * model.d_model**2 if has_attention else 0,
-        mlp=model.n_layers * mlp_matrices * model.d_model * model.d_ff,
-        norms=(model.n_layers * (2 if has_attention else 1) + 1) * model.d_model,
+        positions=model.context * D if model.positions == "learned" else 0,
+        attention=model.n_layers * meeting,
+        mlp=model.n_layers * mlp_matrices * D * model.d_ff,
+        norms=(model.n_layers * (1 if model.attention == "none" else 2) + 1) * D,
         head=table,
         shared=table if model.tied else 0,
     )
@@ -88,12 +97,14 @@ def count_flops(model: ModelSpec) -> FlopCount:
     """Training FLOPs per token at full context, forward and backward.
 
     A query of a causal model meets (context + 1) / 2 keys on average, and each meeting costs one product for the
-    score and one for the weighted value, of d_model multiply-adds each over all heads.
+    score and one for the weighted value, of d_model multiply-adds each over all heads. Without a softmax tokens meet by
+    matrices alone, counted with `attention`; the running sum of a mean, the gates of a recurrence and the rounding of
+    weights are elementwise and not counted.
     """
     params = count_params(model)
-    meeting = 3 * 2 * 2 * model.n_layers * model.d_model if model.attention == "causal" else 0
-    blocks = model.n_layers if model.attention == "causal" else 0
-    rotary = 3 * 2 * model.d_model * blocks
+    layers = model.n_layers if model.attention == "causal" else 0
+    meeting = 3 * 2 * 2 * layers * model.d_model
+    rotary = 3 * layers * (model.d_model + model.kv_heads * model.d_head)
     return FlopCount(
         embedding=0,
         positions=3 * {"rotary": rotary, "learned": model.d_model, "none": 0}[model.positions],
@@ -129,13 +140,45 @@ def marginal_flops(run: RunSpec) -> int:
 
 
 def optimizer_flops(run: RunSpec) -> int:
-    """FLOPs of one optimizer step, whatever the batch: about 16 for each stored parameter under AdamW, 8 under SGD.
+    """FLOPs of one optimizer step, whatever the batch; in no convention.
 
-    Clipping takes 3 (square, sum, scale) and the move of the weight 3 to 4 (rate, decay, sum). SGD's momentum or
-    AdamW's two moments, their bias corrections, root and quotient are the rest. XLA:CPU counts 23 and 12, more
-    than the formulas need.
+    Elementwise, about, for each stored parameter: 16 under AdamW, 8 under SGD, 24 under schedule_free. Clipping takes 3
+    (square, sum, scale) and the move of the weight 3 to 4 (rate, decay, sum). SGD's momentum or AdamW's two moments,
+    their bias corrections, root and quotient are the rest. XLA:CPU counts 23 and 12, more than the formulas need.
+    Muon has 13 where it orthogonalises, AdamW's 16 elsewhere, and `orthogonalisation_flops`.
     """
-    return OPTIMIZER_FLOPS[run.optim.name] * count_params(run.model).total
+    total = count_params(run.model).total
+    if run.optim.name != "muon":
+        return OPTIMIZER_FLOPS[run.optim.name] * total
+    hidden = sum(rows * columns for rows, columns in _hidden_matrices(run.model)) * run.model.n_layers
+    elementwise = OPTIMIZER_FLOPS["muon"] * hidden + OPTIMIZER_FLOPS["adamw"] * (total - hidden)
+    return elementwise + orthogonalisation_flops(run.model)
+
+
+def orthogonalisation_flops(model: ModelSpec) -> int:
+    """Matrix-product FLOPs of Muon's Newton-Schulz iterations in one optimizer step, exactly.
+
+    An iteration on m x n, m <= n, forms X X^T, its square, and their sum times X: 4 m^2 n + 2 m^3 (arXiv:2502.16982).
+    """
+
+    def iteration(rows: int, columns: int) -> int:
+        m, n = sorted((rows, columns))
+        return 4 * m**2 * n + 2 * m**3
+
+    return NEWTON_SCHULZ_STEPS * model.n_layers * sum(iteration(*shape) for shape in _hidden_matrices(model))
+
+
+def _hidden_matrices(model: ModelSpec) -> list[tuple[int, int]]:
+    """Shapes of one block's matrices."""
+    D, F = model.d_model, model.d_ff
+    meeting = {
+        "causal": [(D, D + 2 * model.kv_heads * model.d_head), (D, D)],
+        "mean": [(D, D), (D, D)],
+        "window": [(model.window * D, D)],
+        "recurrent": [(D, 3 * D), (D, 3 * D), (D, D)],
+        "none": [],
+    }[model.attention]
+    return meeting + [(D, F)] * (2 if model.mlp == "swiglu" else 1) + [(F, D)]
 
 
 def at_width(model: ModelSpec, d_model: int) -> ModelSpec:

@@ -340,6 +340,8 @@ def _optim_faults(run: RunSpec) -> list[str]:
     if o.name == "schedule_free":
         if o.schedule != "constant":
             lines.append(f"optim.schedule = {o.schedule}: schedule_free takes the place of a decay; say constant")
+        if o.beta1 == 0:
+            lines.append("optim.beta1 = 0: schedule_free measures on the average that beta1 mixes in; must be above 0")
         if o.average:
             lines.append(f"optim.average = {o.average:g}: schedule_free is measured on its own average already")
     if o.warmup_steps + o.cooldown_steps > run.steps:

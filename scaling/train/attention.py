@@ -1,9 +1,12 @@
-"""Causal softmax attention with rotary positions, laid out for XLA:CPU and without a kernel of its own.
+"""Causal softmax attention with rotary positions: laid out for XLA:CPU, or the accelerator's own kernel.
 
-Suffixes: B batch, L length, H heads, K d_head, Q queries of a block, E the keys that the block meets.
+Suffixes: B batch, L length, H heads of queries, G heads of key and value, K d_head, Q queries of a block, E the keys
+that the block meets.
 Positions lie last, as in all of `scaling.train.model`, and scores are [keys, queries]: the softmax then reduces over
 rows, and every product that meets the scores, forwards and backwards, has a long last axis (benchmarks/README.md).
 """
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -14,13 +17,29 @@ import numpy as np
 CAUSAL_BLOCK = 64
 
 
-def causal_attention(q_BxHxKxL: jax.Array, k_BxHxKxL: jax.Array, v_BxHxKxL: jax.Array) -> jax.Array:
+def attention_here() -> Callable[[jax.Array, jax.Array, jax.Array], jax.Array]:
+    """What computes attention on the devices of this process."""
+    return causal_attention if jax.default_backend() == "cpu" else fused_attention
+
+
+def fused_attention(q_BxHxKxL: jax.Array, k_BxGxKxL: jax.Array, v_BxGxKxL: jax.Array) -> jax.Array:
+    """`causal_attention` by `jax.nn.dot_product_attention`: cuDNN's kernel on a GPU at 16 bits, XLA's elsewhere."""
+    q, k, v = (x.transpose(0, 3, 1, 2) for x in (q_BxHxKxL, k_BxGxKxL, v_BxGxKxL))
+    fused = jax.default_backend() == "gpu" and q.dtype == jnp.bfloat16 and q.shape[-1] % 8 == 0
+    out_BxLxHxK = jax.nn.dot_product_attention(q, k, v, is_causal=True, implementation="cudnn" if fused else "xla")
+    return out_BxLxHxK.transpose(0, 2, 3, 1)
+
+
+def causal_attention(q_BxHxKxL: jax.Array, k_BxGxKxL: jax.Array, v_BxGxKxL: jax.Array) -> jax.Array:
     """softmax(k^T q / sqrt(K)) over the keys up to each query, times v: [B, H, K, L] (arXiv:1706.03762, eq. 1).
 
-    Scores and sums are float32 whatever the inputs; the quotient is taken after the product with v, on K rows and not
-    on L of them.
+    Each of the G heads of key and value serves H / G neighbouring heads of queries (arXiv:2305.13245). Scores and sums
+    are float32 whatever the inputs; the quotient is taken after the product with v, on K rows and not on L of them.
     """
-    K, L = q_BxHxKxL.shape[2:]
+    (H, K, L), G = q_BxHxKxL.shape[1:], k_BxGxKxL.shape[1]
+    k_BxHxKxL, v_BxHxKxL = k_BxGxKxL, v_BxGxKxL
+    if G != H:
+        k_BxHxKxL, v_BxHxKxL = (jnp.repeat(x, H // G, axis=1) for x in (k_BxGxKxL, v_BxGxKxL))
     q_BxHxKxL = q_BxHxKxL * K**-0.5
     outs = []
     for start in range(0, L, CAUSAL_BLOCK):

@@ -20,7 +20,7 @@ from scaling.train import host
 from scaling.train.checkpoint import Checkpoints
 from scaling.train.curve import Curve, noise_scale, probed, spikes
 from scaling.train.evaluate import Loss, loss_of
-from scaling.train.optim import Knobs, blends, learning_rates
+from scaling.train.optim import Knobs, blends, learning_rates, measured
 from scaling.train.placement import Placement, copies
 from scaling.train.program import Program, compiled_in, join, part, program
 from scaling.train.step import Chunk, PyTree, TrainState
@@ -142,7 +142,7 @@ def _train_together(
     averaged = list(losses)
     if not branch_steps and not all(curve.diverged_at is not None for curve in curves):
         watch.progress({"phase": "evaluate"})
-        losses = [*_evaluate(base, sources[0], state.params, compiled)]
+        losses = [*_evaluate(base, sources[0], _measured(runs, state), compiled)]
         if base.optim.average:
             averaged = [*_evaluate(base, sources[0], state.average, compiled)]
     clock["evaluate"] += time.monotonic()
@@ -276,6 +276,15 @@ def _lost_with_its_trunk(run: RunSpec, ledger: Ledger) -> str:
         return ""
     reached = run.branch.step in ledger.checkpoint_steps(run.branch.trunk)
     return "" if reached else f"its trunk {run.branch.trunk} diverged before step {run.branch.step}"
+
+
+def _measured(runs: Sequence[RunSpec], state: TrainState) -> PyTree:
+    """The weights of every member that its loss is measured on."""
+    if runs[0].optim.name != "schedule_free":
+        return state.params
+    members = [part(state, member, len(runs)) for member in range(len(runs))]
+    found = [measured(run.optim, of.params, of.opt_state) for run, of in zip(runs, members, strict=True)]
+    return jax.tree.map(lambda new, old: jax.device_put(new, old.sharding), join(found), state.params)
 
 
 def _padded(rows: np.ndarray, length: int) -> np.ndarray:

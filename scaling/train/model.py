@@ -9,11 +9,12 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from scaling.spec import ModelSpec, OptimSpec
-from scaling.train.attention import causal_attention, rotate
-from scaling.train.parametrization import Role, init_std, output_multiplier
+from scaling.train.attention import attention_here, rotate
+from scaling.train.parametrization import Role, init_std, output_multiplier, residual_multiplier
 
 
 class Transformer(nnx.Module):
@@ -22,12 +23,12 @@ class Transformer(nnx.Module):
     def __init__(self, spec: ModelSpec, optim: OptimSpec, key: jax.Array):
         self.spec = spec
         self.logit_scale = output_multiplier(spec.d_model, optim)
-        weight = functools.partial(_weight, spec, nnx.Rngs(params=key))
+        weight = functools.partial(_weight, spec, optim, nnx.Rngs(params=key))
         D, V = spec.d_model, spec.vocab_size
         self.embed_VxD = weight((V, D), ("vocab", "embed"), "embedding")
         if spec.positions == "learned":
             self.position_LxD = weight((spec.context, D), ("positions", "embed"), "embedding")
-        self.blocks = nnx.List([Block(spec, weight) for _ in range(spec.n_layers)])
+        self.blocks = nnx.List([Block(spec, optim, weight) for _ in range(spec.n_layers)])
         self.norm_D = weight((D,), ("embed",), "gain")
         if not spec.tied:
             self.head_VxD = weight((V, D), ("vocab", "embed"), "head")
@@ -48,17 +49,29 @@ class Transformer(nnx.Module):
 
 
 class Block(nnx.Module):
-    """Attention, then an MLP, each added to the residual stream."""
+    """Tokens meet, then an MLP takes each of them; both are added to the residual stream."""
 
-    def __init__(self, spec: ModelSpec, weight):
+    def __init__(self, spec: ModelSpec, optim: OptimSpec, weight):
         self.spec = spec
-        D, H, K, F = spec.d_model, spec.n_heads, spec.d_head, spec.d_ff
-        if spec.attention == "causal":
+        self.scale = residual_multiplier(spec.n_layers, optim)
+        D, K, F = spec.d_model, spec.d_head, spec.d_ff
+        if spec.attention != "none":
             self.attention_norm_D = weight((D,), ("embed",), "gain")
-            # Heads come first, so that they can be cut over devices without moving query, key and value apart. In two
-            # dimensions, since loops over a last axis as short as a head are slow on a CPU.
-            self.qkv_DxH3K = weight((D, H * 3 * K), ("embed", "heads"), "hidden")
+        if spec.attention == "causal":
+            # Groups of heads come first, so that they can be cut over devices without moving query, key and value
+            # apart. In two dimensions, since loops over a last axis as short as a head are slow on a CPU.
+            groups = spec.kv_heads
+            self.qkv_DxH3K = weight((D, (spec.n_heads + 2 * groups) * K), ("embed", "heads"), "hidden")
             self.out_HKxD = weight((D, D), ("heads", "embed"), "residual_out")
+        elif spec.attention == "mean":
+            self.value_DxD = weight((D, D), ("embed", "heads"), "hidden")
+            self.out_DxD = weight((D, D), ("heads", "embed"), "residual_out")
+        elif spec.attention == "window":
+            self.window_WDxD = weight((spec.window * D, D), (None, "embed"), "residual_out")
+        elif spec.attention == "recurrent":
+            self.input_DxG = weight((D, 3 * D), ("embed", None), "hidden")
+            self.recurrent_DxG = weight((D, 3 * D), (None, None), "hidden")
+            self.out_DxD = weight((D, D), (None, "embed"), "residual_out")
         self.mlp_norm_D = weight((D,), ("embed",), "gain")
         self.up_DxF = weight((D, F), ("embed", "ff"), "hidden")
         if spec.mlp == "swiglu":
@@ -66,43 +79,98 @@ class Block(nnx.Module):
         self.down_FxD = weight((F, D), ("ff", "embed"), "residual_out")
 
     def __call__(self, x_DxT: jax.Array, batch: int) -> jax.Array:
-        if self.spec.attention == "causal":
-            x_DxT += self._attend(_rms_norm(x_DxT, self.attention_norm_D[...]), batch)
-        return x_DxT + self._mlp(_rms_norm(x_DxT, self.mlp_norm_D[...]))
+        meet = {"causal": self._attend, "mean": self._average, "window": self._look_back, "recurrent": self._recur}
+        if self.spec.attention != "none":
+            x_DxT += self._scaled(meet[self.spec.attention](_rms_norm(x_DxT, self.attention_norm_D[...]), batch))
+        return x_DxT + self._scaled(self._mlp(_rms_norm(x_DxT, self.mlp_norm_D[...])))
+
+    def _scaled(self, x_DxT: jax.Array) -> jax.Array:
+        return x_DxT if self.scale == 1 else x_DxT * jnp.asarray(self.scale, x_DxT.dtype)
+
+    def _product(self, weight: nnx.Param, x_IxT: jax.Array) -> jax.Array:
+        """[O, T], in the type of the activations."""
+        return _rounded(weight[...], self.spec.weight_bits).astype(x_IxT.dtype).T @ x_IxT
 
     def _attend(self, x_DxT: jax.Array, batch: int) -> jax.Array:
         D, T = x_DxT.shape
-        H, K = self.spec.n_heads, self.spec.d_head
-        qkv_H3KxT = _product(self.qkv_DxH3K[...], x_DxT)
-        q, k, v = qkv_H3KxT.reshape(H, 3, K, batch, T // batch).transpose(1, 3, 0, 2, 4)
+        K, groups = self.spec.d_head, self.spec.kv_heads
+        shared = self.spec.n_heads // groups
+        qkv = self._product(self.qkv_DxH3K, x_DxT).reshape(groups, shared + 2, K, batch, T // batch)
+        *q, k, v = qkv.transpose(1, 3, 0, 2, 4)
+        # Neighbouring heads share a key: group by group, [B, groups * shared, K, L].
+        q = jnp.stack(q, axis=2).reshape(batch, D // K, K, T // batch) if shared > 1 else q[0]
         if self.spec.positions == "rotary":
             q, k = rotate(q), rotate(k)
-        y_BxHxKxL = causal_attention(q, k, v)
-        return _product(self.out_HKxD[...], y_BxHxKxL.transpose(1, 2, 0, 3).reshape(D, T))
+        y_BxHxKxL = attention_here()(q, k, v)
+        return self._product(self.out_HKxD, y_BxHxKxL.transpose(1, 2, 0, 3).reshape(D, T))
+
+    def _average(self, x_DxT: jax.Array, batch: int) -> jax.Array:
+        """Attention whose every weight is alike: the mean of the values so far."""
+        D, T = x_DxT.shape
+        value_DxBxL = self._product(self.value_DxD, x_DxT).reshape(D, batch, T // batch).astype(jnp.float32)
+        mean_DxBxL = value_DxBxL.cumsum(axis=2) / np.arange(1, T // batch + 1, dtype=np.float32)[None, None]
+        return self._product(self.out_DxD, mean_DxBxL.reshape(D, T).astype(x_DxT.dtype))
+
+    def _look_back(self, x_DxT: jax.Array, batch: int) -> jax.Array:
+        """The last positions side by side through one matrix; zeros stand before the start."""
+        D, T = x_DxT.shape
+        x_DxBxL = x_DxT.reshape(D, batch, T // batch)
+        shifts = [jnp.pad(x_DxBxL, ((0, 0), (0, 0), (w, 0)))[..., : T // batch] for w in range(self.spec.window)]
+        return self._product(self.window_WDxD, jnp.concatenate(shifts).reshape(self.spec.window * D, T))
+
+    def _recur(self, x_DxT: jax.Array, batch: int) -> jax.Array:
+        """A GRU (arXiv:1406.1078) whose reset gate acts after the recurrent product, so that there is one."""
+        D, T = x_DxT.shape
+        input_LxGxB = self._product(self.input_DxG, x_DxT).reshape(3 * D, batch, T // batch).transpose(2, 0, 1)
+        turn_GxD = _rounded(self.recurrent_DxG[...], self.spec.weight_bits).astype(x_DxT.dtype).T
+
+        def step(h_DxB: jax.Array, input_GxB: jax.Array) -> tuple[jax.Array, jax.Array]:
+            r, z, n = jnp.split(input_GxB, 3)
+            hr, hz, hn = jnp.split(turn_GxD @ h_DxB, 3)
+            keep = jax.nn.sigmoid(z + hz)
+            h_DxB = keep * h_DxB + (1 - keep) * jnp.tanh(n + jax.nn.sigmoid(r + hr) * hn)
+            return h_DxB, h_DxB
+
+        _, h_LxDxB = jax.lax.scan(step, jnp.zeros((D, batch), x_DxT.dtype), input_LxGxB)
+        return self._product(self.out_DxD, h_LxDxB.transpose(1, 2, 0).reshape(D, T))
 
     def _mlp(self, x_DxT: jax.Array) -> jax.Array:
-        up_FxT = _product(self.up_DxF[...], x_DxT)
+        up_FxT = self._product(self.up_DxF, x_DxT)
         if self.spec.mlp == "swiglu":
-            up_FxT = jax.nn.silu(_product(self.gate_DxF[...], x_DxT)) * up_FxT
+            up_FxT = jax.nn.silu(self._product(self.gate_DxF, x_DxT)) * up_FxT
+        elif self.spec.mlp == "relu2":
+            up_FxT = jnp.square(jax.nn.relu(up_FxT))
         else:
             up_FxT = jax.nn.gelu(up_FxT)
-        return _product(self.down_FxD[...], up_FxT)
+        return self._product(self.down_FxD, up_FxT)
 
 
 def _weight(
-    spec: ModelSpec, rngs: nnx.Rngs, shape: tuple[int, ...], axes: tuple[str | None, ...], role: Role
+    spec: ModelSpec,
+    optim: OptimSpec,
+    rngs: nnx.Rngs,
+    shape: tuple[int, ...],
+    axes: tuple[str | None, ...],
+    role: Role,
 ) -> nnx.Param:
     """One float32 tensor with its logical axes beside its shape."""
     if role == "gain":
         value = jnp.ones(shape, jnp.float32)
     else:
-        value = jax.random.normal(rngs.params(), shape, jnp.float32) * init_std(role, shape[0], spec.n_layers)
+        value = jax.random.normal(rngs.params(), shape, jnp.float32) * init_std(role, shape[0], spec.n_layers, optim)
     return nnx.Param(value, axes=axes, role=role)
 
 
-def _product(weight_IxO: jax.Array, x_IxT: jax.Array) -> jax.Array:
-    """[O, T], in the type of the activations."""
-    return weight_IxO.astype(x_IxT.dtype).T @ x_IxT
+def _rounded(weight_IxO: jax.Array, bits: int) -> jax.Array:
+    """The weight as `bits` would store it, with a float32 scale for each output (arXiv:1712.05877, without an offset).
+
+    Rounding has no gradient of its own and is passed straight through (arXiv:1308.3432).
+    """
+    if bits == 32:
+        return weight_IxO
+    most = 2 ** (bits - 1) - 1
+    scale_1xO = jnp.maximum(jnp.abs(weight_IxO).max(0, keepdims=True), 1e-30) / most
+    return weight_IxO + jax.lax.stop_gradient(jnp.round(weight_IxO / scale_1xO) * scale_1xO - weight_IxO)
 
 
 def _rms_norm(x_DxT: jax.Array, gain_D: jax.Array) -> jax.Array:

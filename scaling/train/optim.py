@@ -1,15 +1,18 @@
 """How the weights move: learning rate by step, and the optimizers."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import optax.contrib
+from flax import nnx
 
 from scaling.spec import OptimSpec, RunSpec
 
 Number = jax.Array | np.float32
+PyTree = Any
 
 
 class Knobs(NamedTuple):
@@ -30,16 +33,20 @@ class Knobs(NamedTuple):
 def learning_rates(run: RunSpec, start: int, count: int) -> np.ndarray:
     """Learning rate of optimizer steps start .. start + count, float32 [count].
 
-    Linear warm-up, then constant, a final linear decay to zero (wsd, arXiv:2405.18392), or a cosine over the whole
-    rest of the run (arXiv:1608.03983).
+    Linear warm-up, then constant; wsd ends in a decay to zero, linear or 1 - sqrt of the share that is over
+    (arXiv:2405.18392, section 4); cosine (arXiv:1608.03983) and linear (arXiv:2502.15938) fall over the rest of the run
+    or of `horizon_steps`, and stay at their end where the run is longer than its horizon.
     """
     o, step = run.optim, np.arange(start, start + count, dtype=np.float64)
     factor = np.minimum(1.0, (step + 1) / o.warmup_steps) if o.warmup_steps else np.ones(count)
     if o.schedule == "wsd":
-        factor = np.minimum(factor, (run.steps - step) / o.cooldown_steps)
-    elif o.schedule == "cosine":
-        progress = np.clip((step - o.warmup_steps) / max(1, run.steps - o.warmup_steps), 0, 1)
-        factor = factor * (o.final_lr + (1 - o.final_lr) * 0.5 * (1 + np.cos(np.pi * progress)))
+        left = (run.steps - step) / o.cooldown_steps
+        factor = np.minimum(factor, left if o.cooldown == "linear" else 1 - np.sqrt(np.clip(1 - left, 0, 1)))
+    elif o.schedule in ("cosine", "linear"):
+        horizon = o.horizon_steps or run.steps
+        progress = np.clip((step - o.warmup_steps) / max(1, horizon - o.warmup_steps), 0, 1)
+        fall = 0.5 * (1 + np.cos(np.pi * progress)) if o.schedule == "cosine" else 1 - progress
+        factor = factor * (o.final_lr + (1 - o.final_lr) * fall)
     return (o.peak_lr * factor).astype(np.float32)
 
 
@@ -54,16 +61,112 @@ def blends(run: RunSpec, start: int, count: int) -> np.ndarray:
 
 
 def optimizer(name: str, knobs: Knobs) -> optax.GradientTransformation:
-    """Gradient -> direction of one step; the caller multiplies by the learning rate and decays the weights."""
+    """Gradient -> direction of one step, for `move`; schedule_free has its own in `move`."""
     clip = optax.clip_by_global_norm(knobs.clip_norm)  # type: ignore[arg-type]
     direction = {
-        "adamw": lambda: optax.scale_by_adam(b1=knobs.beta1, b2=knobs.beta2, eps=knobs.epsilon),  # type: ignore[arg-type]
+        "adamw": lambda: _adam(knobs),
         "sgd": lambda: optax.trace(decay=knobs.momentum),  # type: ignore[arg-type]
+        "muon": lambda: _muon(knobs),
+        "schedule_free": lambda: _schedule_free(knobs, jnp.zeros(()), None),
     }[name]()
     return optax.chain(clip, direction)
+
+
+def move(
+    optim: OptimSpec, knobs: Knobs, params: PyTree, grads: PyTree, opt_state: PyTree, lr: jax.Array, multipliers: PyTree
+) -> tuple[PyTree, PyTree]:
+    """Weights and optimizer state after one step at the learning rate `lr`, times each tensor's multiplier."""
+    if optim.name == "schedule_free":
+        clip = optax.clip_by_global_norm(knobs.clip_norm)  # type: ignore[arg-type]
+        tx = optax.chain(clip, _schedule_free(knobs, lr, multipliers))
+        updates, opt_state = tx.update(grads, opt_state, params)
+        return optax.apply_updates(params, updates), opt_state
+    directions, opt_state = optimizer(optim.name, knobs).update(grads, opt_state, params)
+    return _moved_all(params, directions, lr, multipliers, knobs), opt_state
+
+
+def measured(optim: OptimSpec, params: PyTree, opt_state: PyTree) -> PyTree:
+    """The weights that a loss is measured on: those that were trained, or their average x under schedule_free.
+
+    x follows from the trained y = (1 - beta1) z + beta1 x (arXiv:2405.15682, equation 1), with beta1 of the run.
+    """
+    if optim.name != "schedule_free":
+        return params
+    return jax.tree.map(lambda y, z: (y - (1 - optim.beta1) * z) / optim.beta1, params, opt_state[1].z)
 
 
 def moved(weight: jax.Array, direction: jax.Array, lr: jax.Array, multiplier: float, weight_decay: Number) -> jax.Array:
     """A weight after one step. Decay is decoupled and not scaled by width (arXiv:2512.05620); gains do not decay."""
     decay = weight_decay * weight if weight.ndim > 1 else jnp.zeros(())
     return weight - lr * (multiplier * direction + decay)
+
+
+def _moved_all(params: PyTree, directions: PyTree, lr: jax.Array, multipliers: PyTree, knobs: Knobs) -> PyTree:
+    return jax.tree.map(
+        lambda weight, direction, multiplier: moved(weight, direction, lr, multiplier, knobs.weight_decay),
+        params,
+        directions,
+        multipliers,
+    )
+
+
+def _adam(knobs: Knobs) -> optax.GradientTransformation:
+    return optax.scale_by_adam(b1=knobs.beta1, b2=knobs.beta2, eps=knobs.epsilon)  # type: ignore[arg-type]
+
+
+def _schedule_free(knobs: Knobs, lr: jax.Array, multipliers: PyTree) -> optax.GradientTransformationExtraArgs:
+    """AdamW without a first moment inside schedule-free averaging, weighted by the squared rate (arXiv:2405.15682)."""
+    inner = optax.scale_by_adam(b1=0.0, b2=knobs.beta2, eps=knobs.epsilon)  # type: ignore[arg-type]
+
+    def update(grads: PyTree, state: PyTree, params: PyTree = None) -> tuple[PyTree, PyTree]:
+        directions, state = inner.update(grads, state, params)
+        after = _moved_all(params, directions, lr, multipliers, knobs)
+        return jax.tree.map(jnp.subtract, after, params), state
+
+    base = optax.GradientTransformation(inner.init, update)  # type: ignore[arg-type]
+    return optax.contrib.schedule_free(base, learning_rate=lr, b1=knobs.beta1)  # type: ignore[arg-type]
+
+
+class MuonState(NamedTuple):
+    hidden: PyTree  # by path, of the matrices that are orthogonalised
+    others: PyTree
+
+
+def _muon(knobs: Knobs) -> optax.GradientTransformation:
+    """Matrices within the blocks by orthogonalised Nesterov momentum, all else by Adam (arXiv:2502.16982, section 2).
+
+    An orthogonal m x n matrix has entries of root mean square max(m, n)^-1/2; 0.2 max(m, n)^1/2 times it moves weights
+    as much as Adam does (equation 4 there), so that one learning rate serves both. Query, key and value of all heads
+    are one matrix here and are orthogonalised as one.
+    """
+    whole = optax.contrib.MuonDimensionNumbers()
+    matrices = optax.contrib.scale_by_muon(
+        beta=knobs.momentum,  # type: ignore[arg-type]
+        weight_dimension_numbers=lambda tree: jax.tree.map(lambda _: whole, tree),
+    )
+    adam = _adam(knobs)
+
+    def split(tree: PyTree) -> tuple[dict[str, nnx.Param], dict[str, nnx.Param]]:
+        named = {jax.tree_util.keystr(path): leaf for path, leaf in _variables(tree)[0]}
+        hidden = {key: leaf for key, leaf in named.items() if leaf.get_metadata()["role"] in ("hidden", "residual_out")}
+        return hidden, {key: leaf for key, leaf in named.items() if key not in hidden}
+
+    def init(params: PyTree) -> MuonState:
+        hidden, others = split(params)
+        return MuonState(matrices.init(hidden), adam.init(others))
+
+    def update(grads: PyTree, state: MuonState, params: PyTree = None) -> tuple[PyTree, MuonState]:
+        hidden, others = split(grads)
+        turned, state_hidden = matrices.update(hidden, state.hidden)
+        turned = jax.tree.map(lambda x: 0.2 * max(x.shape) ** 0.5 * x, turned)
+        plain, state_others = adam.update(others, state.others)
+        leaves, structure = _variables(grads)
+        both = turned | plain
+        found = [both[jax.tree_util.keystr(path)] for path, _ in leaves]
+        return jax.tree.unflatten(structure, found), MuonState(state_hidden, state_others)
+
+    return optax.GradientTransformation(init, update)  # type: ignore[arg-type]
+
+
+def _variables(tree: PyTree) -> tuple[list[tuple[Any, nnx.Param]], Any]:
+    return jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))

@@ -11,7 +11,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from scaling.spec import ModelSpec, OptimSpec
 from scaling.train.model import Transformer
-from scaling.train.optim import Knobs, moved, optimizer
+from scaling.train.optim import Knobs, move, optimizer
 from scaling.train.parametrization import lr_multiplier
 
 PyTree = Any
@@ -164,9 +164,8 @@ def train_steps(
     restarts alike, and a step computes the same bits wherever a chunk begins. Of `optim` only the name, the
     parametrization and whether it averages are read here; the rest comes as arguments.
     """
-    tx = optimizer(optim.name, knobs)
     multipliers = jax.tree.map(
-        lambda param: param.replace(lr_multiplier(param.get_metadata()["role"], model.d_model, optim)),
+        lambda param: param.replace(lr_multiplier(param.get_metadata()["role"], model, optim)),
         state.params,
         is_leaf=lambda leaf: isinstance(leaf, nnx.Param),
     )
@@ -180,15 +179,7 @@ def train_steps(
             lambda: gradient_noise(before.params, grads, window_BxM, graphdef=graphdef, cut=cut),
             lambda: (jnp.array(jnp.nan), jnp.array(jnp.nan)),
         )
-        directions, opt_state = tx.update(grads, before.opt_state, before.params)
-        params = jax.tree.map(
-            lambda weight, direction, multiplier: moved(
-                weight, direction, chunk.lr_K[i], multiplier, knobs.weight_decay
-            ),
-            before.params,
-            directions,
-            multipliers,
-        )
+        params, opt_state = move(optim, knobs, before.params, grads, before.opt_state, chunk.lr_K[i], multipliers)
         average = before.average
         if average is not None:
             average = jax.tree.map(lambda old, new: old + chunk.blend_K[i] * (new - old), average, params)

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from scaling.cost import count_flops, count_params, optimizer_flops
+from scaling.cost import count_flops, count_params, optimizer_flops, orthogonalisation_flops
 from scaling.spec import ModelSpec, OptimSpec, RunSpec
 from scaling.train.attention import CAUSAL_BLOCK
-from scaling.train.optim import Knobs, moved, optimizer
+from scaling.train.optim import Knobs, move, optimizer
 from scaling.train.step import graph, init_state, mean_gradients, mean_loss
 
 OPTIM = OptimSpec(peak_lr=1e-2, cooldown_steps=1)
@@ -21,6 +21,11 @@ VARIANTS = {
     "swiglu": replace(BASE, mlp="swiglu"),
     "no attention": replace(BASE, attention="none"),
     "one layer, one head": replace(BASE, n_layers=1, d_head=64),
+    "grouped heads": replace(BASE, n_kv_heads=2),
+    "mean": replace(BASE, attention="mean"),
+    "window": replace(BASE, attention="window", window=3, mlp="relu2"),
+    "recurrent": replace(BASE, attention="recurrent"),
+    "four bits": replace(BASE, weight_bits=4),
 }
 
 
@@ -76,25 +81,32 @@ def test_over_several_blocks_the_scores_are_those_of_the_block_formula():
     assert dot_flops(jax.make_jaxpr(grad)(params, window).jaxpr) == 2 * products
 
 
-@pytest.mark.parametrize("name", ["adamw", "sgd"])
+@pytest.mark.parametrize("name", ["adamw", "sgd", "schedule_free"])
 def test_the_flops_agree_with_xla_for_one_optimizer_step(name: str, tiny: RunSpec):
     """Gradients, clipping, optimizer and the move of the weights; a wide model, so that elementwise work is little."""
     model = ModelSpec(n_layers=2, d_model=256, d_ff=1024, d_head=64, vocab_size=512, context=32)
-    run = replace(tiny, model=model, optim=replace(tiny.optim, name=name))
-    state = jax.eval_shape(lambda key: init_state(model, run.optim, key), jax.random.key(0))
+    optim = replace(tiny.optim, name=name)
+    run = replace(tiny, model=model, optim=optim)
+    state = jax.eval_shape(lambda key: init_state(model, optim, key), jax.random.key(0))
     window = jax.ShapeDtypeStruct((8, model.context + 1), jnp.int32)
-    graphdef = graph(model, run.optim)
+    graphdef = graph(model, optim)
 
     def step(state, window, knobs, lr):
         _, grads = mean_gradients(state.params, window, graphdef=graphdef)
-        directions, opt_state = optimizer(name, knobs).update(grads, state.opt_state, state.params)
-        moves = lambda weight, direction: moved(weight, direction, lr, 0.5, knobs.weight_decay)  # noqa: E731
-        return jax.tree.map(moves, state.params, directions), opt_state
+        return move(optim, knobs, state.params, grads, state.opt_state, lr, jax.tree.map(lambda _: 0.5, state.params))
 
-    arguments = (state, window, Knobs.of(run.optim), jnp.float32(1e-2))
+    arguments = (state, window, Knobs.of(optim), jnp.float32(1e-2))
     counted = jax.jit(step).lower(*arguments).compile().cost_analysis()["flops"]
     flops = count_flops(model)
     dense = flops.attention + flops.scores_dense + flops.mlp + flops.head
     elementwise = flops.embedding + flops.positions + flops.norms
     expected = 8 * model.context * (dense + elementwise) + optimizer_flops(run)
     assert counted == pytest.approx(expected, rel=0.05)
+
+
+@pytest.mark.parametrize("model", VARIANTS.values(), ids=VARIANTS.keys())
+def test_muon_orthogonalises_every_matrix_of_a_block_and_no_other(model: ModelSpec, tiny: RunSpec):
+    optim = replace(OPTIM, name="muon")
+    state = jax.eval_shape(lambda key: init_state(model, optim, key), jax.random.key(0))
+    traced = jax.make_jaxpr(optimizer("muon", Knobs.of(optim)).update)(state.params, state.opt_state)
+    assert dot_flops(traced.jaxpr) == orthogonalisation_flops(model)
