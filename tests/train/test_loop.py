@@ -238,3 +238,25 @@ def test_the_largest_batch_is_found_by_compiling(tiny: RunSpec):
                            Placement(microbatches=1)).memory  # fmt: skip
     assert need > 0 and of(need) == 8 and of(need - 1) is None
     assert of(5 * need) in (16, 32, 64)
+
+
+@pytest.mark.parametrize("name", ["muon", "schedule_free"])
+def test_every_optimizer_learns_stops_and_resumes(tiny: RunSpec, tmp_path: Path, name: str):
+    """Their states are checkpointed whole: going on gives the bits of never stopping."""
+    schedule = dict(schedule="constant", cooldown_steps=0) if name == "schedule_free" else {}
+    run = replace(tiny, steps=60, optim=replace(tiny.optim, name=name, peak_lr=2e-2, **schedule))
+    whole = made(run, tmp_path / "whole")
+    assert whole.loss and whole.loss < math.log(192) - 0.5
+    calls = iter([False, False, True])
+    with pytest.raises(Interrupted):
+        train(run, results=tmp_path / "broken", watch=Watch(stop=lambda: next(calls, True)))
+    assert made(run, tmp_path / "broken").loss == whole.loss
+
+
+@pytest.mark.parametrize("name", ["muon", "schedule_free"])
+def test_cut_weights_give_the_same_curve_whatever_the_optimizer(tiny: RunSpec, tmp_path: Path, name: str):
+    schedule = dict(schedule="constant", cooldown_steps=0) if name == "schedule_free" else {}
+    run = replace(tiny, optim=replace(tiny.optim, name=name, **schedule))
+    alone = made(run, tmp_path / "alone")
+    spread = made(run, tmp_path / "spread", placement=Placement(data=2, fsdp=2, tensor=2))
+    assert spread.loss == pytest.approx(alone.loss, rel=1e-5)
