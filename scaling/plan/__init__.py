@@ -6,5 +6,6 @@ from scaling.plan.combine import straight as straight
 from scaling.plan.combine import trunks as trunks
 from scaling.plan.plan import Plan as Plan
 from scaling.plan.plan import Planned as Planned
+from scaling.plan.rule import Rule as Rule
 from scaling.plan.study import Analysis as Analysis
 from scaling.plan.study import Study as Study

@@ -1,10 +1,12 @@
 """Plan combinators: from a base run and some lists to many runs."""
 
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from scaling.cost import flops_per_token
 from scaling.plan.plan import Plan, Planned, Role, steady
+from scaling.plan.rule import Rule
 from scaling.spec import Branch, ModelSpec, RunSpec, refuse_faulty
 
 COOLDOWN = 0.2  # share of a run's steps; 10-20 % matches a tuned cosine (arXiv:2405.18392, section 4)
@@ -18,19 +20,24 @@ def trunks(
     group: str,
     role: Role = "fitted",
     cooldown: float = COOLDOWN,
+    rule: Rule | None = None,
 ) -> Plan:
     """Every model at every horizon: one constant-rate trunk a model, and a cooldown branch for each horizon.
 
     `tokens` are horizons D; a run has the nearest whole number of steps. `base.optim` gives everything but the
     schedule. K horizons in ratio r cost D_max (1 + cooldown / (r - 1)) tokens instead of D_max / (1 - 1/r).
+    `rule` moves the numbers of `base`, which it is anchored at, to the longest horizon, since a trunk has one of each.
     """
     models = tuple(models)
     _refuse(base, models)
     runs: list[Planned] = []
     for model in models:
-        horizons = [_cooled(replace(base, model=model), d, cooldown) for d in tokens]
+        shaped = replace(base, model=model)
+        if rule:
+            shaped = rule.apply(base, shaped, max(tokens))
+        horizons = [_cooled(shaped, d, cooldown) for d in tokens]
         leave = [run.steps - run.optim.cooldown_steps for run in horizons]
-        trunk = replace(base, model=model, optim=steady(base.optim), steps=max(leave))
+        trunk = replace(shaped, optim=steady(shaped.optim), steps=max(leave))
         refuse_faulty([trunk, *horizons])
         runs.append(Planned(run=trunk, group=group, role="trunk"))
         runs += [
@@ -48,18 +55,18 @@ def straight(
     group: str,
     role: Role = "fitted",
     cooldown: float = COOLDOWN,
+    rule: Rule | None = None,
 ) -> Plan:
     """Every model at every horizon, each run from its first step to its last; a schedule that is
-    not wsd is left as it is."""
+    not wsd is left as it is. `rule` moves the numbers of `base`, which it is anchored at, to each horizon."""
     models = tuple(models)
     _refuse(base, models)
-    runs = [
-        _cooled(replace(base, model=model), d, cooldown)
-        if base.optim.schedule == "wsd"
-        else replace(base, model=model, steps=_steps(replace(base, model=model), d))
-        for model in models
-        for d in tokens
-    ]
+    runs = []
+    for model, d in itertools.product(models, tokens):
+        run = replace(base, model=model)
+        if rule:
+            run = rule.apply(base, run, d)
+        runs.append(_cooled(run, d, cooldown) if run.optim.schedule == "wsd" else replace(run, steps=_steps(run, d)))
     refuse_faulty(runs)
     return Plan(tuple(Planned(run=run, group=group, role=role) for run in runs))
 
@@ -72,6 +79,7 @@ def isoflop(
     group: str,
     role: Role = "fitted",
     cooldown: float = COOLDOWN,
+    rule: Rule | None = None,
 ) -> Plan:
     """Every model at every compute budget in exact FLOPs (arXiv:2203.15556, approach 2), by trunks and branches."""
     models = tuple(models)
@@ -79,7 +87,7 @@ def isoflop(
     plan = Plan()
     for model in models:
         tokens = [budget / flops_per_token(model, "exact") for budget in budgets]
-        plan += trunks(base, [model], tokens, group=group, role=role, cooldown=cooldown)
+        plan += trunks(base, [model], tokens, group=group, role=role, cooldown=cooldown, rule=rule)
     return plan
 
 

@@ -27,6 +27,8 @@ MODEL = ModelSpec(n_layers=1, d_model=32, d_ff=64, d_head=16, vocab_size=64, con
 OPTIM = {
     "adamw": OptimSpec(peak_lr=1e-2, cooldown_steps=1, base_width=32),
     "sgd": OptimSpec(name="sgd", peak_lr=0.1, cooldown_steps=1, base_width=32),
+    "muon": OptimSpec(name="muon", peak_lr=1e-2, cooldown_steps=1, base_width=32),
+    "schedule_free": OptimSpec(name="schedule_free", schedule="constant", peak_lr=1e-2, base_width=32),
 }
 
 
