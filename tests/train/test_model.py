@@ -100,7 +100,7 @@ def test_rounded_weights_take_few_values_and_pass_their_gradient_through():
     coarse = replace(BASE, weight_bits=3)
     params = awake(coarse)
 
-    def rounded(leaf: nnx.Param) -> nnx.Param:
+    def rounded(leaf: nnx.Param) -> nnx.Variable:
         if leaf.get_metadata()["role"] not in ("hidden", "residual_out"):
             return leaf
         weight = np.asarray(leaf.get_value(), np.float64)
