@@ -147,6 +147,21 @@ class RunSpec:
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+def compiled_in(optim: OptimSpec) -> OptimSpec:
+    """What of an optimizer is fixed in a compiled step; the other numbers are its arguments."""
+    names = ("name", "parametrization", "base_width", "base_layers")
+    fixed = {name: getattr(optim, name) for name in names}
+    return OptimSpec(**fixed, average=float(optim.average > 0), peak_lr=1.0, cooldown_steps=1)
+
+
+def alike(run: RunSpec) -> RunSpec:
+    """What the runs of one population have in common: the shape, the data, the steps; not seeds or the optimizer's
+    numbers."""
+    branch = dataclasses.replace(run.branch, trunk="") if run.branch else None
+    data = dataclasses.replace(run.data, seed=0)
+    return dataclasses.replace(run, optim=compiled_in(run.optim), seed=0, data=data, branch=branch)
+
+
 def _changed(spec: Any) -> dict[str, Any]:
     """The fields that differ from their defaults, nested."""
     changed, hints = {}, typing.get_type_hints(type(spec))

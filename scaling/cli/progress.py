@@ -81,7 +81,7 @@ class SweepView:
 
     def _time_left(self) -> float:
         """By the plan's estimate, corrected by how the finished part went."""
-        partial = {p.run.id: self._fraction(p, v) for p, v in self._latest.values()}
+        partial = {i: self._fraction(p, v) for p, v in self._latest.values() for i in v.get("ids", [p.run.id])}
         spent = sum(
             self._estimate.get(i, 0) * (1.0 if i in self._done else partial.get(i, 0.0)) for i in self._estimate
         )
@@ -97,11 +97,12 @@ class SweepView:
         done = self._before + len(self._done)
         table.add_row(f"[bold]{done}/{len(self._planned)} runs", _bar(1 - left / total), f"about {left:.0f} s left")
         for _, (planned, values) in sorted(self._latest.items()):
-            fraction = self._fraction(planned, values)
+            fraction, members = self._fraction(planned, values), len(values.get("ids", ())) or 1
             speed, loss = values.get("tokens_per_second"), values.get("loss")
-            steps_left = (1 - fraction) * (planned.run.steps - (planned.run.branch.step if planned.run.branch else 0))
+            steps = planned.run.steps - (planned.run.branch.step if planned.run.branch else 0)
+            steps_left = members * (1 - fraction) * steps
             table.add_row(
-                label(planned),
+                label(planned) + (f" and {members - 1} like it" if members > 1 else ""),
                 _bar(fraction),
                 values.get("phase", ""),
                 f"loss {loss:.3f}" if loss else "",

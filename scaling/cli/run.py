@@ -18,7 +18,7 @@ from scaling.cli.options import study_options
 from scaling.cli.plan import show
 from scaling.cli.progress import SweepView, label
 from scaling.launch import provenance
-from scaling.launch.local import FolderLock, LocalSweep, Outcome, default_workers
+from scaling.launch.local import FolderLock, LocalSweep, Outcome, default_population, default_workers
 from scaling.plan import Study
 from scaling.record import Ledger, table
 from scaling.record.files import commit_json
@@ -28,6 +28,11 @@ from scaling.spec import Refusal
 def arguments(parser: argparse.ArgumentParser) -> None:
     study_options(parser)
     parser.add_argument("--workers", type=int, metavar="N", help="worker processes (default: one a core on CPU)")
+    parser.add_argument(
+        "--population", default="auto", metavar="N|auto",
+        help="runs of one shape that a worker trains in one program: a number, or auto (default): what pays by trial "
+        "on an accelerator, 1 on a CPU",
+    )  # fmt: skip
     parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
 
 
@@ -36,14 +41,14 @@ def run(arguments: argparse.Namespace) -> int:
     folder = results_of(study, path, arguments.out)
     ledger = Ledger(folder)
     workers = default_workers() if arguments.workers is None else arguments.workers
-    _refuse_unfit(study, ledger, workers)
+    _refuse_unfit(study, ledger, workers, arguments.population)
     console = Console(stderr=True)
     show(study, ledger, workers, console)
     if arguments.dry_run:
         return DONE
     with FolderLock(folder) as lock:
         commit_json(folder / "study.json", study.to_json() | {"command": _command(arguments)})
-        outcome = _sweep(study, ledger, workers, lock)
+        outcome = _sweep(study, ledger, workers, lock, arguments.population)
         table.write(ledger)
     if outcome.stopped:
         out = f" --out {shlex.quote(arguments.out)}" if arguments.out else ""
@@ -60,7 +65,7 @@ def _command(arguments: argparse.Namespace) -> str:
     return shlex.join(["scaling", "run", arguments.experiment, *changes])
 
 
-def _refuse_unfit(study: Study, ledger: Ledger, workers: int) -> None:
+def _refuse_unfit(study: Study, ledger: Ledger, workers: int, population: str) -> None:
     """What can only be known here: the laws, the folder, the text that earlier runs were trained on."""
     from scaling.fitting.laws import SURFACES
 
@@ -71,6 +76,8 @@ def _refuse_unfit(study: Study, ledger: Ledger, workers: int) -> None:
     ]
     if workers < 1:
         faults.append(f"--workers = {workers}: must be at least 1")
+    if population != "auto" and not (population.isdecimal() and int(population)):
+        faults.append(f"--population = {population}: must be auto or a whole number of at least 1")
     nearest = next(p for p in [ledger.folder, *ledger.folder.absolute().parents] if p.exists())
     if not nearest.is_dir():
         faults.append(f"--out = {ledger.folder}: {nearest} is a file, not a folder")
@@ -114,13 +121,14 @@ def _changed_texts(study: Study, ledger: Ledger) -> list[str]:
     return lines
 
 
-def _sweep(study: Study, ledger: Ledger, workers: int, lock: FolderLock) -> Outcome:
+def _sweep(study: Study, ledger: Ledger, workers: int, lock: FolderLock, population: str) -> Outcome:
     from scaling.report.findings import register
 
     stop = threading.Event()
     before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
     machine = json.dumps(provenance.commit())
     command = [sys.executable, "-m", "scaling", "worker", str(ledger.folder.absolute()), machine]
+    command += ["--population", population]
     view = SweepView(study.runs, ledger, workers)
 
     def release() -> None:
@@ -140,6 +148,7 @@ def _sweep(study: Study, ledger: Ledger, workers: int, lock: FolderLock) -> Outc
                 command=command,
                 workers=workers,
                 lock=lock,
+                population=default_population() if population == "auto" else int(population),
                 held_back=[p.run.id for p in study.held_out.runs],
                 release=release,
                 seen=view,

@@ -3,7 +3,7 @@
 import argparse
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,11 @@ from scaling.spec import RunSpec
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder")
     parser.add_argument("machine")
+    parser.add_argument("--population", default="auto")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from scaling.train import Interrupted, Watch, forget_weights, train
+    from scaling.train import Interrupted, Watch, fastest, forget_weights, train_population
     from scaling.train.host import keep_compiled_programs, use_every_core
 
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "scaling" / "programs"
@@ -27,19 +28,27 @@ def run(arguments: argparse.Namespace) -> int:
     ledger, machine = Ledger(Path(arguments.folder)), json.loads(arguments.machine)
 
     def make(
-        spec: RunSpec,
+        runs: Sequence[RunSpec],
         branch_steps: tuple[int, ...],
         progress: Callable[[dict[str, Any]], None],
         stop: Callable[[], bool],
-    ) -> str:
-        watch = Watch(progress=progress, stop=stop)
-        try:
-            record = train(spec, results=ledger.folder, branch_steps=branch_steps, machine=machine, watch=watch)
-        except Interrupted as interrupted:
-            raise Stopped(str(interrupted)) from None
-        ledger.commit(record)
-        if not branch_steps and record.status == "finished":
-            forget_weights(spec, ledger.folder)
-        return record.status
+    ) -> Iterator[tuple[str, str]]:
+        watch, together = Watch(progress=progress, stop=stop), len(runs)
+        if together > 1 and arguments.population == "auto":
+            progress({"phase": "trial"})
+            together = fastest(runs[0], together, known=cache.with_name("populations.json"))
+        for first in range(0, len(runs), together):
+            members = runs[first : first + together]
+            try:
+                records = train_population(
+                    members, results=ledger.folder, branch_steps=branch_steps, machine=machine, watch=watch
+                )
+            except Interrupted as interrupted:
+                raise Stopped(str(interrupted)) from None
+            for record in records:
+                ledger.commit(record)
+                if not branch_steps and record.status == "finished":
+                    forget_weights(record.run, ledger.folder)
+                yield record.run.id, record.status
 
     return serve(make)

@@ -21,7 +21,7 @@ from typing import Any
 from scaling.plan.design import seconds
 from scaling.plan.plan import Plan, Planned, Role
 from scaling.record import Ledger
-from scaling.spec import Refusal, to_json
+from scaling.spec import Refusal, alike, to_json
 
 ATTEMPTS = 2  # of a run whose worker died under it; jaxlib is known to crash now and then (jax issue 39257)
 GRACE_SECONDS = 4.0  # from asking a worker to stop until it is killed
@@ -79,9 +79,18 @@ class FolderLock:
 
 def default_workers() -> int:
     """One a core on a CPU, where a second process buys more than a second thread; one on an accelerator."""
+    return len(_cores()) if _on_cpu() else 1
+
+
+def default_population() -> int:
+    """The most runs of one shape that a worker is given at once: on an accelerator it tries what pays; on a CPU one
+    worker a core pays more than any population (benchmarks/README.md)."""
+    return 1 if _on_cpu() else 64
+
+
+def _on_cpu() -> bool:
     platforms = os.environ.get("JAX_PLATFORMS", "")
-    on_cpu = platforms.startswith("cpu") if platforms else not _has_accelerator()
-    return len(_cores()) if on_cpu else 1
+    return platforms.startswith("cpu") if platforms else not _has_accelerator()
 
 
 def _has_accelerator() -> bool:
@@ -97,10 +106,10 @@ class Worker:
 
     def __init__(self, number: int, command: Sequence[str], core: int | None, lock: FolderLock, log: Path, said: Queue):
         self.number = number
-        self.job: Planned | None = None
+        self.jobs: dict[str, Planned] = {}  # by id: one run, or a population of them
         self.last: Planned | None = None  # whose program it has at hand
-        self.ending = False  # told to end, or ending by itself: it takes no more work
-        self.left = False  # ending by itself, in the middle of a run
+        self.ending = False  # told to end
+        self.left = False  # ending by itself
         log.parent.mkdir(parents=True, exist_ok=True)
         with open(log, "a") as log_file:
             self.process = subprocess.Popen(
@@ -146,9 +155,9 @@ class Worker:
         except BrokenPipeError:
             pass  # a last word that nobody read
 
-    def start(self, job: Planned, branch_steps: tuple[int, ...]) -> None:
-        self.job = self.last = job
-        self.tell(do="run", run=to_json(job.run), branch_steps=branch_steps)
+    def start(self, jobs: Sequence[Planned], branch_steps: tuple[int, ...]) -> None:
+        self.jobs, self.last = {job.run.id: job for job in jobs}, jobs[0]
+        self.tell(do="run", runs=[to_json(job.run) for job in jobs], branch_steps=branch_steps)
 
 
 class LocalSweep:
@@ -156,6 +165,7 @@ class LocalSweep:
 
     `command` starts a worker process, which serves `scaling.launch.worker`. `held_back` runs start only when every
     run of `plan` with the role `fitted` has a record and `release` has returned: their forecast is made in between.
+    Up to `population` runs of one shape go to a worker together (`spec.alike`); it may train them in one program.
     """
 
     def __init__(
@@ -166,6 +176,7 @@ class LocalSweep:
         command: Sequence[str],
         workers: int,
         lock: FolderLock,
+        population: int = 1,
         held_back: Collection[str] = (),
         release: Callable[[], None] = lambda: None,
         seen: Callable[[Event], None] = lambda event: None,
@@ -173,6 +184,7 @@ class LocalSweep:
     ):
         self._plan, self._ledger, self._command, self._lock = plan, ledger, command, lock
         self._held_back, self._release, self._seen, self._stop = set(held_back), release, seen, stop
+        self._population = population
         self._said: Queue[Event] = Queue()
         self._attempts: Counter[str] = Counter()
         self._workers: dict[int, Worker] = {}
@@ -235,25 +247,27 @@ class LocalSweep:
 
     def _hand_out(self) -> None:
         for worker in list(self._workers.values()):
-            if worker.job is not None or worker.ending:
+            if worker.jobs or worker.ending or worker.left:
                 continue
             job = self._next_for(worker)
             if job is not None:
-                self._queue.remove(job)
-                self._attempts[job.run.id] += 1
-                worker.start(job, self._plan.branch_steps(job.run.id))
+                jobs = self._together(job)
+                for member in jobs:
+                    self._queue.remove(member)
+                    self._attempts[member.run.id] += 1
+                worker.start(jobs, self._plan.branch_steps(job.run.id))
             elif not self._more_to_come():
                 worker.ending = True
                 worker.tell(do="end")
 
     def _more_to_come(self) -> bool:
-        return bool(self._queue) and any(worker.job for worker in self._workers.values())
+        return bool(self._queue) and any(worker.jobs for worker in self._workers.values())
 
     def _next_for(self, worker: Worker) -> Planned | None:
         """Fitted runs first, since the forecast waits for them; then the held-out ones, which are the longest; then
         what the worker has compiled; then the longest chain of trunk and branches, so that the sweep does not end on
         one long run."""
-        ready = [p for p in self._queue if p.run.id not in self._held_back and self._trunk_is_there(p)]
+        ready = self._ready()
         if not ready:
             return None
         last = worker.last.run.model if worker.last else None
@@ -266,6 +280,21 @@ class LocalSweep:
                 self._chain(p),
             ),
         )
+
+    def _ready(self) -> list[Planned]:
+        return [p for p in self._queue if p.run.id not in self._held_back and self._trunk_is_there(p)]
+
+    def _together(self, first: Planned) -> list[Planned]:
+        """`first`, and what can be trained in one program with it. What has cost a worker its life is tried alone."""
+        if self._population == 1 or self._attempts[first.run.id]:
+            return [first]
+        shape, steps = alike(first.run), self._plan.branch_steps(first.run.id)
+        others = [
+            p for p in self._ready()
+            if p is not first and not self._attempts[p.run.id] and alike(p.run) == shape
+            and self._plan.branch_steps(p.run.id) == steps
+        ]  # fmt: skip
+        return [first, *others[: self._population - 1]]
 
     def _trunk_is_there(self, planned: Planned) -> bool:
         return planned.run.branch is None or planned.run.branch.trunk in self._ledger
@@ -285,30 +314,32 @@ class LocalSweep:
         if event.kind == "gone":
             del self._workers[event.worker]
             worker.close()
-            if worker.job is not None:
-                event = self._died(worker, worker.job, event.values["status"])
-            elif worker.left and not self._stop.is_set():
+            if worker.jobs:
+                event = self._died(worker, event.values["status"])
+            elif self._queue and not worker.ending and not self._stop.is_set():
                 self._open(worker.number)
-        elif event.kind in ("done", "failed", "stopped") and worker.job is not None:
-            planned, worker.job = worker.job, None
-            if event.kind == "stopped" and not self._stop.is_set():  # somebody signalled it alone
-                self._queue.append(planned)
-                worker.ending = worker.left = True
-            elif event.kind == "done":
+        elif event.kind == "stopped":
+            if not self._stop.is_set():  # somebody signalled it alone
+                self._queue += worker.jobs.values()
+                worker.left = True
+            worker.jobs = {}
+        elif event.kind in ("done", "failed") and worker.jobs.pop(event.run_id, None):
+            if event.kind == "done":
                 self.outcome.recorded[event.run_id] = event.values["status"]
-            elif event.kind == "failed":
+            else:
                 self.outcome.failed[event.run_id] = event.values["reason"]
         self._seen(event)
 
-    def _died(self, worker: Worker, job: Planned, status: int) -> Event:
-        """A worker ended in the middle of a run: once more on a new worker, then the run has failed."""
+    def _died(self, worker: Worker, status: int) -> Event:
+        """A worker ended in the middle of its runs: once more on a new worker, then a run has failed."""
         if not self._stop.is_set():
-            if self._attempts[job.run.id] < ATTEMPTS:
-                self._queue.append(job)
-            else:
-                name = f"signal {-status}" if status < 0 else f"status {status}"
-                log = f"logs/worker-{worker.number}.log"
-                self.outcome.failed[job.run.id] = f"its worker ended {ATTEMPTS} times, last with {name}; see {log}"
+            name = f"signal {-status}" if status < 0 else f"status {status}"
+            for run_id, job in worker.jobs.items():
+                if self._attempts[run_id] < ATTEMPTS:
+                    self._queue.append(job)
+                else:
+                    log = f"logs/worker-{worker.number}.log"
+                    self.outcome.failed[run_id] = f"its worker ended {ATTEMPTS} times, last with {name}; see {log}"
             if self._queue:
                 self._open(worker.number)
-        return Event(kind="gone", worker=worker.number, run_id=job.run.id, values={"status": status})
+        return Event(kind="gone", worker=worker.number, run_id=next(iter(worker.jobs)), values={"status": status})

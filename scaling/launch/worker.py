@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from queue import SimpleQueue
 from typing import Any
 
@@ -23,11 +23,15 @@ class Stopped(Exception):
     """Raised by `make` when it was asked to stop and has saved its work."""
 
 
-Make = Callable[[RunSpec, tuple[int, ...], Callable[[dict[str, Any]], None], Callable[[], bool]], str]
+# (runs, branch_steps, progress, stop) -> (id, status) of each run as its record is committed
+Make = Callable[
+    [Sequence[RunSpec], tuple[int, ...], Callable[[dict[str, Any]], None], Callable[[], bool]],
+    Iterable[tuple[str, str]],
+]
 
 
 def serve(make: Make) -> int:
-    """Make runs until told to stop. `make(run, branch_steps, progress, stop)` returns the status of its record."""
+    """Make runs until told to stop: one at a time, or a population that `make` may train in one program."""
     events = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # whatever a library prints goes to the log, not into the events
     stop, jobs = threading.Event(), SimpleQueue()
@@ -50,20 +54,29 @@ def serve(make: Make) -> int:
         job = jobs.get()
         if job is None:
             break
-        run = from_json(RunSpec, job["run"])
+        populations = [[from_json(RunSpec, values) for values in job["runs"]]]
+        while populations and not stop.is_set():
+            left = {run.id: run for run in populations.pop()}
 
-        def progress(values: dict[str, Any], run_id: str = run.id) -> None:
-            say(event="progress", id=run_id, **values)
+            def progress(values: dict[str, Any], ids: tuple[str, ...] = tuple(left)) -> None:
+                say(event="progress", id=ids[0], ids=ids, **values)
 
-        try:
-            status = make(run, tuple(job["branch_steps"]), progress, stop.is_set)
-            say(event="done", id=run.id, status=status)
-        except Stopped:
-            say(event="stopped", id=run.id)
-        except Exception as error:
-            traceback.print_exc()
-            said = f"{error}".splitlines() or [""]
-            say(event="failed", id=run.id, reason=f"{type(error).__name__}: {said[0]}")
+            try:
+                for run_id, status in make([*left.values()], tuple(job["branch_steps"]), progress, stop.is_set):
+                    del left[run_id]
+                    say(event="done", id=run_id, status=status)
+            except Stopped:
+                stop.set()
+            except Exception as error:
+                traceback.print_exc()
+                if len(left) > 1:  # whichever was at fault, it stops no other
+                    populations += [[run] for run in left.values()]
+                    continue
+                said = f"{error}".splitlines() or [""]
+                for run_id in left:
+                    say(event="failed", id=run_id, reason=f"{type(error).__name__}: {said[0]}")
+        if stop.is_set():
+            say(event="stopped")
     return STOPPED if stop.is_set() else 0
 
 

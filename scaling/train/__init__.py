@@ -6,3 +6,4 @@ from scaling.train.loop import forget_weights as forget_weights
 from scaling.train.loop import train as train
 from scaling.train.loop import train_population as train_population
 from scaling.train.placement import Placement as Placement
+from scaling.train.population import fastest as fastest

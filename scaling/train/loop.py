@@ -15,14 +15,14 @@ import numpy as np
 from scaling import data
 from scaling.cost import flops_per_token
 from scaling.record import Clock, Ledger, RunRecord
-from scaling.spec import RunSpec
+from scaling.spec import RunSpec, alike, compiled_in
 from scaling.train import host
 from scaling.train.checkpoint import Checkpoints
 from scaling.train.curve import Curve, noise_scale, probed, spikes
 from scaling.train.evaluate import Loss, loss_of
 from scaling.train.optim import Knobs, blends, learning_rates, measured
 from scaling.train.placement import Placement, copies
-from scaling.train.program import Program, compiled_in, join, part, program
+from scaling.train.program import Program, join, part, program
 from scaling.train.step import Chunk, PyTree, TrainState
 
 CHECKPOINT_SECONDS = 60.0  # work that a killed run may lose
@@ -95,12 +95,6 @@ def train_population(
         for record in _train_together(list(group), ledger, branch_steps, machine, watch, placement):
             records[record.run.id] = record
     return [records[run.id] for run in runs]
-
-
-def alike(run: RunSpec) -> RunSpec:
-    """What the runs of one population have in common."""
-    branch = replace(run.branch, trunk="") if run.branch else None
-    return replace(run, optim=compiled_in(run.optim), seed=0, data=replace(run.data, seed=0), branch=branch)
 
 
 def forget_weights(run: RunSpec, results: Path) -> None:

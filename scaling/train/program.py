@@ -14,12 +14,14 @@ import numpy as np
 from flax import nnx
 
 from scaling.cost import flops_per_token
-from scaling.spec import EvalSpec, ModelSpec, OptimSpec
+from scaling.spec import EvalSpec, ModelSpec, OptimSpec, compiled_in
 from scaling.train.optim import Knobs
 from scaling.train.placement import Placement, fitting, sharding
 from scaling.train.step import Chunk, Cut, StepMetrics, TrainState, graph, init_state, train_steps, window_losses
 
-CHUNK_FLOPS = 2e10  # of one compiled call: long enough to hide its dispatch, short enough to stop within a second
+# Of one compiled call: long enough to hide its dispatch, short enough to stop within a second, on a core or a chip.
+CHUNK_FLOPS = {"cpu": 2e10}
+CHIP_CHUNK_FLOPS = 1e13
 MAX_CHUNK = 512  # steps
 EVAL_TOKENS = 8192  # of one forward pass
 
@@ -35,13 +37,6 @@ class Program(NamedTuple):
     chunk: int  # K: steps that one call can hold
     eval_shape: tuple[int, int, int]  # (C, B, M)
     memory: int  # bytes that a device needs for `steps`: its arguments, results and temporaries
-
-
-def compiled_in(optim: OptimSpec) -> OptimSpec:
-    """What of an optimizer is fixed in a compiled step; the other numbers are its arguments."""
-    names = ("name", "parametrization", "base_width", "base_layers")
-    fixed = {name: getattr(optim, name) for name in names}
-    return OptimSpec(**fixed, average=float(optim.average > 0), peak_lr=1.0, cooldown_steps=1)
 
 
 @functools.lru_cache(maxsize=16)
@@ -60,7 +55,9 @@ def program(
     each, rows_KxBxM = sharding(mesh, *leading), sharding(mesh, *leading, None, "batch", None)
     everywhere = sharding(mesh)
     width = np.min_scalar_type(model.vocab_size - 1)
-    chunk = max(1, min(MAX_CHUNK, round(CHUNK_FLOPS / (batch * model.context * flops_per_token(model, "exact")))))
+    step_flops = members * batch * model.context * flops_per_token(model, "exact")
+    most_flops = CHUNK_FLOPS.get(jax.default_backend(), CHIP_CHUNK_FLOPS)
+    chunk = max(1, min(MAX_CHUNK, round(most_flops / step_flops)))
     shape_CxBxM = _eval_shape(evaluation, model, placement)
 
     step = functools.partial(train_steps, graphdef=graphdef, model=model, optim=optim, cut=cut)

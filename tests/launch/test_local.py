@@ -26,7 +26,13 @@ from scaling.record import Ledger, RunRecord
 
 ledger, behaviour = Ledger(Path(sys.argv[1])), json.loads(sys.argv[2])
 
-def make(run, branch_steps, progress, stop):
+def make(runs, branch_steps, progress, stop):
+    with open(ledger.folder / "populations.txt", "a") as file:
+        print(len(runs), file=file)
+    for run in runs:
+        yield run.id, one(run, branch_steps, progress, stop)
+
+def one(run, branch_steps, progress, stop):
     progress({"step": 1})
     with open(ledger.folder / "order.txt", "a") as file:
         file.write(run.id + "\\n")
@@ -186,6 +192,30 @@ def test_a_worker_that_is_signalled_alone_hands_its_run_back(tiny: RunSpec, tmp_
     outcome = sweep.run()
     assert len(outcome.recorded) == 3 and not outcome.failed and not outcome.stopped
     assert sweep.order.count(sweep.plan.runs[1].run.id) == 2
+
+
+def test_runs_of_one_shape_go_to_a_worker_together(tiny: RunSpec, tmp_path: Path):
+    from dataclasses import replace
+
+    other = straight(replace(tiny, batch=4), [tiny.model], [2000], group="grid")
+    sweep = Sweep(tmp_path, seeds(tiny, *range(5)) + other)
+    outcome = sweep.run(1, population=4)
+    assert len(outcome.recorded) == 6 and sorted(sweep.order) == sorted(p.run.id for p in sweep.plan.runs)
+    assert sorted(map(int, (tmp_path / "populations.txt").read_text().split())) == [1, 1, 4]
+
+
+@pytest.mark.parametrize("act", ["raise", "crash"])
+def test_a_member_that_breaks_a_population_stops_no_other(tiny: RunSpec, tmp_path: Path, act: str):
+    sweep = Sweep(tmp_path, seeds(tiny, *range(4)), seed2=act)
+    outcome = sweep.run(1, population=4)
+    ids = {p.run.seed: p.run.id for p in sweep.plan.runs}
+    assert set(outcome.recorded) == {ids[0], ids[1], ids[3]} and set(outcome.failed) == {ids[2]}
+
+
+def test_a_population_whose_worker_is_signalled_is_handed_back(tiny: RunSpec, tmp_path: Path):
+    sweep = Sweep(tmp_path, seeds(tiny, *range(3)), seed1="signalled once")
+    outcome = sweep.run(1, population=3)
+    assert len(outcome.recorded) == 3 and not outcome.failed and not outcome.stopped
 
 
 def test_one_sweep_at_a_time_in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

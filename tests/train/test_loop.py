@@ -10,7 +10,7 @@ import pytest
 from scaling import data
 from scaling.plan import trunks
 from scaling.record import Ledger, RunRecord
-from scaling.spec import RunSpec
+from scaling.spec import RunSpec, compiled_in
 from scaling.train import Interrupted, Placement, Watch, loop, program, train, train_population
 from scaling.train.placement import copies
 
@@ -168,7 +168,7 @@ def test_every_device_that_the_batch_has_work_for_holds_a_copy(tiny: RunSpec):
 
 
 def test_weights_and_moments_are_born_in_their_shards(tiny: RunSpec):
-    compiled = program.program(tiny.model, program.compiled_in(tiny.optim), 8, tiny.eval, Placement(fsdp=2, tensor=2))
+    compiled = program.program(tiny.model, compiled_in(tiny.optim), 8, tiny.eval, Placement(fsdp=2, tensor=2))
     state = compiled.initial(jax.random.key(0))
     up = state.params["blocks"][0]["up_DxF"].get_value()
     assert up.sharding.shard_shape(up.shape) == (8, 16)
@@ -234,7 +234,7 @@ def test_the_largest_batch_is_found_by_compiling(tiny: RunSpec):
     def of(limit: int) -> int | None:
         return program.largest_batch(tiny.model, tiny.optim, 8, limit, Placement(microbatches=1))
 
-    need = program.program(tiny.model, program.compiled_in(tiny.optim), 8, replace(tiny.eval, tokens=12),
+    need = program.program(tiny.model, compiled_in(tiny.optim), 8, replace(tiny.eval, tokens=12),
                            Placement(microbatches=1)).memory  # fmt: skip
     assert need > 0 and of(need) == 8 and of(need - 1) is None
     assert of(5 * need) in (16, 32, 64)
