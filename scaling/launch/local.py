@@ -188,7 +188,9 @@ class LocalSweep:
         self._said: Queue[Event] = Queue()
         self._attempts: Counter[str] = Counter()
         self._workers: dict[int, Worker] = {}
-        self._cores = _cores() if workers > 1 else [None]
+        # A plan of one run has every core. Of the plan and not of what is pending, so that a sweep that was stopped goes
+        # on as it began, to the same bits.
+        self._cores = _cores() if min(workers, len(plan)) > 1 else [None]
         self.outcome = Outcome()
         self._queue = self._pending()
         self._size = min(workers, max(1, len(self._queue)))

@@ -29,6 +29,8 @@ ledger, behaviour = Ledger(Path(sys.argv[1])), json.loads(sys.argv[2])
 def make(runs, branch_steps, progress, stop):
     with open(ledger.folder / "populations.txt", "a") as file:
         print(len(runs), file=file)
+    with open(ledger.folder / "cores.txt", "a") as file:
+        print(len(os.sched_getaffinity(0)), file=file)
     for run in runs:
         yield run.id, one(run, branch_steps, progress, stop)
 
@@ -192,6 +194,13 @@ def test_a_worker_that_is_signalled_alone_hands_its_run_back(tiny: RunSpec, tmp_
     outcome = sweep.run()
     assert len(outcome.recorded) == 3 and not outcome.failed and not outcome.stopped
     assert sweep.order.count(sweep.plan.runs[1].run.id) == 2
+
+
+def test_workers_are_pinned_to_a_core_and_a_plan_of_one_run_has_them_all(tiny: RunSpec, tmp_path: Path):
+    for runs in (1, 2):
+        Sweep(tmp_path / str(runs), seeds(tiny, *range(runs))).run()
+        cores = (tmp_path / str(runs) / "cores.txt").read_text().split()
+        assert set(map(int, cores)) == {len(os.sched_getaffinity(0)) if runs == 1 else 1}
 
 
 def test_runs_of_one_shape_go_to_a_worker_together(tiny: RunSpec, tmp_path: Path):
