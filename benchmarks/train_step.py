@@ -12,14 +12,15 @@ in an order that turns around each round, so that what else the machine does fal
 
 import argparse
 import contextlib
-import functools
 import json
 import os
 import platform
 import shlex
+import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -150,55 +151,57 @@ def _lines(path: str) -> list[str]:
 
 
 def work() -> None:
-    """Our side: a chunk of steps as a run executes it, from windows on the host to losses on the host.
+    """Our side: a chunk of steps as a run executes it, from windows on the host to rows of its curve on disk.
 
     One copy of the weights for each core that this process may use, where the batch has a part for each.
     """
     import jax
     import numpy as np
 
-    from scaling.spec import ModelSpec, OptimSpec
-    from scaling.train.curve import probed
-    from scaling.train.optim import Knobs
-    from scaling.train.placement import CPU_PART_TOKENS, Placement, sharding
-    from scaling.train.step import Chunk, Cut, graph, init_state, train_steps
+    from scaling.spec import DataSpec, EvalSpec, ModelSpec, OptimSpec, RunSpec, compiled_in
+    from scaling.train.curve import Curve, probed
+    from scaling.train.optim import Knobs, blends, learning_rates
+    from scaling.train.placement import copies
+    from scaling.train.program import program
+    from scaling.train.step import Chunk
 
-    cores = _cores()
-    jax.config.update("jax_num_cpu_devices", cores)
-    taken = 0
-    for line in sys.stdin:
-        message = json.loads(line)
-        if message["op"] == "setup":
-            d, steps, batch, context = (message[name] for name in ("d_model", "steps", "batch", "context"))
-            model = ModelSpec(
-                n_layers=message["n_layers"], d_model=d, d_ff=4 * d, d_head=d // message["n_heads"],
-                vocab_size=message["vocab"], context=context, positions=message["positions"],
-                tied=message["positions"] == "learned",
-            )  # fmt: skip
-            optim = OptimSpec(peak_lr=1e-3, cooldown_steps=1, weight_decay=0.1)
-            placement = Placement(data=max(1, min(cores, batch * context // CPU_PART_TOKENS)))
-            mesh = placement.mesh()
-            cut = Cut(mesh, placement.part_rows(batch, context))
-            everywhere, rows_KxBxM = sharding(mesh), sharding(mesh, None, "batch", None)
-            state = jax.jit(functools.partial(init_state, model, optim), out_shardings=everywhere)(jax.random.key(0))
-            program = jax.jit(
-                functools.partial(train_steps, graphdef=graph(model, optim), model=model, optim=optim, cut=cut),
-                in_shardings=(everywhere, everywhere, Chunk(rows_KxBxM, *(everywhere,) * 4), everywhere),
-                out_shardings=everywhere,
-                donate_argnums=0,
-            )
-            window_KxBxM = np.random.default_rng(0).integers(256, size=(steps, batch, context + 1), dtype=np.uint8)
-            rates = np.full(steps, optim.peak_lr, np.float32)
-            taken = 0
-            params = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-        began, cpu_began = time.perf_counter(), time.process_time()
-        chunk = Chunk(window_KxBxM, rates, 0 * rates, probed(taken, steps), np.int32(steps))
-        state, _, metrics = program(state, np.array(True), chunk, Knobs.of(optim))
-        taken += steps
-        loss = float(np.asarray(metrics.loss_K)[-1])
-        seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - cpu_began
-        answer = {"seconds": seconds / steps, "cpu_seconds": cpu_seconds / steps, "loss": loss}
-        print(json.dumps({"params": params} if message["op"] == "setup" else answer), flush=True)
+    jax.config.update("jax_num_cpu_devices", _cores())
+    folder, taken = Path(tempfile.mkdtemp(prefix="train_step")), 0
+    with contextlib.ExitStack() as stack:
+        stack.callback(shutil.rmtree, folder)
+        for line in sys.stdin:
+            message = json.loads(line)
+            if message["op"] == "setup":
+                d, steps, context = (message[name] for name in ("d_model", "steps", "context"))
+                run = RunSpec(
+                    model=ModelSpec(
+                        n_layers=message["n_layers"], d_model=d, d_ff=4 * d, d_head=d // message["n_heads"],
+                        vocab_size=message["vocab"], context=context, positions=message["positions"],
+                        tied=message["positions"] == "learned",
+                    ),
+                    optim=OptimSpec(peak_lr=1e-3, schedule="cosine", warmup_steps=10, weight_decay=0.1),
+                    data=DataSpec(source="zipf-facts"), eval=EvalSpec(tokens=context), batch=message["batch"],
+                    steps=100_000,
+                )  # fmt: skip
+                compiled = program(run.model, compiled_in(run.optim), run.batch, run.eval, copies(run))
+                state = jax.device_put(compiled.initial(jax.random.key(0)), compiled.layout)
+                curve = stack.enter_context(Curve(folder / f"{d}.jsonl", run, [], 0))
+                window_BxM = np.random.default_rng(0).integers(256, size=(run.batch, context + 1), dtype=np.uint8)
+                taken, params = 0, sum(leaf.size for leaf in jax.tree.leaves(state.params))
+                window_KxBxM = np.broadcast_to(window_BxM, (compiled.chunk, *window_BxM.shape))
+            began, cpu_began = time.perf_counter(), time.process_time()
+            end = taken + steps
+            while taken < end:
+                count = min(end - taken, compiled.chunk)
+                columns = (learning_rates(run, taken, count), blends(run, taken, count), probed(taken, count))
+                lr_K, blend_K, probed_K = (np.resize(column, compiled.chunk) for column in columns)
+                chunk = Chunk(window_KxBxM, lr_K, blend_K, probed_K, np.int32(count))
+                state, _, metrics = compiled.steps(state, np.array(True), chunk, Knobs.of(run.optim))
+                curve.add(taken, taken + count, metrics)
+                taken += count
+            seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - cpu_began
+            answer = {"seconds": seconds / steps, "cpu_seconds": cpu_seconds / steps, "loss": curve.loss}
+            print(json.dumps({"params": params} if message["op"] == "setup" else answer), flush=True)
 
 
 def _cores() -> int:

@@ -1,10 +1,10 @@
 """Does a byte model that the written rule sizes beat counting?
 
-scaling run byte_model      1 run, 1.1e14 FLOPs, about 20 minutes on 2 cores
+scaling run byte_model      1 run, 1.2e14 FLOPs, about 20 minutes on 2 cores
 Result: not run yet.
 
-An interpolated byte model of order 5 needs 2.06 bits for each held-out byte (benchmarks/byte_baseline.py, the same bytes).
-The run's batch, learning rate, beta2 and warm-up are those of the quickstart's best 16-wide run, moved by the rule.
+An interpolated byte model of order 5 needs 2.06 bits for each held-out byte (benchmarks/byte_baseline.py, the same
+bytes). The run's batch, learning rate, beta2 and warm-up are those of the quickstart at width 16, moved by the rule.
 """
 
 from dataclasses import replace

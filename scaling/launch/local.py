@@ -188,8 +188,8 @@ class LocalSweep:
         self._said: Queue[Event] = Queue()
         self._attempts: Counter[str] = Counter()
         self._workers: dict[int, Worker] = {}
-        # A plan of one run has every core. Of the plan and not of what is pending, so that a sweep that was stopped goes
-        # on as it began, to the same bits.
+        # A plan of one run has every core. The plan decides and not what is pending: a sweep that was stopped goes on
+        # as it began, to the same bits.
         self._cores = _cores() if min(workers, len(plan)) > 1 else [None]
         self.outcome = Outcome()
         self._queue = self._pending()
