@@ -23,6 +23,7 @@ REACH = 4.0  # rates within this factor of the best make the parabola
 CLIFF = 0.2  # in ln loss: a rate that is worse than the best by more is about to diverge, and on no parabola
 CLOSE = math.sqrt(2)  # the factor in rate that is close enough: it costs about 0.13 % of loss at the usual curvature
 SAME = 0.03  # cells within this of one another in ln N or ln D have one size or horizon
+SURE = 0.99  # level at which a valley is called lopsided
 COLLINEAR = 0.98  # correlation of ln N and ln D over the cells above which their drifts cannot be told apart
 
 Status = Literal["resolved", "unresolved", "edge"]
@@ -71,10 +72,20 @@ class Optimum:
 
     @property
     def excess(self) -> float:
-        """What the planned rate costs, nats per token; NaN where the cell is not resolved."""
+        """What the planned rate costs, nats per token; NaN where the cell is not resolved.
+
+        By the parabola, or where the planned rate is not among those it goes through, as measured: infinite where that
+        rate diverged, NaN where it was not tried.
+        """
         if self.status != "resolved":
             return math.nan
-        return self.loss * math.expm1(self.kappa.value * math.log(self.factor.value) ** 2)
+        c = self.cell
+        if c.planned in self.rates:
+            return self.loss * math.expm1(self.kappa.value * math.log(self.factor.value) ** 2)
+        losses = c.loss[c.rate == c.planned]
+        if not len(losses):
+            return math.nan
+        return float(np.exp(np.log(losses).mean())) - self.loss if np.isfinite(losses).all() else math.inf
 
     def curve(self, rate: Array) -> Array:
         """The parabola's loss, nats per token."""
@@ -309,6 +320,7 @@ def _tuned(group: str, cells: list[Cell], level: float) -> Tuned:
         verdict="unresolved", factor=None, warnings=tuple(warnings),
     )  # fmt: skip
     kept = [i for i, one in enumerate(optima) if one.status == "resolved"]
+    warnings += _lopsided([cells[i] for i in kept], [valleys[i] for i in kept], noise, dof)
     if not kept:
         return found
     plane, left = _plane([cells[i] for i in kept], [valleys[i] for i in kept], noise, dof, shared)
@@ -410,6 +422,33 @@ def _fieller(valley: _Valley, noise: float, t: float) -> Interval:
     low, high = (-linear - root) / (2 * square), (-linear + root) / (2 * square)
     se = noise * math.sqrt(float(valley.pull @ valley.pull))
     return Interval(value=valley.vertex, se=se, low=valley.centre + low, high=valley.centre + high)
+
+
+def _lopsided(
+    cells: Sequence[Cell], valleys: Sequence[_Valley | None], noise: float, dof: float
+) -> list[str]:
+    """A warning where a cubic term, the same in all cells, is above its noise: how far it moves the optima."""
+    projected = explained = 0.0
+    fitted = [(c, v) for c, v in zip(cells, valleys, strict=True) if v is not None]
+    for cell, valley in fitted:
+        cube = _projection(cell, valley) @ (cell.x[valley.rows] - valley.centre) ** 3
+        projected, explained = projected + float(cube @ valley.residual), explained + float(cube @ cube)
+    if not explained or not dof or abs(projected) <= t_quantile(SURE, dof) * noise * math.sqrt(explained):
+        return []
+    q = projected / explained
+    moved = []
+    for cell, valley in fitted:
+        u = cell.x[valley.rows] - valley.centre
+        b, k = (valley.hat @ (np.log(cell.loss[valley.rows]) - q * u**3))[-2:]
+        if k**2 > 3 * q * b:
+            moved.append((math.sqrt(k**2 - 3 * q * b) - k) / (3 * q) + valley.centre - valley.vertex)
+    if not moved:
+        return []
+    by = math.exp(float(np.mean(moved)))
+    return [
+        f"the loss rises faster {'above' if q > 0 else 'below'} the optimum than on the other side: with a cubic term "
+        f"the best rates are {by:.2f} times those of the parabola; a smaller --step tells"
+    ]
 
 
 def _curvature(

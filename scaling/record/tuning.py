@@ -14,6 +14,7 @@ from scaling.cost import count_params
 from scaling.spec import Refusal, RunSpec
 
 BEYOND = 2.0  # factor in N or D outside the tuned range up to which the plane is believed
+REACH = 4.0  # factor from the best rate up to which its parabola is
 
 
 def same_but_rate(run: RunSpec) -> str:
@@ -29,8 +30,10 @@ class Mistuning:
     lr_over_best: float
     kappa: float  # curvature of ln loss in ln rate at the best one
 
-    def excess(self, loss: float) -> float:
-        """What the best rate would have gained, in the unit of the loss."""
+    def excess(self, loss: float) -> float | None:
+        """What the best rate would have gained, in the unit of the loss; None beyond the reach of the parabola."""
+        if not 1 / REACH <= self.lr_over_best <= REACH:
+            return None
         return -loss * math.expm1(-self.kappa * math.log(self.lr_over_best) ** 2)
 
 
