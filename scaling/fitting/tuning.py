@@ -320,7 +320,7 @@ def _tuned(group: str, cells: list[Cell], level: float) -> Tuned:
         verdict="unresolved", factor=None, warnings=tuple(warnings),
     )  # fmt: skip
     kept = [i for i, one in enumerate(optima) if one.status == "resolved"]
-    warnings += _lopsided([cells[i] for i in kept], [valleys[i] for i in kept], noise, dof)
+    warnings += _lopsided([cells[i] for i in kept], [valleys[i] for i in kept], dof)
     if not kept:
         return found
     plane, left = _plane([cells[i] for i in kept], [valleys[i] for i in kept], noise, dof, shared)
@@ -425,7 +425,7 @@ def _fieller(valley: _Valley, noise: float, t: float) -> Interval:
 
 
 def _lopsided(
-    cells: Sequence[Cell], valleys: Sequence[_Valley | None], noise: float, dof: float
+    cells: Sequence[Cell], valleys: Sequence[_Valley | None], dof: float
 ) -> list[str]:
     """A warning where a cubic term, the same in all cells, is above its noise: how far it moves the optima."""
     projected = explained = 0.0
@@ -433,9 +433,13 @@ def _lopsided(
     for cell, valley in fitted:
         cube = _projection(cell, valley) @ (cell.x[valley.rows] - valley.centre) ** 3
         projected, explained = projected + float(cube @ valley.residual), explained + float(cube @ cube)
-    if not explained or not dof or abs(projected) <= t_quantile(SURE, dof) * noise * math.sqrt(explained):
+    spare = sum(valley.dof for _, valley in fitted)
+    if not explained or spare < 2:
         return []
     q = projected / explained
+    rest = sum(float(valley.residual @ valley.residual) for _, valley in fitted) - q * projected
+    if q**2 * explained <= t_quantile(SURE, dof - 1) ** 2 * rest / (spare - 1):
+        return []
     moved = []
     for cell, valley in fitted:
         u = cell.x[valley.rows] - valley.centre

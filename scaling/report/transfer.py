@@ -13,7 +13,8 @@ from scaling.fitting.tuning import SAME, Optimum, Tuned
 from scaling.report import words
 from scaling.report.figure import HAIR, INK, LOSS_LABEL, PAPER, RC, SOFT, label_ends, ordered, save, ticks
 
-PANEL = (3.5, 2.9)  # inches
+PANEL = (3.6, 2.85)  # inches
+MARGIN = (0.6, 0.85, 0.3, 0.5)  # inches of it left, right (for labels of curves), below and above the axes
 HEADROOM = 1.6  # the axis holds this much of the parabolas' own rise above the best; what is above is drawn at the top
 
 
@@ -35,13 +36,14 @@ def transfer(found: Sequence[Tuned]) -> Figure | None:
         return None
     columns = [_horizons(group) for group in found]
     wide, high = max(map(len, columns)), len(found)
-    width, height = wide * PANEL[0] + 0.35, high * PANEL[1] + 0.35
+    width, height = wide * PANEL[0] + 0.1, high * PANEL[1] + 0.15
     figure = Figure(figsize=(width, height), facecolor=PAPER)
     for r, (group, panels) in enumerate(zip(found, columns, strict=True)):
         colours = dict(zip(_sizes(group), ordered(len(_sizes(group))), strict=True))
         for c, optima in enumerate(panels):
-            left, bottom = c * PANEL[0] + 0.62, height - (r + 1) * PANEL[1] + 0.18
-            box = (left / width, bottom / height, (PANEL[0] - 1.3) / PANEL[0] * PANEL[0] / width, 1.95 / height)
+            left, bottom = c * PANEL[0] + MARGIN[0], height - (r + 1) * PANEL[1] + MARGIN[2]
+            size = PANEL[0] - MARGIN[0] - MARGIN[1], PANEL[1] - MARGIN[2] - MARGIN[3]
+            box = left / width, bottom / height, size[0] / width, size[1] / height
             axes = figure.add_axes(box, facecolor="none")
             _panel(axes, optima, colours)
             tokens = sorted({one.cell.d for one in optima})
@@ -49,9 +51,15 @@ def transfer(found: Sequence[Tuned]) -> Figure | None:
             if tokens[-1] > tokens[0] * math.exp(SAME):
                 horizon += f" to {words.short(tokens[-1])}"
             axes.set_title(f"{group.group}, D = {horizon}", loc="left", fontsize=9, color=INK, pad=16)
+            if r == c == 0:
+                planned = optima[0].cell.planned
+                axes.annotate(
+                    "planned", (planned, 1.0), xycoords=axes.get_xaxis_transform(), xytext=(0, 3), ha="center",
+                    textcoords="offset points", color=SOFT, fontsize=7.5,
+                )  # fmt: skip
             if c == 0:
                 axes.text(
-                    -0.2, 1.035, LOSS_LABEL, transform=axes.transAxes, color=SOFT, ha="left", va="bottom", fontsize=8
+                    -0.26, 1.035, LOSS_LABEL, transform=axes.transAxes, color=SOFT, ha="left", va="bottom", fontsize=8
                 )
             if r == high - 1:
                 axes.set_xlabel("learning rate (peak_lr)", color=INK, labelpad=4)
@@ -97,8 +105,11 @@ def _panel(axes: Axes, optima: Sequence[Optimum], colours: dict[float, str]) -> 
         elif inside.sum() > 1:
             axes.plot(x[inside], y[inside], color=colour, linewidth=0.8, linestyle=(0, (1, 2)))
         if one.status == "resolved":
-            axes.plot([one.rate.low, one.rate.high], [one.loss] * 2, color=colour, linewidth=3.2, alpha=0.35, zorder=1)
-            axes.plot([one.rate.value], [one.loss], "X", color=colour, markersize=7, markeredgecolor=PAPER, zorder=4)
+            sides = [[one.rate.value - one.rate.low], [one.rate.high - one.rate.value]]
+            axes.errorbar(
+                [one.rate.value], [one.loss], xerr=sides, fmt="X", color=colour, ecolor=INK, elinewidth=1.1, capsize=2.6,
+                markersize=7, markeredgecolor=PAPER, zorder=5,
+            )  # fmt: skip
         axes.axvline(one.cell.planned, color=SOFT, linewidth=0.8, linestyle=(0, (1, 2)), zorder=0)
         if inside.any():
             last = np.flatnonzero(inside)[-1]

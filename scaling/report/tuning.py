@@ -51,7 +51,7 @@ def _cost(one: Optimum) -> str:
         return "unknown"
     if math.isinf(one.excess):
         return "diverged"
-    return f"{one.excess:.4f} ({100 * one.excess / one.loss:.2g} %)"
+    return f"{one.excess:.4f} nats ({100 * one.excess / one.loss:.2g} %)"
 
 
 def verdicts(group: Tuned) -> list[str]:
@@ -61,7 +61,7 @@ def verdicts(group: Tuned) -> list[str]:
         return ["no optimum is resolved: nothing is known of its rates", *_silent(group)]
     factor = f"the best common factor to peak_lr is {_times(group.factor)}"
     worst = max(group.resolved, key=lambda one: -1.0 if math.isnan(one.excess) else one.excess)
-    cost = "one of them diverged" if math.isinf(worst.excess) else f"they cost at most {_cost(worst)} nats"
+    cost = "one of them diverged" if math.isinf(worst.excess) else f"they cost at most {_cost(worst)}"
     lines.append(
         {
             "tuned": f"planned rates: tuned: each is within a factor of √2 of its best; {cost}; {factor}",
