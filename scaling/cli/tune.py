@@ -43,7 +43,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--horizons", default="2", metavar="K", help="horizons of each model, the ends among them, or all (default 2)"
     )
-    parser.add_argument("--rates", type=int, default=5, metavar="R", help="learning rates about the planned (default 5)")
+    parser.add_argument(
+        "--rates", type=int, default=5, metavar="R", help="learning rates about the planned (default 5)"
+    )
     parser.add_argument("--step", type=float, default=2.0, metavar="X", help="factor between neighbours (default 2)")
     parser.add_argument("--seeds", type=int, default=1, metavar="S", help="seeds of every run (default 1)")
     parser.add_argument("--level", type=float, metavar="P", help="of every interval (default: the study's)")
@@ -291,8 +293,9 @@ def _command(arguments: argparse.Namespace) -> str:
     words = ["scaling", "tune", arguments.experiment]
     words += [word for change in arguments.changes for word in ("--set", change)]
     words += [word for name in arguments.groups for word in ("--group", name)]
-    for option, usual in (("sizes", "3"), ("horizons", "2"), ("rates", 5), ("step", 2.0), ("seeds", 1), ("level", None)):
+    usual = {"sizes": "3", "horizons": "2", "rates": 5, "step": 2.0, "seeds": 1, "level": None}
+    for option in usual:
         value = getattr(arguments, option)
-        if value != usual:
+        if value != usual[option]:
             words += [f"--{option}", str(value)]
     return shlex.join(words)

@@ -114,14 +114,15 @@ class Drift:
     high: float
     exponent: Interval  # of the best multiple in N or D
     factor: Interval  # from the least to the largest, at least 1 whichever way it moves
-    direct: float  # largest over smallest optimum among cells alike in the other; NaN where there are no two
+    direct: Interval | None  # the two optima furthest apart among cells alike in the other, as a ratio above 1
     verdict: Verdict
     why: str  # what keeps the verdict from being better; else empty
 
     def to_json(self) -> dict[str, Any]:
         return {
             "low": self.low, "high": self.high, "exponent": interval_json(self.exponent),
-            "factor": interval_json(self.factor), "direct": _number(self.direct), "verdict": self.verdict, "why": self.why,
+            "factor": interval_json(self.factor), "direct": interval_json(self.direct) if self.direct else None,
+            "verdict": self.verdict, "why": self.why,
         }  # fmt: skip
 
 
@@ -309,7 +310,9 @@ def _tuned(group: str, cells: list[Cell], level: float) -> Tuned:
     optima = tuple(_optimum(c, v, noise, dof, level) for c, v in zip(cells, valleys, strict=True))
     warnings = []
     if not dof:
-        warnings.append("no rate is left beyond the three of each parabola: the noise is unknown; try 5 rates or 2 seeds")
+        warnings.append(
+            "no rate is left beyond the three of each parabola: the noise is unknown; try 5 rates or 2 seeds"
+        )
     for status, words in (("edge", "at the edge of the rates tried"), ("unresolved", "lost in the noise")):
         count = sum(one.status == status for one in optima)
         if count:
@@ -323,14 +326,16 @@ def _tuned(group: str, cells: list[Cell], level: float) -> Tuned:
     warnings += _lopsided([cells[i] for i in kept], [valleys[i] for i in kept], dof)
     if not kept:
         return found
-    plane, left = _plane([cells[i] for i in kept], [valleys[i] for i in kept], noise, dof, shared)
-    verdict, factor = _planned(plane, optima, level)
+    vertices, covariance = _vertices([cells[i] for i in kept], [valleys[i] for i in kept], noise, shared)
+    plane, left = _plane([cells[i] for i in kept], vertices, covariance, dof)
+    verdict, factor = _planned(plane, optima, dof, level)
     for name, term, words in (("n", "b", "sizes"), ("d", "c", "horizons")):
         if term not in plane.terms and not left and _several([getattr(cell, name) for cell in cells]):
             warnings.append(f"the drift over {words} is not told: one of them has an optimum that is resolved")
     return replace(
-        found, plane=plane, sizes=_drift("sizes", plane, optima, level), verdict=verdict, factor=factor,
-        horizons=_drift("horizons", plane, optima, level), warnings=(*warnings, *left),
+        found, plane=plane, sizes=_drift("sizes", plane, optima, vertices, covariance, dof, level), verdict=verdict,
+        factor=factor, horizons=_drift("horizons", plane, optima, vertices, covariance, dof, level),
+        warnings=(*warnings, *left),
     )  # fmt: skip
 
 
@@ -424,9 +429,7 @@ def _fieller(valley: _Valley, noise: float, t: float) -> Interval:
     return Interval(value=valley.vertex, se=se, low=valley.centre + low, high=valley.centre + high)
 
 
-def _lopsided(
-    cells: Sequence[Cell], valleys: Sequence[_Valley | None], dof: float
-) -> list[str]:
+def _lopsided(cells: Sequence[Cell], valleys: Sequence[_Valley | None], dof: float) -> list[str]:
     """A warning where a cubic term, the same in all cells, is above its noise: how far it moves the optima."""
     projected = explained = 0.0
     fitted = [(c, v) for c, v in zip(cells, valleys, strict=True) if v is not None]
@@ -476,12 +479,11 @@ def _curvature(
     return _student(mean, se, dof, level) if mean > 0 else None
 
 
-def _plane(
-    cells: list[Cell], valleys: Sequence[_Valley | None], noise: float, dof: float, shared: float
-) -> tuple[Plane, list[str]]:
-    """By generalised least squares under the vertices' covariance, made larger where they scatter by more."""
+def _vertices(
+    cells: Sequence[Cell], valleys: Sequence[_Valley | None], noise: float, shared: float
+) -> tuple[Array, Array]:
+    """The vertices [K] in ln(rate / planned) and their covariance [K, K], to first order in the noise."""
     known = [v for v in valleys if v is not None]
-    vertex = np.array([v.vertex for v in known])
     covariance = np.zeros((len(known), len(known)))
     for i, (cell, valley) in enumerate(zip(cells, known, strict=True)):
         for j, (other, second) in enumerate(zip(cells, known, strict=True)):
@@ -489,7 +491,13 @@ def _plane(
                 covariance[i, j] = valley.pull @ valley.pull
             elif cell.model == other.model:
                 covariance[i, j] = shared * valley.pull @ _match(cell, valley, other, second) @ second.pull
-    covariance *= noise**2
+    return np.array([v.vertex for v in known]), noise**2 * covariance
+
+
+def _plane(cells: Sequence[Cell], vertex: Array, covariance: Array, dof: float) -> tuple[Plane, list[str]]:
+    """By generalised least squares under the vertices' covariance, made larger where they scatter by more."""
+    from scipy.special import fdtri
+
     n, d = (np.log([getattr(cell, name) for cell in cells]) for name in ("n", "d"))
     terms, warnings = _terms(n, d)
     n0, d0 = math.exp(n.mean()), math.exp(d.mean())
@@ -502,6 +510,11 @@ def _plane(
     spare, scatter = len(vertex) - len(terms), math.nan
     if spare:
         scatter = math.sqrt(max(float(left @ inverse @ left), 0.0) / spare)
+        if scatter**2 > fdtri(spare, dof, SURE):
+            by = math.exp(float(np.abs(left).max()))
+            warnings.append(
+                f"the optima are no power law of N and D: one is {by:.2g} times off it, and lr_over_best is as rough"
+            )
         if scatter > 1:
             spread, dof = spread * scatter**2, float(spare)
     elif len(terms) > 1:
@@ -524,7 +537,11 @@ def _terms(n: Array, d: Array) -> tuple[tuple[str, ...], list[str]]:
     return ("a", "b", "c"), []
 
 
-def _drift(over: Literal["sizes", "horizons"], plane: Plane, optima: Sequence[Optimum], level: float) -> Drift | None:
+def _drift(
+    over: Literal["sizes", "horizons"], plane: Plane, optima: Sequence[Optimum], vertices: Array, covariance: Array,
+    dof: float, level: float,
+) -> Drift | None:  # fmt: skip
+    """By the plane and, for a drift that is no power law, by the two optima that are furthest apart."""
     name, term = ("n", "b") if over == "sizes" else ("d", "c")
     exponent = plane.term(term, level)
     if exponent is None:
@@ -536,12 +553,11 @@ def _drift(over: Literal["sizes", "horizons"], plane: Plane, optima: Sequence[Op
     inside = exponent.low <= 0 <= exponent.high
     least = 0.0 if inside else min(abs(exponent.low), abs(exponent.high))
     most = max(abs(exponent.low), abs(exponent.high))
-    factor = _exp(
-        Interval(value=abs(exponent.value) * span, se=exponent.se * span, low=least * span, high=most * span)
-    )
+    factor = _exp(Interval(value=abs(exponent.value) * span, se=exponent.se * span, low=least * span, high=most * span))
+    direct = _direct(over, resolved, vertices, covariance, dof, level)
     verdict, why = "unresolved", ""
     edges = sum(one.status == "edge" for one in optima)
-    if factor.low > CLOSE:
+    if factor.low > CLOSE or (direct is not None and direct.low > CLOSE):
         verdict = "drifts"
     elif not factor.high <= CLOSE:
         why = f"the drift may be {factor.high:.2g}-fold"
@@ -552,8 +568,7 @@ def _drift(over: Literal["sizes", "horizons"], plane: Plane, optima: Sequence[Op
     else:
         verdict = "transfers"
     return Drift(
-        over=over, low=low, high=high, exponent=exponent, factor=factor, direct=_direct(over, resolved),
-        verdict=verdict, why=why,
+        over=over, low=low, high=high, exponent=exponent, factor=factor, direct=direct, verdict=verdict, why=why,
     )  # fmt: skip
 
 
@@ -561,33 +576,47 @@ def _several(values: Sequence[float]) -> bool:
     return math.log(max(values) / min(values)) > SAME
 
 
-def _direct(over: Literal["sizes", "horizons"], resolved: Sequence[Optimum]) -> float:
-    """The largest ratio of two optima at one horizon (over sizes), or of one model (over horizons)."""
-    ratios = [math.nan]
-    for one in resolved:
-        same = [
-            other.factor.value
-            for other in resolved
-            if (
-                abs(math.log(other.cell.d / one.cell.d)) <= SAME
-                if over == "sizes"
-                else other.cell.model == one.cell.model
-            )
-        ]
-        if len(same) > 1:
-            ratios.append(max(same) / min(same))
-    return float(np.nanmax(ratios)) if len(ratios) > 1 else math.nan
+def _direct(
+    over: Literal["sizes", "horizons"], resolved: Sequence[Optimum], vertices: Array, covariance: Array, dof: float,
+    level: float,
+) -> Interval | None:  # fmt: skip
+    """The largest ratio of two optima at one horizon (over sizes), or of one model (over horizons).
+
+    Its interval allows for the choice of the largest: all pairs are looked at (Bonferroni). None without a pair.
+    """
+    pairs = [
+        (i, j)
+        for i, one in enumerate(resolved)
+        for j, other in enumerate(resolved[:i])
+        if (
+            abs(math.log(other.cell.d / one.cell.d)) <= SAME
+            if over == "sizes"
+            else other.cell.model == one.cell.model and abs(math.log(other.cell.d / one.cell.d)) > SAME
+        )
+    ]
+    if not pairs:
+        return None
+    i, j = max(pairs, key=lambda pair: abs(vertices[pair[0]] - vertices[pair[1]]))
+    se = math.sqrt(max(covariance[i, i] + covariance[j, j] - 2 * covariance[i, j], 0.0))
+    apart = _student(abs(float(vertices[i] - vertices[j])), se, dof, 1 - (1 - level) / len(pairs))
+    return _exp(replace(apart, low=max(apart.low, 0.0)))
 
 
 def _planned(
-    plane: Plane, optima: Sequence[Optimum], level: float
+    plane: Plane, optima: Sequence[Optimum], dof: float, level: float
 ) -> tuple[Literal["tuned", "off", "unresolved"], Interval]:
-    """Whether every planned rate is close to the plane's optimum; and the factor that is best for all cells."""
-    at = [plane.factor(one.cell.n, one.cell.d, level) for one in optima if one.status == "resolved"]
+    """Whether every planned rate is close to its optimum; and the factor that is best for all cells.
+
+    Off is one that the plane, or the cell by itself (Bonferroni), puts further away than CLOSE.
+    """
+    resolved = [one for one in optima if one.status == "resolved"]
+    at = [plane.factor(one.cell.n, one.cell.d, level) for one in resolved]
+    each = 1 - (1 - level) / len(resolved)
+    own = [_exp(_student(math.log(one.factor.value), one.rate.se, dof, each)) for one in resolved]
     row = np.zeros(len(plane.terms))
     row[0] = 1.0
     middle = _exp(_student(float(row @ plane.values), math.sqrt(row @ plane.covariance @ row), plane.dof, level))
-    if any(one.low > CLOSE or one.high < 1 / CLOSE for one in at):
+    if any(one.low > CLOSE or one.high < 1 / CLOSE for one in (*at, *own)):
         return "off", middle
     close = all(one.low >= 1 / CLOSE and one.high <= CLOSE for one in at)
     return "tuned" if close and all(one.status != "edge" for one in optima) else "unresolved", middle

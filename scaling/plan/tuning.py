@@ -81,7 +81,9 @@ def ladder(rates: int, step: float) -> tuple[int, ...]:
     if rates < LEAST_RATES:
         faults.append(f"--rates {rates}: a parabola needs at least {LEAST_RATES}, and 5 say how sure it is")
     if not 1 < step <= LARGEST_STEP:
-        faults.append(f"--step {step:g}: is the factor between neighbouring rates, above 1 and at most {LARGEST_STEP:g}")
+        faults.append(
+            f"--step {step:g}: is the factor between neighbouring rates, above 1 and at most {LARGEST_STEP:g}"
+        )
     if faults:
         raise Refusal(faults)
     return tuple(range(-(rates // 2), rates - rates // 2))

@@ -52,9 +52,7 @@ class GroupTuning:
     def __call__(self, run: RunSpec) -> Mistuning | None:
         """None outside the range, and for a run that the study had not planned when it was tuned."""
         n, d, planned = count_params(run.model).matmul, run.tokens, self.planned.get(same_but_rate(run))
-        inside = all(
-            low / BEYOND <= value <= high * BEYOND for value, (low, high) in ((n, self.n), (d, self.d))
-        )
+        inside = all(low / BEYOND <= value <= high * BEYOND for value, (low, high) in ((n, self.n), (d, self.d)))
         if planned is None or not inside:
             return None
         at = {"a": 1.0, "b": math.log(n / self.n0), "c": math.log(d / self.d0)}
@@ -77,7 +75,7 @@ class Tuning:
 
     @classmethod
     def of(cls, folder: Path) -> "Tuning":
-        """What `tuning.json` in a results folder says; nothing where there is none. Raises `Refusal` for another file."""
+        """What `tuning.json` in a results folder says, or nothing. Raises `Refusal` for a file that is none."""
         path = folder / "tuning.json"
         try:
             return cls.from_json(json.loads(path.read_text(encoding="utf-8")))

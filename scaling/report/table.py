@@ -66,7 +66,7 @@ def checks(found: Findings) -> list[Line]:
 
 
 def learning_rates(found: Findings) -> list[Line]:
-    """Whether the rates of the fitted runs are near their best, where `scaling tune` has told; beside the seed noise."""
+    """Whether the fitted runs have rates near their best, where `scaling tune` has told, and what they cost."""
     rows = found.table.loc[(found.table["role"] == "fitted") & (found.table["status"] == "finished")]
     if not len(rows):
         return []

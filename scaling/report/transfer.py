@@ -14,7 +14,7 @@ from scaling.report import words
 from scaling.report.figure import HAIR, INK, LOSS_LABEL, PAPER, RC, SOFT, label_ends, ordered, save, ticks
 
 PANEL = (3.6, 2.85)  # inches
-MARGIN = (0.6, 0.85, 0.3, 0.5)  # inches of it left, right (for labels of curves), below and above the axes
+MARGIN = (0.6, 0.85, 0.3, 0.6)  # inches of it left, right (for labels of curves), below and above the axes
 HEADROOM = 1.6  # the axis holds this much of the parabolas' own rise above the best; what is above is drawn at the top
 
 
@@ -50,7 +50,7 @@ def transfer(found: Sequence[Tuned]) -> Figure | None:
             horizon = words.short(tokens[0])
             if tokens[-1] > tokens[0] * math.exp(SAME):
                 horizon += f" to {words.short(tokens[-1])}"
-            axes.set_title(f"{group.group}, D = {horizon}", loc="left", fontsize=9, color=INK, pad=16)
+            axes.set_title(f"{group.group}, D = {horizon}", loc="left", fontsize=9, color=INK, pad=25)
             if r == c == 0:
                 planned = optima[0].cell.planned
                 axes.annotate(
@@ -59,7 +59,7 @@ def transfer(found: Sequence[Tuned]) -> Figure | None:
                 )  # fmt: skip
             if c == 0:
                 axes.text(
-                    -0.26, 1.035, LOSS_LABEL, transform=axes.transAxes, color=SOFT, ha="left", va="bottom", fontsize=8
+                    -0.26, 1.1, LOSS_LABEL, transform=axes.transAxes, color=SOFT, ha="left", va="bottom", fontsize=8
                 )
             if r == high - 1:
                 axes.set_xlabel("learning rate (peak_lr)", color=INK, labelpad=4)
@@ -107,8 +107,8 @@ def _panel(axes: Axes, optima: Sequence[Optimum], colours: dict[float, str]) -> 
         if one.status == "resolved":
             sides = [[one.rate.value - one.rate.low], [one.rate.high - one.rate.value]]
             axes.errorbar(
-                [one.rate.value], [one.loss], xerr=sides, fmt="X", color=colour, ecolor=INK, elinewidth=1.1, capsize=2.6,
-                markersize=7, markeredgecolor=PAPER, zorder=5,
+                [one.rate.value], [one.loss], xerr=sides, fmt="X", color=colour, ecolor=INK, elinewidth=1.1,
+                capsize=2.6, markersize=7, markeredgecolor=PAPER, zorder=5,
             )  # fmt: skip
         axes.axvline(one.cell.planned, color=SOFT, linewidth=0.8, linestyle=(0, (1, 2)), zorder=0)
         if inside.any():

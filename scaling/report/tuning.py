@@ -42,7 +42,7 @@ def row(group: str, one: Optimum) -> list[str]:
     start = [group, words.short(cell.n), words.short(cell.d)]
     if one.status != "resolved":
         return [*start, one.status, "", "", ""]
-    return [*start, f"{one.rate.value:.3g}", _times(one.factor), f"{one.loss:.3f}", _cost(one)]
+    return [*start, f"{one.rate.value:.3g}", words.interval(one.factor), f"{one.loss:.3f}", _cost(one)]
 
 
 def _cost(one: Optimum) -> str:
@@ -51,7 +51,8 @@ def _cost(one: Optimum) -> str:
         return "unknown"
     if math.isinf(one.excess):
         return "diverged"
-    return f"{one.excess:.4f} nats ({100 * one.excess / one.loss:.2g} %)"
+    share = 100 * one.excess / one.loss
+    return f"{one.excess:.4f} nats ({share:.{2 if share < 10 else 0}f} %)"
 
 
 def verdicts(group: Tuned) -> list[str]:
@@ -59,7 +60,7 @@ def verdicts(group: Tuned) -> list[str]:
     lines = [_drift(group, drift) for drift in (group.sizes, group.horizons) if drift is not None]
     if group.factor is None:
         return ["no optimum is resolved: nothing is known of its rates", *_silent(group)]
-    factor = f"the best common factor to peak_lr is {_times(group.factor)}"
+    factor = f"the best common factor to peak_lr is {words.interval(group.factor)}"
     worst = max(group.resolved, key=lambda one: -1.0 if math.isnan(one.excess) else one.excess)
     cost = "one of them diverged" if math.isinf(worst.excess) else f"they cost at most {_cost(worst)}"
     lines.append(
@@ -89,10 +90,10 @@ def _drift(group: Tuned, drift: Drift) -> str:
     exponents = f"as {variable}^{words.interval(drift.exponent)}"
     if drift.over == "sizes" and (power := _of_width(group, drift.exponent)) is not None:
         exponents += f", d_model^{words.interval(power)}"
-    moved = f"the best multiple moves by a factor of {_times(drift.factor)} over {span} ({exponents})"
-    if math.isfinite(drift.direct):
+    moved = f"the best multiple moves by a factor of {words.interval(drift.factor)} over {span} ({exponents})"
+    if drift.direct is not None:
         alike = "at one horizon" if drift.over == "sizes" else "in one model"
-        moved += f"; the optima themselves differ by at most {drift.direct:.3g} {alike}"
+        moved += f"; the two furthest apart {alike} differ by {words.interval(drift.direct)}"
     why = f" ({drift.why})" if drift.why else ""
     return f"{drift.over}: {drift.verdict}{why}: {moved}"
 
@@ -119,10 +120,3 @@ def usage(found: Sequence[Tuned], folder: Path) -> list[str]:
         f"  {fit} --where 'tuning_excess<0.005'           # leaves out what a better rate would gain more",
         f"  {fit} --columns loss=tuned_loss --drop-bad    # the loss that each would have at its best rate",
     ]
-
-
-def _times(item: Interval) -> str:
-    """A factor or rate and its bounds, to two digits of the interval in logarithms; without bounds where none are."""
-    if not (math.isfinite(item.low) and math.isfinite(item.high)):
-        return f"{item.value:.3g} (no interval)"
-    return f"{item.value:.3g} [{item.low:.3g}, {item.high:.3g}]"

@@ -30,8 +30,16 @@ def valley(
             loss = 2 * n**-0.05 * np.exp(KAPPA * x**2 + cubic * x**3 + e)
             cells.append(
                 Cell(
-                    group="g", model=f"m{i}", n=n, d=d, d_model=int(n**0.5), n_layers=2, planned=PLANNED, rate=rate,
-                    seed=seed, loss=loss,
+                    group="g",
+                    model=f"m{i}",
+                    n=n,
+                    d=d,
+                    d_model=int(n**0.5),
+                    n_layers=2,
+                    planned=PLANNED,
+                    rate=rate,
+                    seed=seed,
+                    loss=loss,
                 )  # fmt: skip
             )
     return cells
@@ -116,6 +124,15 @@ def test_a_planted_drift_is_called_so_and_none_transfers_and_noise_is_neither():
         assert said.count(name) >= 30, (name, said)
     assert not any(drift and drift.verdict == "transfers" for drift in verdicts["drifts"])
     assert not any(drift and drift.verdict == "drifts" for drift in verdicts["transfers"])
+
+
+def test_a_drift_that_is_no_power_law_is_a_drift():
+    cells = valley(np.random.default_rng(0), noise=0.0005)
+    middle = valley(np.random.default_rng(1), noise=0.0005, off=1.0)
+    (one,) = tune([*cells[:2], *middle[2:4], *cells[4:]])
+    assert one.sizes and one.sizes.verdict == "drifts" and one.sizes.factor.low == 1.0
+    assert one.sizes.direct and one.sizes.direct.value == pytest.approx(math.exp(0.7), rel=0.05)
+    assert one.verdict == "off" and any("no power law" in warning for warning in one.warnings)
 
 
 def test_rates_that_are_planned_right_are_called_tuned_and_others_get_their_factor():
