@@ -21,7 +21,7 @@ from scaling.fitting.uncertainty import Interval, t_quantile
 
 REACH = 4.0  # rates within this factor of the best make the parabola
 CLIFF = 0.2  # in ln loss: a rate that is worse than the best by more is about to diverge, and on no parabola
-CLOSE = math.sqrt(2)  # the factor in rate that is close enough: it costs about 0.13 % of loss at the usual curvature
+CLOSE = math.sqrt(2)  # the factor in rate that is close enough: it costs a quarter of what a factor of 2 does
 SAME = 0.03  # cells within this of one another in ln N or ln D have one size or horizon
 SURE = 0.99  # level at which a valley is called lopsided
 COLLINEAR = 0.98  # correlation of ln N and ln D over the cells above which their drifts cannot be told apart

@@ -110,10 +110,11 @@ def _panel(axes: Axes, optima: Sequence[Optimum], colours: dict[float, str]) -> 
                 [one.rate.value], [one.loss], xerr=sides, fmt="X", color=colour, ecolor=INK, elinewidth=1.1,
                 capsize=2.6, markersize=7, markeredgecolor=PAPER, zorder=5,
             )  # fmt: skip
-        axes.axvline(one.cell.planned, color=SOFT, linewidth=0.8, linestyle=(0, (1, 2)), zorder=0)
         if inside.any():
             last = np.flatnonzero(inside)[-1]
             ends.append((float(x[last]), float(y[last]), f"N = {words.short(one.cell.n)}", colour))
+    for planned in {one.cell.planned for one in optima}:
+        axes.axvline(planned, color=SOFT, linewidth=0.9, linestyle=(0, (1, 2)), zorder=0)
     low, high = min(rates), max(rates)
     axes.set_xlim(low / (high / low) ** 0.05, high * (high / low) ** 0.05)
     axes.set_ylim(bottom, top)
