@@ -25,7 +25,7 @@ from scaling.launch.local import Outcome
 from scaling.plan import Planned, Study
 from scaling.record import Ledger, table
 from scaling.record.files import commit_json
-from scaling.record.tuning import REACH, Tuning
+from scaling.record.tuning import REACH, Mistuning, Tuning
 from scaling.spec import RunSpec
 from tests.cli.test_cli import STUDY
 from tests.record.test_record import record_of
@@ -172,6 +172,26 @@ def test_runs_of_the_study_are_taken_over_and_not_trained_again(study: Path, pla
         assert record.run.id not in {p.run.id for p in made}
 
 
+def test_a_trunk_is_trained_again_where_a_branch_still_needs_its_weights(study: Path, planted):
+    loss = valley(lambda run: PEAK)
+    own = recorded(study, loss)
+    asked, _ = study_of(str(study), [])
+    branch = next(p.run for p in asked.plan.runs if p.role == "fitted")
+    assert branch.branch
+    own.reopen(branch.id)
+    made = planted(loss)
+    assert tuned(study) == 0
+    again = {p.run.id for p in made if p.run.optim.peak_lr == PEAK}
+    assert again == {branch.id, branch.branch.trunk}
+
+
+def test_the_excess_of_a_run_is_what_its_parabola_says():
+    off = Mistuning(lr_over_best=3.0, kappa=0.1)
+    bottom = 2.0 * math.exp(-0.1 * math.log(3) ** 2)  # the parabola through ln 2 at a factor of 3
+    assert off.excess(2.0) == pytest.approx(2.0 - bottom, rel=1e-12)
+    assert Mistuning(lr_over_best=1 / 3, kappa=0.1).excess(2.0) == pytest.approx(2.0 - bottom, rel=1e-12)
+
+
 def test_more_rates_add_to_those_that_are_there(study: Path, planted):
     planted(valley(lambda run: PEAK))
     assert tuned(study) == 0
@@ -274,6 +294,7 @@ def test_a_broken_tuning_is_refused_by_name(study: Path, capsys):
     assert "tuning.json: not a tuning" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_real_tuning_survives_an_interrupt_and_repeats_the_study_at_factor_1(tmp_path: Path):
     path = tmp_path / "tiny.py"
     path.write_text(STUDY)
