@@ -84,7 +84,7 @@ class Asked:
 
     def _further(self, plan: Plan, ledger: Ledger) -> list[tuple[Any, int]]:
         """(grid, side) on which an optimum lies at the edge of the rates that were tried."""
-        from scaling.fitting.tuning import side
+        from scaling.fitting.valley import side
 
         grids = {(cell.group, same_but_rate(cell.run)): cell.grid for cell in self.cells}
         found = {}
@@ -229,7 +229,7 @@ def _say_cost(asked: Asked, plan: Plan, ledger: Ledger, taken: int, console: Con
 
 def _trials(study: Study, planned: Iterable[Planned], ledger: Ledger) -> list[tuple[str, Any]]:
     """(`same_but_rate`, cell) for each group of `planned` and each of the study's runs in it that was tried."""
-    from scaling.fitting import tuning
+    from scaling.fitting.valley import Cell as Valley
 
     planned = tuple(planned)
     tried: dict[str, list[RunRecord]] = {}
@@ -243,7 +243,7 @@ def _trials(study: Study, planned: Iterable[Planned], ledger: Ledger) -> list[tu
             if not records:
                 continue
             losses = [r.loss if r.status == "finished" and r.loss else math.nan for r in records]
-            cell = tuning.Cell(
+            cell = Valley(
                 group=group, model=json.dumps(to_json(run.model)), n=count_params(run.model).matmul, d=run.tokens,
                 d_model=run.model.d_model, n_layers=run.model.n_layers, planned=run.optim.peak_lr,
                 rate=np.array([r.run.optim.peak_lr for r in records]), seed=np.array([r.run.seed for r in records]),

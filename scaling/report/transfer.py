@@ -9,7 +9,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from scaling.fitting.tuning import SAME, Optimum, Tuned
+from scaling.fitting.tuning import SAME, Tuned
+from scaling.fitting.valley import Optimum
 from scaling.report import words
 from scaling.report.figure import HAIR, INK, LOSS_LABEL, PAPER, RC, SOFT, label_ends, ordered, save, ticks
 
@@ -114,7 +115,7 @@ def _panel(axes: Axes, optima: Sequence[Optimum], colours: dict[float, str]) -> 
             last = np.flatnonzero(inside)[-1]
             ends.append((float(x[last]), float(y[last]), f"N = {words.short(one.cell.n)}", colour))
     for planned in {one.cell.planned for one in optima}:
-        axes.axvline(planned, color=SOFT, linewidth=0.9, linestyle=(0, (1, 2)), zorder=0)
+        axes.axvline(planned, color=INK, linewidth=1.0, linestyle=(0, (1, 2)), zorder=1)
     low, high = min(rates), max(rates)
     axes.set_xlim(low / (high / low) ** 0.05, high * (high / low) ** 0.05)
     axes.set_ylim(bottom, top)

@@ -9,8 +9,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from scaling.fitting.tuning import Drift, Optimum, Tuned
+from scaling.fitting.tuning import Drift, Tuned
 from scaling.fitting.uncertainty import Interval
+from scaling.fitting.valley import Optimum
 from scaling.report import words
 
 

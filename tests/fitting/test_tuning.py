@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from scaling.fitting.tuning import CLOSE, Cell, Tuned, side, tune
+from scaling.fitting.tuning import CLOSE, Tuned, tune
+from scaling.fitting.valley import Cell, side
 
 PLANNED, KAPPA = 0.005, 0.02
 
