@@ -356,7 +356,8 @@ def student(value: float, se: float, dof: float, level: float) -> Interval:
 
 def exp(item: Interval) -> Interval:
     """Of an interval of a logarithm; its standard error stays that of the logarithm."""
-    return Interval(value=math.exp(item.value), se=item.se, low=math.exp(item.low), high=math.exp(item.high))
+    value, low, high = (float(np.exp(np.clip(x, -700, 700))) for x in (item.value, item.low, item.high))
+    return Interval(value=value, se=item.se, low=low, high=high)
 
 
 def scaled(item: Interval, by: float) -> Interval:

@@ -229,3 +229,14 @@ def test_groups_are_told_apart():
     other = [replace(c, group="h") for c in valley(np.random.default_rng(1), noise=0.0005, off=0.7)]
     one, two = tune([*cells, *other])
     assert (one.group, one.verdict) == ("g", "tuned") and (two.group, two.verdict) == ("h", "off")
+
+
+def test_losses_that_are_all_noise_are_an_answer_and_no_crash():
+    rng = np.random.default_rng(2)
+    statuses = []
+    for noise in (0.02, 0.1, 0.5) * 30:
+        (one,) = tune(valley(rng, noise=noise, factors=(0.5, 1, 2, 4)))
+        json.dumps(one.to_json(), allow_nan=False)
+        statuses += [o.status for o in one.optima]
+        assert one.verdict != "tuned" and (one.sizes is None or one.sizes.verdict != "transfers")
+    assert statuses.count("resolved") < 0.25 * len(statuses)
