@@ -12,5 +12,15 @@ def study_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="DIR", help="results folder (default: results/NAME beside experiments/)")
 
 
+def sweep_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--workers", type=int, metavar="N", help="worker processes (default: one a core on CPU)")
+    parser.add_argument(
+        "--population", default="auto", metavar="N|auto",
+        help="runs of one shape that a worker trains in one program: a number, or auto (default): what pays by trial "
+        "on an accelerator, 1 on a CPU",
+    )  # fmt: skip
+    parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
+
+
 def json_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON document on standard output")

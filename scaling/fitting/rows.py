@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 GAP = 1e3  # two neighbouring values of a column further apart than this are taken for two units
 OFF = 3.0  # FLOPs this far from what the other runs' say of 6 N D are taken for another unit or column
-RESULTS = ("loss", "status", "role", "run_id", "trunk")  # columns, by the start of their names, that configure no run
+# Columns, by the start of their names, that configure no run.
+RESULTS = ("loss", "status", "role", "run_id", "trunk", "tuned_loss", "tuning_excess")
 TINY, HUGE = 1e3, 1e13  # parameters; outside of these a count is more often in millions than right
 NEIGHBOURS = 5  # in N, on either side, that tell what a token should cost
 

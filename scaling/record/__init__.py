@@ -3,3 +3,4 @@
 from scaling.record.ledger import Ledger as Ledger
 from scaling.record.run_record import Clock as Clock
 from scaling.record.run_record import RunRecord as RunRecord
+from scaling.record.tuning import Tuning as Tuning

@@ -6,6 +6,8 @@
     runs/<id>/checkpoints/   its weights (scaling.train.checkpoint)
     runs/<id>/record.json    what it showed; there only when the run is over
     runs.csv                 one row per evaluated run, made from the records
+    tuning.json              how far its learning rates are from the best (scaling.record.tuning)
+    tuning/                  the runs that tell: a results folder of its own
 
 One writer per run folder. A run without a record is pending, whatever else its folder holds.
 """

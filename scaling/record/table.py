@@ -12,22 +12,37 @@ from scaling.cost import count_params, flops_per_token
 from scaling.record.files import commit_text
 from scaling.record.ledger import Ledger
 from scaling.record.run_record import RunRecord
+from scaling.record.tuning import Mistuning, Tuning
 
 COLUMNS = (
     "run_id", "group", "role", "status", "n_params", "n_params_kaplan", "n_params_total", "tokens", "unique_tokens",
     "epochs", "flops", "loss", "loss_se", "bits_per_byte", "entropy", "seed", "peak_lr", "batch_tokens", "steps",
     "trunk", "branch_step", "optimizer", "schedule", "attention", "n_layers", "d_model", "d_ff", "d_head", "context",
     "vocab_size", "source", "reason", "averaged_loss", "averaged_loss_se", "noise_tokens", "spikes",
+    "lr_over_best", "tuning_excess", "tuned_loss",
 )  # fmt: skip
 
 
 def rows(ledger: Ledger) -> list[dict[str, Any]]:
     """One dict per evaluated run with a record, in the order of the plan; keys are `COLUMNS`."""
-    return [
-        _row(ledger[planned["id"]], planned["group"], planned["role"])
-        for planned in ledger.study()["plan"]
-        if planned["role"] != "trunk" and planned["id"] in ledger
-    ]
+    tuning = Tuning.of(ledger.folder)
+    found = []
+    for planned in ledger.study()["plan"]:
+        if planned["role"] != "trunk" and planned["id"] in ledger:
+            record = ledger[planned["id"]]
+            off = tuning(record.run, planned["group"])
+            found.append(_row(record, planned["group"], planned["role"]) | _tuned(record, off))
+    return found
+
+
+def _tuned(record: RunRecord, off: Mistuning | None) -> dict[str, float | None]:
+    """What `scaling tune` says of the run: nats that the best learning rate would have gained, and the loss then."""
+    excess = off.excess(record.loss) if off and record.loss is not None else None
+    return {
+        "lr_over_best": off.lr_over_best if off else None,
+        "tuning_excess": excess,
+        "tuned_loss": record.loss - excess if record.loss is not None and excess is not None else None,
+    }
 
 
 def _row(record: RunRecord, group: str, role: str) -> dict[str, Any]:

@@ -58,10 +58,34 @@ def checks(found: Findings) -> list[Line]:
         lines.append(Line(label="seed noise", text="unknown: no run is repeated with another seed", known=False))
     if found.floor is not None:
         lines.append(floor(found))
+    lines += learning_rates(found)
     cautions = [*(law.warnings if law is not None else ()), *found.warnings]
     if cautions:
         lines.append(Line(label="caution", text="; ".join(cautions), known=False))
     return lines
+
+
+def learning_rates(found: Findings) -> list[Line]:
+    """Whether the fitted runs have rates near their best, where `scaling tune` has told, and what they cost."""
+    rows = found.table.loc[(found.table["role"] == "fitted") & (found.table["status"] == "finished")]
+    if not len(rows):
+        return []
+    if "lr_over_best" not in rows.columns or not (told := [float(cell) for cell in rows["lr_over_best"] if cell]):
+        return [Line(label="learning rates", text="not known to be near their best: see `scaling tune`", known=False)]
+    pairs = zip(rows["tuning_excess"], rows["loss"], strict=True)
+    shares = [float(excess) / float(loss) for excess, loss in pairs if excess]
+    text = f"{min(told):.2g} to {max(told):.2g} times the best of their size and horizon"
+    unknown, far = len(rows) - len(told), len(told) - len(shares)
+    if shares:
+        text += f", which costs at most {max(shares):.2%} of the loss".replace("%", " %")
+    if far:
+        text += f"; {words.several(far, 'run')} further off than the price is known"
+    if unknown:
+        text += f"; {words.several(unknown, 'run')} not tuned"
+    costly = found.noise is not None and sum(share > found.noise.sd for share in shares)
+    if costly:
+        text += f"; more than the seed noise in {words.several(costly, 'run')}: `scaling fit --columns loss=tuned_loss`"
+    return [Line(label="learning rates", text=text, known=not (costly or far))]
 
 
 def forecast(one: Registered) -> str:

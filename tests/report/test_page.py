@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -213,3 +214,20 @@ def test_runs_off_the_curves_are_said_to_be_off(tmp_path, plant, small, read):
     widths = {"widths": (8, 16, 32), "tokens": tuple(1e5 * 1.3**k for k in range(12))}
     _, other = written(plant(tmp_path, small(**widths)))
     assert "in the colour of the nearest D that has a curve" in other.text
+
+
+def test_the_page_says_whether_rates_were_tuned_and_warns_when_that_costs_more_than_the_noise(found):
+    (line,) = table.learning_rates(found)
+    assert not line.known and "scaling tune" in line.text
+    fitted = (found.table["role"] == "fitted") & (found.table["status"] == "finished")
+    assert found.noise is not None
+    for share, known in ((0.1 * found.noise.sd, True), (3 * found.noise.sd, False)):
+        told = found.table.assign(lr_over_best="", tuning_excess="")
+        told.loc[fitted, "lr_over_best"] = "0.8"
+        told.loc[fitted, "tuning_excess"] = [repr(share * float(loss)) for loss in told.loc[fitted, "loss"]]
+        (line,) = table.learning_rates(replace(found, table=told))
+        assert line.known is known and f"{share:.2%}".replace("%", " %") in line.text
+        assert ("more than the seed noise" in line.text) is not known
+    told.loc[fitted, "tuning_excess"] = ""
+    (line,) = table.learning_rates(replace(found, table=told))
+    assert not line.known and "further off than the price is known" in line.text
