@@ -17,7 +17,8 @@ from scaling.spec import Refusal, RunSpec
 class Rule:
     """Exponents and bounds; an exponent of 0 leaves that number as the reference run has it."""
 
-    batch_exponent: float = 0.45  # B ~ D^this; 0.383 was found at 10^9 to 10^11 tokens (arXiv:2505.13738)
+    # B ~ D^this; 0.383 (arXiv:2505.13738) and 0.571 (arXiv:2503.04715) were found at 10^9 tokens and more
+    batch_exponent: float = 0.45
     min_steps: int = 1000  # the batch shrinks below its power law before a run has fewer
     lr_exponent: float = -0.3  # peak_lr ~ D^this at a fixed batch (openathena.ai/blog/delphi)
     lr_batch_exponent: float = 0.5  # peak_lr ~ B^this under Adam (arXiv:2205.10287)
