@@ -9,6 +9,7 @@ study once, not one error at a time.
 
 import dataclasses
 import difflib
+import functools
 import hashlib
 import json
 import math
@@ -136,7 +137,7 @@ class RunSpec:
         """D: tokens that were predicted in training, repeats included."""
         return self.steps * self.batch_tokens
 
-    @property
+    @functools.cached_property
     def id(self) -> str:
         """Twelve hex digits: equal specs, equal ids, on any machine.
 

@@ -192,7 +192,11 @@ class LocalSweep:
         # as it began, to the same bits.
         self._cores = _cores() if min(workers, len(plan)) > 1 else [None]
         self.outcome = Outcome()
-        self._queue = self._pending()
+        self._queue = {p.run.id: p for p in self._pending()}
+        self._branches: dict[str, list[Planned]] = {}  # of each trunk
+        for p in plan.runs:
+            if p.run.branch:
+                self._branches.setdefault(p.run.branch.trunk, []).append(p)
         self._size = min(workers, max(1, len(self._queue)))
 
     def _pending(self) -> list[Planned]:
@@ -229,7 +233,7 @@ class LocalSweep:
             except Empty:
                 continue
         self.outcome.stopped = self._stop.is_set()
-        for run_id in [p.run.id for p in self._queue] if not self.outcome.stopped else []:
+        for run_id in self._queue if not self.outcome.stopped else ():
             why = (
                 "it waits for fitted runs that have no record"
                 if run_id in self._held_back
@@ -255,7 +259,7 @@ class LocalSweep:
             if job is not None:
                 jobs = self._together(job)
                 for member in jobs:
-                    self._queue.remove(member)
+                    del self._queue[member.run.id]
                     self._attempts[member.run.id] += 1
                 worker.start(jobs, self._plan.branch_steps(job.run.id))
             elif not self._more_to_come():
@@ -284,7 +288,7 @@ class LocalSweep:
         )
 
     def _ready(self) -> list[Planned]:
-        return [p for p in self._queue if p.run.id not in self._held_back and self._trunk_is_there(p)]
+        return [p for i, p in self._queue.items() if i not in self._held_back and self._trunk_is_there(p)]
 
     def _together(self, first: Planned) -> list[Planned]:
         """`first`, and what can be trained in one program with it. What has cost a worker its life is tried alone."""
@@ -309,7 +313,7 @@ class LocalSweep:
 
     def _family(self, planned: Planned) -> list[Planned]:
         """The run and the queued branches that wait for it."""
-        return [planned, *(p for p in self._queue if p.run.branch and p.run.branch.trunk == planned.run.id)]
+        return [planned, *(p for p in self._branches.get(planned.run.id, ()) if p.run.id in self._queue)]
 
     def _handle(self, event: Event) -> None:
         worker = self._workers[event.worker]
@@ -322,7 +326,7 @@ class LocalSweep:
                 self._open(worker.number)
         elif event.kind == "stopped":
             if not self._stop.is_set():  # somebody signalled it alone
-                self._queue += worker.jobs.values()
+                self._queue |= worker.jobs
                 worker.left = True
             worker.jobs = {}
         elif event.kind in ("done", "failed") and worker.jobs.pop(event.run_id, None):
@@ -338,7 +342,7 @@ class LocalSweep:
             name = f"signal {-status}" if status < 0 else f"status {status}"
             for run_id, job in worker.jobs.items():
                 if self._attempts[run_id] < ATTEMPTS:
-                    self._queue.append(job)
+                    self._queue[run_id] = job
                 else:
                     log = f"logs/worker-{worker.number}.log"
                     self.outcome.failed[run_id] = f"its worker ended {ATTEMPTS} times, last with {name}; see {log}"
