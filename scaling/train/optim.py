@@ -12,6 +12,7 @@ from flax import nnx
 from scaling.spec import OptimSpec, RunSpec
 
 Number = jax.Array | np.float32
+Flag = jax.Array | bool
 PyTree = Any
 
 
@@ -60,29 +61,40 @@ def blends(run: RunSpec, start: int, count: int) -> np.ndarray:
     return np.minimum(1.0, 1 / np.maximum(run.optim.average * (step + 1), 1e-300)).astype(np.float32)
 
 
-def optimizer(name: str, knobs: Knobs) -> optax.GradientTransformation:
-    """Gradient -> direction of one step, for `move`; schedule_free has its own in `move`."""
-    clip = optax.clip_by_global_norm(knobs.clip_norm)  # type: ignore[arg-type]
-    direction = {
-        "adamw": lambda: _adam(knobs),
-        "sgd": lambda: optax.trace(decay=knobs.momentum),  # type: ignore[arg-type]
-        "muon": lambda: _muon(knobs),
+def optimizer(name: str, knobs: Knobs, finite: Flag = True) -> optax.GradientTransformation:
+    """Gradient -> direction of one step, for `changes`; schedule_free has its own there.
+
+    The state stays as it is where the gradient is not `finite`.
+    """
+    return optax.chain(_clip(knobs), _directions(name, knobs, finite))
+
+
+def _directions(name: str, knobs: Knobs, finite: Flag) -> optax.GradientTransformation:
+    return {
+        "adamw": lambda: _adam(knobs, finite),
+        "sgd": lambda: _kept(optax.trace(decay=knobs.momentum), finite),  # type: ignore[arg-type]
+        "muon": lambda: _kept(_muon(knobs), finite),
         "schedule_free": lambda: _schedule_free(knobs, jnp.zeros(()), None),
     }[name]()
-    return optax.chain(clip, direction)
 
 
-def move(
-    optim: OptimSpec, knobs: Knobs, params: PyTree, grads: PyTree, opt_state: PyTree, lr: jax.Array, multipliers: PyTree
+def changes(
+    optim: OptimSpec,
+    knobs: Knobs,
+    params: PyTree,
+    grads: PyTree,
+    opt_state: PyTree,
+    lr: jax.Array,
+    multipliers: PyTree,
+    finite: Flag = True,
 ) -> tuple[PyTree, PyTree]:
-    """Weights and optimizer state after one step at the learning rate `lr`, times each tensor's multiplier."""
+    """What one step at the learning rate `lr`, times each tensor's multiplier, adds to the weights; optimizer state
+    after it."""
     if optim.name == "schedule_free":
-        clip = optax.clip_by_global_norm(knobs.clip_norm)  # type: ignore[arg-type]
-        tx = optax.chain(clip, _schedule_free(knobs, lr, multipliers))
-        updates, opt_state = tx.update(grads, opt_state, params)
-        return optax.apply_updates(params, updates), opt_state
-    directions, opt_state = optimizer(optim.name, knobs).update(grads, opt_state, params)
-    return _moved_all(params, directions, lr, multipliers, knobs), opt_state
+        tx = optax.chain(_clip(knobs), _kept(_schedule_free(knobs, lr, multipliers), finite))
+        return tx.update(grads, opt_state, params)
+    directions, opt_state = optimizer(optim.name, knobs, finite).update(grads, opt_state, params)
+    return _changed(params, directions, lr, multipliers, knobs), opt_state
 
 
 def measured(optim: OptimSpec, params: PyTree, opt_state: PyTree) -> PyTree:
@@ -95,23 +107,63 @@ def measured(optim: OptimSpec, params: PyTree, opt_state: PyTree) -> PyTree:
     return jax.tree.map(lambda y, z: (y - (1 - optim.beta1) * z) / optim.beta1, params, opt_state[1].z)
 
 
-def moved(weight: jax.Array, direction: jax.Array, lr: jax.Array, multiplier: float, weight_decay: Number) -> jax.Array:
-    """A weight after one step. Decay is decoupled and not scaled by width (arXiv:2512.05620); gains do not decay."""
+def change(
+    weight: jax.Array, direction: jax.Array, lr: jax.Array, multiplier: float, weight_decay: Number
+) -> jax.Array:
+    """Of a weight in one step. Decay is decoupled and not scaled by width (arXiv:2512.05620); gains do not decay."""
     decay = weight_decay * weight if weight.ndim > 1 else jnp.zeros(())
-    return weight - lr * (multiplier * direction + decay)
+    return -lr * (multiplier * direction + decay)
 
 
-def _moved_all(params: PyTree, directions: PyTree, lr: jax.Array, multipliers: PyTree, knobs: Knobs) -> PyTree:
+def _changed(params: PyTree, directions: PyTree, lr: jax.Array, multipliers: PyTree, knobs: Knobs) -> PyTree:
     return jax.tree.map(
-        lambda weight, direction, multiplier: moved(weight, direction, lr, multiplier, knobs.weight_decay),
+        lambda weight, direction, multiplier: change(weight, direction, lr, multiplier, knobs.weight_decay),
         params,
         directions,
         multipliers,
     )
 
 
-def _adam(knobs: Knobs) -> optax.GradientTransformation:
-    return optax.scale_by_adam(b1=knobs.beta1, b2=knobs.beta2, eps=knobs.epsilon)  # type: ignore[arg-type]
+def _clip(knobs: Knobs) -> optax.GradientTransformation:
+    """`optax.clip_by_global_norm` by one factor, which fuses into what follows; quotients are a pass of their own."""
+
+    def update(grads: PyTree, state: PyTree, params: PyTree = None) -> tuple[PyTree, PyTree]:
+        scale = jnp.minimum(1.0, knobs.clip_norm / optax.tree.norm(grads))
+        return jax.tree.map(lambda g: g * scale, grads), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)  # type: ignore[arg-type]
+
+
+def _kept(tx: optax.GradientTransformation, finite: Flag) -> optax.GradientTransformation:
+    """`tx`, whose state stays as it is where the gradient is not finite."""
+
+    def update(grads: PyTree, state: PyTree, params: PyTree = None) -> tuple[PyTree, PyTree]:
+        directions, after = tx.update(grads, state, params)
+        return directions, jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, state)
+
+    return optax.GradientTransformation(tx.init, update)  # type: ignore[arg-type]
+
+
+def _adam(knobs: Knobs, finite: Flag = True) -> optax.GradientTransformation:
+    """`optax.scale_by_adam`, whose direction is taken from the moments that are kept.
+
+    From the moments before they are kept or not, XLA:CPU would compute them twice, and copy the old ones to do so.
+    """
+
+    def update(grads: PyTree, state: optax.ScaleByAdamState, params: PyTree = None) -> tuple[PyTree, PyTree]:
+        mu = optax.tree.update_moment(grads, state.mu, knobs.beta1, 1)
+        nu = optax.tree.update_moment_per_elem_norm(grads, state.nu, knobs.beta2, 2)
+        after = optax.ScaleByAdamState(optax.safe_increment(state.count), mu, nu)
+        after = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, state)
+        mu_hat = optax.tree.bias_correction(after.mu, knobs.beta1, after.count)
+        nu_hat = optax.tree.bias_correction(after.nu, knobs.beta2, after.count)
+        return jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + knobs.epsilon), mu_hat, nu_hat), after
+
+    def init(params: PyTree) -> optax.ScaleByAdamState:
+        zeros = optax.tree.zeros_like
+        return optax.ScaleByAdamState(jnp.zeros((), jnp.int32), zeros(params), zeros(params))
+
+    return optax.GradientTransformation(init, update)  # type: ignore[arg-type]
 
 
 def _schedule_free(knobs: Knobs, lr: jax.Array, multipliers: PyTree) -> optax.GradientTransformationExtraArgs:
@@ -120,8 +172,7 @@ def _schedule_free(knobs: Knobs, lr: jax.Array, multipliers: PyTree) -> optax.Gr
 
     def update(grads: PyTree, state: PyTree, params: PyTree = None) -> tuple[PyTree, PyTree]:
         directions, state = inner.update(grads, state, params)
-        after = _moved_all(params, directions, lr, multipliers, knobs)
-        return jax.tree.map(jnp.subtract, after, params), state
+        return _changed(params, directions, lr, multipliers, knobs), state
 
     base = optax.GradientTransformation(inner.init, update)  # type: ignore[arg-type]
     return optax.contrib.schedule_free(base, learning_rate=lr, b1=knobs.beta1)  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from scaling.spec import ModelSpec, OptimSpec
 from scaling.train.model import Transformer
-from scaling.train.optim import Knobs, move, optimizer
+from scaling.train.optim import Knobs, changes, optimizer
 from scaling.train.parametrization import lr_multiplier
 
 PyTree = Any
@@ -83,7 +83,15 @@ def token_losses(params: PyTree, window_BxM: jax.Array, *, graphdef: nnx.GraphDe
 def mean_gradients(
     params: PyTree, window_BxM: jax.Array, *, graphdef: nnx.GraphDef, cut: Cut = WHOLE
 ) -> tuple[jax.Array, PyTree]:
-    """Mean loss of a batch, and its gradient.
+    """Mean loss of a batch, and its gradient."""
+    loss, grads, terms = summed_gradients(params, window_BxM, graphdef=graphdef, cut=cut)
+    return loss / terms, jax.tree.map(lambda g: g * (1 / terms), grads)
+
+
+def summed_gradients(
+    params: PyTree, window_BxM: jax.Array, *, graphdef: nnx.GraphDef, cut: Cut = WHOLE
+) -> tuple[jax.Array, PyTree, int]:
+    """`mean_gradients` times the number of terms that it is the mean of, and that number.
 
     On a mesh that holds whole copies of the weights, each copy takes its own rows and the copies meet once. A copy
     takes its rows in equal parts, one after another, and adds up.
@@ -92,32 +100,31 @@ def mean_gradients(
     copies = mesh.shape["data"] if mesh and mesh.size == mesh.shape["data"] else 1
     gradients = jax.value_and_grad(functools.partial(mean_loss, graphdef=graphdef, remat=cut.remat))
 
+    parts = _parts(window_BxM.shape[0] // copies, cut.part_rows)
+
     def of_copy(params: PyTree, window_BxM: jax.Array) -> tuple[jax.Array, PyTree]:
         B, M = window_BxM.shape
-        parts = _parts(B, cut.part_rows)
         if parts == 1:
             return gradients(params, window_BxM)
         # A part is every parts-th row, so that rows which are cut over devices stay where they are.
         window_RxPxM = window_BxM.reshape(B // parts, parts, M)
-        total = jax.lax.fori_loop(
+        return jax.lax.fori_loop(
             0,
             parts,
             lambda i, total: jax.tree.map(jnp.add, total, gradients(params, window_RxPxM[:, i])),
             jax.tree.map(jnp.zeros_like, (jnp.zeros(()), params)),
         )
-        return jax.tree.map(lambda x: x / parts, total)
 
     if copies == 1:
-        return of_copy(params, window_BxM)
+        return *of_copy(params, window_BxM), parts
 
     def of_all(params: PyTree, window_BxM: jax.Array) -> tuple[jax.Array, PyTree]:
-        return jax.lax.pmean(of_copy(params, window_BxM), "data")
+        return jax.lax.psum(of_copy(params, window_BxM), "data")
 
     rows, everywhere = PartitionSpec("data"), PartitionSpec()
     # Unchecked: the check would have each part's gradients summed over the copies, where once a step is enough.
-    return jax.shard_map(of_all, mesh=mesh, in_specs=(everywhere, rows), out_specs=everywhere, check_vma=False)(
-        params, window_BxM
-    )
+    sums = jax.shard_map(of_all, mesh=mesh, in_specs=(everywhere, rows), out_specs=everywhere, check_vma=False)
+    return *sums(params, window_BxM), parts * copies
 
 
 def _parts(rows: int, most: int) -> int:
@@ -173,29 +180,40 @@ def train_steps(
     def one_step(carry: tuple[jax.Array, TrainState, jax.Array, StepMetrics]) -> tuple:
         i, before, _, metrics = carry
         window_BxM = chunk.window_KxBxM[i]
-        loss, grads = mean_gradients(before.params, window_BxM, graphdef=graphdef, cut=cut)
+        total, sums, terms = summed_gradients(before.params, window_BxM, graphdef=graphdef, cut=cut)
+
+        def mean() -> PyTree:
+            """Not computed ahead: one factor fuses into what uses it."""
+            return jax.tree.map(lambda g: g * (1 / terms), sums)
+
         signal, noise = jax.lax.cond(
             chunk.probed_K[i],
-            lambda: gradient_noise(before.params, grads, window_BxM, graphdef=graphdef, cut=cut),
+            lambda: gradient_noise(before.params, mean(), window_BxM, graphdef=graphdef, cut=cut),
             lambda: (jnp.array(jnp.nan), jnp.array(jnp.nan)),
         )
-        params, opt_state = move(optim, knobs, before.params, grads, before.opt_state, chunk.lr_K[i], multipliers)
+        loss, grad_norm = total / terms, optax.tree.norm(mean())
+        # XLA:CPU copies a weight whose old value may still be read when its new one is written. So what reads the old
+        # weights is asked for before they move: the noise here, the norm of the change below.
+        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm) & ~jnp.isposinf(noise)
+        change, opt_state = changes(
+            optim, knobs, before.params, mean(), before.opt_state, chunk.lr_K[i], multipliers, finite
+        )
+        update_norm = optax.tree.norm(change)
+        moves = finite & (update_norm != -1)  # which no norm is
+        # Selected and not branched on: around a conditional XLA:CPU copies the state, a tenth of a step at width 64.
+        params = jax.tree.map(lambda weight, by: jnp.where(moves, weight + by, weight), before.params, change)
         average = before.average
         if average is not None:
-            average = jax.tree.map(lambda old, new: old + chunk.blend_K[i] * (new - old), average, params)
-        grad_norm = optax.tree.norm(grads)
-        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+            blend = jnp.where(finite, chunk.blend_K[i], 0)
+            average = jax.tree.map(lambda mean, new: mean + blend * (new - mean), average, params)
         values = StepMetrics(
             loss_K=jnp.where(finite, loss, jnp.nan),
             grad_norm_K=grad_norm,
-            update_norm_K=optax.tree.norm(jax.tree.map(jnp.subtract, params, before.params)),
+            update_norm_K=update_norm,
             signal_K=signal,
             noise_K=noise,
         )
-        # Selected and not branched on: around a conditional XLA:CPU copies the state, a tenth of a step at width 64.
-        after = jax.tree.map(
-            lambda new, old: jnp.where(finite, new, old), TrainState(params, opt_state, average), before
-        )
+        after = TrainState(params, opt_state, average)
         return i + 1, after, finite, jax.tree.map(lambda column_K, value: column_K.at[i].set(value), metrics, values)
 
     unset_K = jnp.zeros(chunk.lr_K.shape, jnp.float32)

@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 from scaling.spec import ModelSpec, OptimSpec, RunSpec
-from scaling.train.optim import Knobs, learning_rates, measured, move, moved, optimizer
+from scaling.train.optim import Knobs, change, changes, learning_rates, measured, optimizer
 from scaling.train.step import init_state
 
 
@@ -63,8 +63,8 @@ def test_knobs_as_arguments_give_the_optimizer_with_constants(name: str, theirs:
 def test_decay_pulls_matrices_and_leaves_gains():
     half = jnp.float32(0.5)
     matrix, gain = jnp.full((2, 2), 4.0), jnp.full(2, 4.0)
-    np.testing.assert_allclose(moved(matrix, jnp.ones((2, 2)), half, 0.25, half), 4 - 0.5 * (0.25 + 0.5 * 4))
-    np.testing.assert_allclose(moved(gain, jnp.ones(2), half, 0.25, half), 4 - 0.5 * 0.25)
+    np.testing.assert_allclose(change(matrix, jnp.ones((2, 2)), half, 0.25, half), -0.5 * (0.25 + 0.5 * 4))
+    np.testing.assert_allclose(change(gain, jnp.ones(2), half, 0.25, half), -0.5 * 0.25)
 
 
 def test_a_square_root_cooldown_falls_fast_then_slowly(tiny: RunSpec):
@@ -130,9 +130,10 @@ def test_schedule_free_follows_its_published_recurrence():
     params, opt_state = state.params, state.opt_state
     y = z = x = [np.asarray(w, np.float64) for w in jax.tree.leaves(params)]
     second, total = [0 * w for w in y], 0.0
-    step = jax.jit(lambda p, g, s, lr: move(optim, knobs, p, g, s, lr, ones))
+    step = jax.jit(lambda p, g, s, lr: changes(optim, knobs, p, g, s, lr, ones))
     for t, (lr, grads) in enumerate(zip(rates, noise, strict=True), start=1):
-        params, opt_state = step(params, grads, opt_state, jnp.float32(lr))
+        added, opt_state = step(params, grads, opt_state, jnp.float32(lr))
+        params = optax.apply_updates(params, added)
         g = [np.asarray(w, np.float64) for w in jax.tree.leaves(grads)]
         second = [0.9 * v + 0.1 * w**2 for v, w in zip(second, g, strict=True)]
         total += lr**2
