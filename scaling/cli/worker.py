@@ -2,12 +2,12 @@
 
 import argparse
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from scaling.launch.worker import Stopped, serve
+from scaling.machine import programs_folder
 from scaling.record import Ledger
 from scaling.spec import RunSpec
 
@@ -21,8 +21,7 @@ def run(arguments: argparse.Namespace) -> int:
     from scaling.train import Interrupted, Watch, forget_weights, train
     from scaling.train.host import keep_compiled_programs, use_every_core
 
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "scaling" / "programs"
-    keep_compiled_programs(cache)
+    keep_compiled_programs(programs_folder())
     use_every_core()
     ledger, machine = Ledger(Path(arguments.folder)), json.loads(arguments.machine)
 

@@ -21,6 +21,7 @@ from scaling.train.checkpoint import Checkpoints
 from scaling.train.curve import Curve, noise_scale, probed, spikes
 from scaling.train.evaluate import Loss, loss_of
 from scaling.train.optim import Knobs, blends, learning_rates, measured
+from scaling.train.peak import peak
 from scaling.train.placement import Placement, copies
 from scaling.train.program import Program, compiled_in, join, part, program
 from scaling.train.step import Chunk, PyTree, TrainState
@@ -118,14 +119,16 @@ def _train_together(
     placement: Placement | None,
 ) -> list[RunRecord]:
     """Records of runs that go on from the same step."""
-    base, clock = runs[0], {"compile": -time.monotonic(), "train": 0.0, "evaluate": 0.0}
+    base, clock = runs[0], dict.fromkeys(("compile", "train", "evaluate", "checkpoint"), 0.0)
     sources = [data.open_source(run.data, run.model) for run in runs]
     watch.progress({"phase": "compile"})
+    clock["compile"] -= time.monotonic()
     compiled = program(
         base.model, compiled_in(base.optim), base.batch, base.eval, placement or copies(base), members=len(runs)
     )
     clock["compile"] += time.monotonic()
     folders = [ledger.begin(run) for run in runs]
+    clock["checkpoint"] -= time.monotonic()
     with ExitStack() as stack:
         own = [stack.enter_context(Checkpoints(folder / "checkpoints")) for folder in folders]
         first, state = _restored(runs, branch_steps, ledger, compiled, own)
@@ -133,9 +136,12 @@ def _train_together(
             stack.enter_context(Curve(folder / "metrics.jsonl", run, ledger.curve(run.id), resumed_at=first))
             for folder, run in zip(folders, runs, strict=True)
         ]
+        clock["checkpoint"] += time.monotonic()
         clock["train"] -= time.monotonic()
         state = _advance(runs, first, state, sources, compiled, own, {*branch_steps}, curves, watch)
         clock["train"] += time.monotonic()
+        saving = sum(checkpoints.saving for checkpoints in own)
+        clock["train"], clock["checkpoint"] = clock["train"] - saving, clock["checkpoint"] + saving
 
     clock["evaluate"] -= time.monotonic()
     losses: list[Loss | None] = [None] * len(runs)
@@ -322,7 +328,11 @@ def _record(
     if seconds is not None:
         rate = (last - first) * run.batch_tokens / max(seconds["train"], 1e-9)
         flops = rate * flops_per_token(run.model, "exact")
-        clock = Clock(**seconds, steps=last - first, tokens_per_second=rate, flops_per_second=flops, members=members)
+        most, from_where = peak(run.model.compute_dtype)
+        clock = Clock(
+            **seconds, steps=last - first, tokens_per_second=rate, flops_per_second=flops, members=members,
+            mfu=flops / most, peak_flops=most, peak_source=from_where,
+        )  # fmt: skip
     return RunRecord(
         run=run,
         status="diverged" if reason else "finished",

@@ -15,6 +15,7 @@ from flax import nnx
 
 from scaling.cost import flops_per_token
 from scaling.spec import EvalSpec, ModelSpec, OptimSpec
+from scaling.train.host import compiled_once
 from scaling.train.optim import Knobs
 from scaling.train.placement import Placement, fitting, sharding
 from scaling.train.step import Chunk, Cut, StepMetrics, TrainState, graph, init_state, train_steps, window_losses
@@ -22,6 +23,7 @@ from scaling.train.step import Chunk, Cut, StepMetrics, TrainState, graph, init_
 CHUNK_FLOPS = 2e10  # of one compiled call: long enough to hide its dispatch, short enough to stop within a second
 MAX_CHUNK = 512  # steps
 EVAL_TOKENS = 8192  # of one forward pass
+MOST_TOKENS = 1 << 24  # of a step, in the search for the largest batch: more than any study has trained with
 
 
 class Program(NamedTuple):
@@ -88,9 +90,12 @@ def program(
         jax.tree.map(stacked, single.params), jax.ShapeDtypeStruct(shape_CxBxM, width)
     )
     alone = layout if members == 1 else everywhere
-    initial = jax.jit(functools.partial(init_state, model, optim), out_shardings=alone)
-    done = steps.compile()
-    return Program(initial, done, losses.compile(), layout, members, chunk, shape_CxBxM, _memory(done))
+    # It runs once, and optimizing it fully took a quarter of a shape's compilation; the bits are the same.
+    quick = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
+    initial = jax.jit(functools.partial(init_state, model, optim), out_shardings=alone, compiler_options=quick)
+    with compiled_once(model, optim, batch, evaluation, placement, members):
+        done, measure = steps.compile(), losses.compile()
+    return Program(initial, done, measure, layout, members, chunk, shape_CxBxM, _memory(done))
 
 
 def join(states: list[Any]) -> Any:
@@ -104,13 +109,17 @@ def part(tree: Any, member: int, members: int) -> Any:
 
 
 def largest_batch(model: ModelSpec, optim: OptimSpec, batch: int, limit: int, placement: Placement) -> int | None:
-    """The largest batch * 2^k of whole rows whose compiled step needs at most `limit` bytes a device.
+    """The largest batch * 2^k of whole rows whose compiled step needs at most `limit` bytes a device, up to the first
+    with MOST_TOKENS.
 
     Found by compiling and asking XLA, not by running out. None where not even `batch` fits.
     """
     found = None
     while program(model, compiled_in(optim), batch, EvalSpec(tokens=model.context), placement).memory <= limit:
-        found, batch = batch, 2 * batch
+        found = batch
+        if batch * model.context >= MOST_TOKENS:
+            break
+        batch *= 2
     return found
 
 
