@@ -5,8 +5,10 @@ import fcntl
 import hashlib
 import importlib.metadata
 import platform
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 
@@ -14,7 +16,17 @@ from scaling import machine
 
 CACHE_BYTES = 2 << 30  # of compiled programs on disk, those of older versions and other processors included
 _MISS = "/jax/compilation_cache/cache_misses"
-_homes: dict[Path, int] = {}  # folders of programs that this process bounds -> bytes
+
+
+class _Kept(NamedTuple):
+    """Where this process keeps compiled programs."""
+
+    folder: Path  # of its own key
+    home: Path  # of all keys
+    limit: int  # bytes of `home`
+
+
+_kept: list[_Kept] = []  # the last one counts
 
 
 def keep_compiled_programs(home: Path, limit: int = CACHE_BYTES) -> None:
@@ -25,21 +37,23 @@ def keep_compiled_programs(home: Path, limit: int = CACHE_BYTES) -> None:
     for longest (by the file system's times of access, which most keep to a day) are deleted down to `limit` bytes.
     """
     folder = home / machine.program_key()
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        print(f"{folder}: {error.strerror}; compiled programs are not kept", file=sys.stderr)
+        return
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
-    if not _homes:
+    if not _kept:
         jax.monitoring.register_event_listener(_bound_on_a_miss)
-    _homes.clear()  # one at a time, as JAX has it
-    _homes[home] = limit
+    _kept.append(_Kept(folder, home, limit))
     bound(home, limit)
 
 
 def _bound_on_a_miss(event: str, **_: object) -> None:
-    if event == _MISS:
-        for home, limit in _homes.items():
-            bound(home, limit)
+    if event == _MISS and _kept:
+        bound(_kept[-1].home, _kept[-1].limit)
 
 
 def bound(home: Path, limit: int) -> None:
@@ -64,12 +78,13 @@ def bound(home: Path, limit: int) -> None:
 @contextlib.contextmanager
 def compiled_once(*what: object) -> Iterator[None]:
     """While a process compiles `what`, others that want the same wait, and then find it in the cache."""
-    folder = jax.config.read("jax_compilation_cache_dir")
-    if not folder:
+    if not _kept:
         yield
         return
     name = hashlib.sha256(repr(what).encode()).hexdigest()[:16]
-    with open(Path(folder) / f"{name}.lock", "a") as file:
+    folder = _kept[-1].folder
+    folder.mkdir(parents=True, exist_ok=True)  # who likes may delete it at any time
+    with open(folder / f"{name}.lock", "a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # let go of when this process ends, however it does
         yield
 

@@ -1,11 +1,14 @@
 """The cache of compiled programs: one compilation a shape and machine, nothing of other machines, a bounded size."""
 
+import importlib.metadata
 import os
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
+import jax
 import pytest
 
 from scaling import machine
@@ -22,7 +25,7 @@ from scaling.train import host
 if sys.argv[2]:
     machine.processor = lambda: ("Another CPU", sys.argv[2])
 host.keep_compiled_programs(Path(sys.argv[1]))
-counts = {"cache_misses": 0, "cache_hits": 0}
+counts = {}
 def count(event, **_):
     name = event.rsplit("/", 1)[-1]
     counts[name] = counts.get(name, 0) + 1
@@ -31,13 +34,16 @@ jax.monitoring.register_event_listener(count)
 from scaling.spec import EvalSpec, ModelSpec, OptimSpec
 from scaling.train.placement import Placement
 from scaling.train.program import compiled_in, program
+model = ModelSpec(n_layers=1, d_model=8, d_ff=8, d_head=8, vocab_size=16, context=4)
+optim = compiled_in(OptimSpec(name="sgd", peak_lr=1.0))
+jax.random.key(0)  # what is compiled on the way is not a shape's
+counts = {}
 home, crowd = Path(sys.argv[1]), int(sys.argv[3])
 (home / f"here-{os.getpid()}").touch()
 while len([*home.glob("here-*")]) < crowd:
     time.sleep(0.01)
-model = ModelSpec(n_layers=1, d_model=8, d_ff=8, d_head=8, vocab_size=16, context=4)
-program(model, compiled_in(OptimSpec(name="sgd", peak_lr=1.0)), 2, EvalSpec(tokens=8), Placement())
-print(counts["cache_misses"], counts["cache_hits"])
+program(model, optim, 2, EvalSpec(tokens=8), Placement())
+print(counts.get("cache_misses", 0), counts.get("cache_hits", 0))
 """
 
 
@@ -56,13 +62,9 @@ def counted(process: subprocess.Popen) -> tuple[int, int]:
 @pytest.mark.slow
 def test_a_shape_is_compiled_once_by_processes_that_come_together_and_never_again(tmp_path: Path):
     together = [start(tmp_path, crowd=2), start(tmp_path, crowd=2)]
-    (misses, hits), (more_misses, more_hits) = (counted(process) for process in together)
-    every = misses + hits
-    assert more_misses + more_hits == every >= 3
-    assert hits + more_hits >= 2  # the step and the evaluation; small programs are compiled by whoever comes
-    assert counted(start(tmp_path)) == (0, every)
-    other = counted(start(tmp_path, processor="0badf00d"))  # a shared home, seen from another machine
-    assert other == (every, 0)
+    assert sorted(counted(process) for process in together) == [(0, 2), (2, 0)]  # the step and the evaluation
+    assert counted(start(tmp_path)) == (0, 2)
+    assert counted(start(tmp_path, processor="0badf00d")) == (2, 0)  # a shared home, seen from another machine
     assert len([folder for folder in tmp_path.iterdir() if folder.is_dir()]) == 2
 
 
@@ -87,60 +89,62 @@ def test_what_was_not_used_for_longest_goes_first_whatever_version_it_is_of(tmp_
     assert not any(path.exists() for path in (*new, *old))
 
 
-def test_the_cache_is_bounded_when_it_is_opened_and_with_each_program_that_is_added(tmp_path: Path):
-    import jax
+@pytest.fixture
+def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Keeps programs below this test's folder, at most 20,000 bytes of them."""
+    monkeypatch.setattr(host, "_kept", [])
+    before = jax.config.values["jax_compilation_cache_dir"]
+    yield lambda: host.keep_compiled_programs(tmp_path, limit=20_000)
+    jax.config.update("jax_compilation_cache_dir", before)
 
-    before = jax.config.read("jax_compilation_cache_dir")
+
+def test_the_cache_is_bounded_when_it_is_opened_and_with_each_program_that_is_added(tmp_path: Path, kept):
     old = fill(tmp_path / "older jaxlib", 30)
-    try:
-        host.keep_compiled_programs(tmp_path, limit=20_000)
-        assert sum(path.exists() for path in old) == 20
-        folder = tmp_path / machine.program_key()
-        assert jax.config.read("jax_compilation_cache_dir") == str(folder)
-        jax.monitoring.record_event("/jax/compilation_cache/cache_misses")
-        assert sum(path.exists() for path in old) == 20
-        fill(folder, 5)
-        jax.monitoring.record_event("/jax/compilation_cache/cache_misses")  # as JAX says before it writes
-        assert sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()) <= 20_000
-    finally:
-        host._homes.clear()
-        jax.config.update("jax_compilation_cache_dir", before)
+    kept()
+    assert sum(path.exists() for path in old) == 20
+    folder = tmp_path / machine.program_key()
+    assert jax.config.values["jax_compilation_cache_dir"] == str(folder)
+    fill(folder, 5)
+    jax.monitoring.record_event("/jax/compilation_cache/cache_misses")  # as JAX says when it writes
+    assert sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()) == 20_000
 
 
-def test_the_key_names_the_compiler_and_the_processor(monkeypatch: pytest.MonkeyPatch):
-    import importlib.metadata
-
+def test_the_key_names_the_compiler_and_the_processor():
     assert importlib.metadata.version("jaxlib") in machine.program_key()
     assert machine.processor()[1] in machine.program_key()
 
 
-def test_who_waits_for_a_compilation_goes_on_when_it_is_over(tmp_path: Path):
-    import jax
+def test_who_waits_for_a_compilation_goes_on_when_it_is_over(kept):
+    kept()
+    order: list[str] = []
+    inside, leave = threading.Event(), threading.Event()
 
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path))
-    try:
-        order: list[str] = []
-        inside, leave = threading.Event(), threading.Event()
+    def first() -> None:
+        with host.compiled_once("shape", 1):
+            inside.set()
+            leave.wait(10)
+            order.append("first")
 
-        def first() -> None:
-            with host.compiled_once("shape", 1):
-                inside.set()
-                leave.wait(10)
-                order.append("first")
+    def second() -> None:
+        with host.compiled_once("shape", 1):
+            order.append("second")
 
-        def second() -> None:
-            with host.compiled_once("shape", 1):
-                order.append("second")
+    threads = [threading.Thread(target=first), threading.Thread(target=second)]
+    threads[0].start()
+    inside.wait(10)
+    threads[1].start()
+    with host.compiled_once("another shape"):
+        order.append("another")
+    time.sleep(0.2)  # in which the second would be through
+    leave.set()
+    for thread in threads:
+        thread.join(10)
+    assert order == ["another", "first", "second"]
 
-        threads = [threading.Thread(target=first), threading.Thread(target=second)]
-        threads[0].start()
-        inside.wait(10)
-        threads[1].start()
-        with host.compiled_once("another shape"):
-            order.append("another")
-        leave.set()
-        for thread in threads:
-            thread.join(10)
-        assert order == ["another", "first", "second"]
-    finally:
-        jax.config.update("jax_compilation_cache_dir", None)
+
+def test_a_home_that_cannot_be_written_to_costs_the_cache_and_no_run(tmp_path: Path, capsys: pytest.CaptureFixture):
+    (tmp_path / "file").touch()
+    host.keep_compiled_programs(tmp_path / "file")
+    assert "are not kept" in capsys.readouterr().err
+    with host.compiled_once("shape"):
+        pass
