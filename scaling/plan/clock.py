@@ -17,6 +17,9 @@ from scaling.spec import DataSpec, EvalSpec, OptimSpec, RunSpec
 # one there. Orders a plan's runs and warns of a long night; other machines differ by small factors.
 SECONDS_PER_TOKEN, SECONDS_PER_FLOP, SECONDS_PER_RUN, EVALUATION_SHARE = 5.8e-7, 1.26e-11, 0.7, 0.43
 
+# Of a sweep beside its workers: starting the command, forecast, fits and page; `benchmarks/start_up.py` measures them.
+BESIDE_SECONDS = 3.0
+
 # What a token costs in shapes that were not measured: so many seconds for each of `_work`, times one factor that puts
 # the whole at this machine's level. The measured shapes move each of them, and these say what is left open.
 PRIOR = np.array([1e-11, 1e-10, 1e-10, 2e-5])
@@ -84,7 +87,7 @@ class Estimator:
         return (known.compile_cold, known.compile_cached) if known else (0.0, 0.0)
 
     def wall(self, plan: Plan, workers: int) -> float:
-        """Of a plan from the first worker's start to the last one's end, each shape compiled once for the machine.
+        """Of `scaling run` from beginning to end, each shape compiled once for the machine.
 
         Plays the sweep through as the supervisor runs it: fitted runs first, held-out ones when these are over, then
         what the worker has compiled, then the longest chain; a branch after its trunk.
@@ -136,7 +139,7 @@ class Estimator:
             knows[number][shape] = None
             over[planned.run.id] = now + each[planned.run.id]
             heapq.heappush(free, (over[planned.run.id], number))
-        return max(over.values(), default=0.0)
+        return BESIDE_SECONDS + max(over.values()) if over else 0.0
 
     def source(self, plan: Plan) -> str:
         """Where the estimate of this plan is from, in words."""

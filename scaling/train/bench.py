@@ -21,7 +21,7 @@ from scaling.spec import Branch, OptimSpec, RunSpec
 from scaling.train import peak
 from scaling.train.loop import Interrupted, Watch, forget_weights, train
 from scaling.train.placement import copies
-from scaling.train.program import compiled_in, largest_batch, program
+from scaling.train.program import compiled_in, forget, largest_batch, program
 
 SPREAD = 0.02  # relative standard error of the median at which steps are measured well enough
 LIMIT_SECONDS = 8.0  # of measuring steps, where that is not reached; at least FEWEST calls all the same
@@ -42,8 +42,7 @@ def measure(run: RunSpec, *, search: bool, stop: Callable[[], bool]) -> dict[str
     opening = time.monotonic() - began
     ceiling = _ceiling(run.model.compute_dtype)
     cold = _compile(run)
-    program.cache_clear()
-    jax.clear_caches()
+    forget()
     cached = _compile(run)
     compiled = _program(run)
     with tempfile.TemporaryDirectory() as folder:

@@ -54,13 +54,9 @@ def program(
     mesh, graphdef = placement.mesh(), graph(model, optim)
     cut = Cut(mesh if members == 1 else None, placement.part_rows(batch, model.context), placement.remat)
     stacked = functools.partial(_stacked, members=members)
-    single = jax.eval_shape(functools.partial(init_state, model, optim), jax.random.key(0))
-    layout = jax.tree.map(
-        lambda leaf: _place(leaf, mesh, members), single, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable)
-    )
+    single, layout = _layout(model, optim, placement, members)
     leading = () if members == 1 else ("member",)
     each, rows_KxBxM = sharding(mesh, *leading), sharding(mesh, *leading, None, "batch", None)
-    everywhere = sharding(mesh)
     width = np.min_scalar_type(model.vocab_size - 1)
     chunk = max(1, min(MAX_CHUNK, round(CHUNK_FLOPS / (batch * model.context * flops_per_token(model, "exact")))))
     shape_CxBxM = _eval_shape(evaluation, model, placement)
@@ -89,13 +85,38 @@ def program(
     losses = jax.jit(loss, in_shardings=(layout.params, sharding(mesh, None, "batch", None)), out_shardings=each).lower(
         jax.tree.map(stacked, single.params), jax.ShapeDtypeStruct(shape_CxBxM, width)
     )
-    alone = layout if members == 1 else everywhere
+    with compiled_once(model, optim, batch, evaluation, placement, members):
+        initial, done, measure = _initial(model, optim, placement, members), steps.compile(), losses.compile()
+    return Program(initial, done, measure, layout, members, chunk, shape_CxBxM, _memory(done))
+
+
+def forget() -> None:
+    """As in a new process: nothing is compiled."""
+    program.cache_clear()
+    _initial.cache_clear()
+    jax.clear_caches()
+
+
+def _layout(model: ModelSpec, optim: OptimSpec, placement: Placement, members: int) -> tuple[TrainState, TrainState]:
+    """The shapes of one member's state, and how the state of all lies on the devices."""
+    mesh, single = placement.mesh(), jax.eval_shape(functools.partial(init_state, model, optim), jax.random.key(0))
+    layout = jax.tree.map(
+        lambda leaf: _place(leaf, mesh, members), single, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable)
+    )
+    return single, layout
+
+
+@functools.lru_cache(maxsize=16)
+def _initial(
+    model: ModelSpec, optim: OptimSpec, placement: Placement, members: int
+) -> Callable[[jax.Array], TrainState]:
+    """One member's first state from a key; the same for every batch."""
+    _, layout = _layout(model, optim, placement, members)
+    alone = layout if members == 1 else sharding(placement.mesh())
     # It runs once, and optimizing it fully took a quarter of a shape's compilation; the bits are the same.
     quick = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
-    initial = jax.jit(functools.partial(init_state, model, optim), out_shardings=alone, compiler_options=quick)
-    with compiled_once(model, optim, batch, evaluation, placement, members):
-        done, measure = steps.compile(), losses.compile()
-    return Program(initial, done, measure, layout, members, chunk, shape_CxBxM, _memory(done))
+    begin = jax.jit(functools.partial(init_state, model, optim), out_shardings=alone, compiler_options=quick)
+    return begin.lower(jax.eval_shape(lambda: jax.random.key(0))).compile()
 
 
 def join(states: list[Any]) -> Any:

@@ -13,7 +13,7 @@ from scaling.cli import main
 from scaling.cost import at_width, count_params, flops_per_token
 from scaling.machine import Shape, Speed
 from scaling.plan import Plan, Planned, straight, trunks
-from scaling.plan.clock import SECONDS_PER_RUN, estimator, seconds
+from scaling.plan.clock import BESIDE_SECONDS, SECONDS_PER_RUN, estimator, seconds
 from scaling.spec import ModelSpec, RunSpec
 
 MODEL = ModelSpec(n_layers=2, d_model=16, d_ff=64, d_head=8, vocab_size=256, context=32)
@@ -108,7 +108,7 @@ def test_a_sweep_takes_no_less_than_its_work_and_its_longest_chain(base: RunSpec
         chains = [sum(each[p.run.id] for p in plan.runs if p.run.model == m.run.model and p.role != "held_out") / 3
                   for m in plan.runs]  # fmt: skip
         assert wall >= max(sum(each.values()) / workers, held_out + max(chains)) + clock.start
-        assert wall <= clock.start + sum(each.values()) + shapes * (6.0 + workers)
+        assert wall <= BESIDE_SECONDS + clock.start + sum(each.values()) + shapes * (6.0 + workers)
     assert clock.wall(plan, 1) > clock.wall(plan, 2) >= clock.wall(plan, 5)
 
 
@@ -117,8 +117,10 @@ def test_a_shape_is_compiled_once_and_then_read_back(base: RunSpec):
     keep(base)
     clock = estimator(2)
     own = clock.seconds(plan.runs[0])
-    assert clock.wall(plan, 1) == pytest.approx(2.0 + 6.0 + 4 * own)
-    assert clock.wall(plan, 2) == pytest.approx(2.0 + 6.0 + 1.0 + 2 * own)  # the second waits, and reads
+    assert clock.wall(plan, 1) == pytest.approx(BESIDE_SECONDS + 2.0 + 6.0 + 4 * own)
+    assert clock.wall(plan, 2) == pytest.approx(
+        BESIDE_SECONDS + 2.0 + 6.0 + 1.0 + 2 * own
+    )  # the second waits, and reads
     assert clock.wall(plan.pending({p.run.id for p in plan.runs}), 2) == 0
 
 
@@ -127,7 +129,7 @@ def test_branches_of_a_recorded_trunk_do_not_wait(base: RunSpec):
     keep(base)
     clock = estimator(1)
     left = plan.pending({plan.runs[0].run.id})
-    assert clock.wall(left, 1) == pytest.approx(2.0 + 6.0 + sum(clock.seconds(p) for p in left.runs))
+    assert clock.wall(left, 1) == pytest.approx(BESIDE_SECONDS + 2.0 + 6.0 + sum(clock.seconds(p) for p in left.runs))
 
 
 def test_speeds_of_another_number_of_workers_are_named(base: RunSpec):

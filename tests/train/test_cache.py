@@ -62,9 +62,9 @@ def counted(process: subprocess.Popen) -> tuple[int, int]:
 @pytest.mark.slow
 def test_a_shape_is_compiled_once_by_processes_that_come_together_and_never_again(tmp_path: Path):
     together = [start(tmp_path, crowd=2), start(tmp_path, crowd=2)]
-    assert sorted(counted(process) for process in together) == [(0, 2), (2, 0)]  # the step and the evaluation
-    assert counted(start(tmp_path)) == (0, 2)
-    assert counted(start(tmp_path, processor="0badf00d")) == (2, 0)  # a shared home, seen from another machine
+    assert sorted(counted(process) for process in together) == [(0, 3), (3, 0)]  # first weights, step, evaluation
+    assert counted(start(tmp_path)) == (0, 3)
+    assert counted(start(tmp_path, processor="0badf00d")) == (3, 0)  # a shared home, seen from another machine
     assert len([folder for folder in tmp_path.iterdir() if folder.is_dir()]) == 2
 
 
