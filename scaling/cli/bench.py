@@ -27,6 +27,7 @@ from scaling.machine import Shape, Speed
 from scaling.report.words import power, several, short
 from scaling.spec import DataSpec, EvalSpec, ModelSpec, OptimSpec, Refusal, RunSpec
 
+WIDTH = 120  # characters that the table may take, whatever the terminal: it folds there and loses nothing
 VOCABULARY = 50304  # of GPT-2, up to a multiple of 64
 
 
@@ -58,17 +59,14 @@ def run(arguments: argparse.Namespace) -> int:
     )
     with tempfile.TemporaryDirectory() as folder:
         runs = distinct(planned) if planned else standard(_accelerated(), Path(folder))
-        start, found = _measure(runs, workers, arguments.largest_batch, Path(folder))
-    done = [one for one in found if not one.reason]
-    speeds = [speed_of(one, workers) for one in done]
-    kept = _keep(done[0].by_worker[0]["device"], start, speeds) if speeds else ""
+        start, found, kept = _measure(runs, workers, arguments.largest_batch, Path(folder))
     if arguments.json:
         print(json.dumps(as_json(found, workers, start), indent=1))
     else:
         show(found, workers, Console())
-        if kept:
-            Console().print(kept, highlight=False, soft_wrap=True)
-    return DONE if len(done) == len(found) else FAILED
+        for line in kept:
+            Console().print(line, highlight=False, soft_wrap=True)
+    return FAILED if any(one.reason for one in found) else DONE
 
 
 def distinct(runs: list[RunSpec]) -> list[RunSpec]:
@@ -122,7 +120,8 @@ def _accelerated() -> bool:
     return seen["backend"] != "cpu"
 
 
-def _measure(runs: list[RunSpec], workers: int, search: bool, folder: Path) -> tuple[float, list[Found]]:
+def _measure(runs: list[RunSpec], workers: int, search: bool, folder: Path) -> tuple[float, list[Found], list[str]]:
+    """Seconds to a ready worker, what was found, and what became of the table, which has each shape as it is done."""
     say = Console(stderr=True)
 
     def command(number: int) -> list[str]:
@@ -130,7 +129,7 @@ def _measure(runs: list[RunSpec], workers: int, search: bool, folder: Path) -> t
         asked = ["--largest-batch"] if search and number == 0 else []
         return [sys.executable, "-m", "scaling", "bench_worker", str(folder), *asked]
 
-    found = []
+    found, kept = [], {}
     with Team(command, workers, folder) as team:
         for count, run in enumerate(runs, 1):
             one = team.measure(run)
@@ -141,7 +140,9 @@ def _measure(runs: list[RunSpec], workers: int, search: bool, folder: Path) -> t
                 else f"{1 / one.middle('train'):,.0f} tokens/s a worker"
             )
             say.print(f"{count:3d}/{len(runs)} {name(run)}: {said}", highlight=False, soft_wrap=True)
-        return team.start, found
+            if not one.reason:
+                kept |= dict.fromkeys(_keep(one.by_worker[0]["device"], team.start, [speed_of(one, workers)]))
+        return team.start, found, list(kept)
 
 
 def speed_of(found: Found, workers: int) -> Speed:
@@ -157,22 +158,21 @@ def speed_of(found: Found, workers: int) -> Speed:
     )
 
 
-def _keep(device: str, start: float, speeds: list[Speed]) -> str:
-    """What became of the table, in a line."""
+def _keep(device: str, start: float, speeds: list[Speed]) -> list[str]:
+    """What became of the table, in lines."""
+    path = machine.table_path()
     try:
         fault = machine.keep(device, start, speeds)
     except OSError as error:
-        return (
-            f"not kept: {machine.table_path()} cannot be written ({error.strerror}); `scaling plan` knows nothing of it"
-        )
-    return f"{fault}\n" * bool(fault) + f"kept in {machine.table_path()}: `scaling plan` estimates times by it"
+        return [f"not kept: {path} cannot be written ({error.strerror}); `scaling plan` knows nothing of it"]
+    return [*([fault] if fault else []), f"kept in {path}: `scaling plan` estimates times by it"]
 
 
 def name(run: RunSpec) -> str:
-    """A shape in a few words."""
+    """A shape in a few words: layers x width, rows x context, optimizer."""
     m = run.model
     kind = "" if m.attention == "causal" else f" {m.attention}"
-    return f"{m.n_layers} x {m.d_model}{kind}, {run.batch} x {m.context} tokens, {run.optim.name}"
+    return f"{m.n_layers} x {m.d_model}{kind}, {run.batch} x {m.context}, {run.optim.name}"
 
 
 def rates(found: Found) -> dict[str, float]:
@@ -212,18 +212,19 @@ def as_json(found: list[Found], workers: int, start: float) -> dict[str, Any]:
 
 
 def show(found: list[Found], workers: int, console: Console) -> None:
+    console.width = max(console.width, WIDTH)
     searched = any("largest_batch" in worker for one in found for worker in one.by_worker)
     table = Table(box=None, header_style="dim", pad_edge=False)
-    names = ["shape", "N", "tokens/s", f"of {workers}", "FLOP/s", "MFU", "compile", "cached", "a run", "memory"]
+    names = ["shape", "N", "tokens/s", f"of {workers}", "FLOP/s", "MFU", "compile", "cached", "memory"]
     for column in [*names, *["largest batch"] * searched]:
-        table.add_column(column, justify="left" if column == "shape" else "right", no_wrap=column != "shape")
+        table.add_column(column, justify="left" if column == "shape" else "right", no_wrap=True)
     for one in found:
         row = [name(one.run), short(count_params(one.run.model).matmul)]
         if not one.reason:
             rate, first = rates(one), one.by_worker[0]
             row += [f"{rate['tokens_per_second']:,.0f}", f"{rate['tokens_per_second_all']:,.0f}"]
             row += [power(rate["flops_per_second_all"]), f"{rate['mfu']:.0%}"]
-            row += [f"{one.middle(field):.2g} s" for field in ("compile_cold", "compile_cached", "per_run")]
+            row += [f"{one.middle(field):.2g} s" for field in ("compile_cold", "compile_cached")]
             row += [f"{first['memory'] / 1e6:,.0f} MB", *([_largest(first)] if searched else [])]
         table.add_row(*row)
     console.print(table)

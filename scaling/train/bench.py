@@ -24,7 +24,7 @@ from scaling.train.placement import copies
 from scaling.train.program import compiled_in, forget, largest_batch, program
 
 SPREAD = 0.02  # relative standard error of the median at which steps are measured well enough
-LIMIT_SECONDS = 8.0  # of measuring steps, where that is not reached; at least FEWEST calls all the same
+LIMIT_SECONDS = 5.0  # of measuring steps, where that is not reached; at least FEWEST calls all the same
 FEWEST = 3  # compiled calls that a median is taken of
 WARM_UP = 2  # calls that are left out
 
