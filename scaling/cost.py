@@ -3,7 +3,8 @@
 Conventions differ between papers and move the fitted exponents (arXiv:2406.19146), so each count has a name and none
 is the default. A multiply-add is two FLOPs, and a training step costs three forward passes: each matrix product is
 met again in the gradients of its two factors (arXiv:2001.08361, section 2.1). Elementwise work is counted apart, by
-the operations of the formula, and is in no convention. Nothing is rematerialised yet, so no forward pass is repeated.
+the operations of the formula, and is in no convention. A forward pass that is
+repeated to save memory (`Placement.remat`) is not counted: it is no use of compute, but a cost of memory.
 """
 
 import dataclasses

@@ -333,6 +333,8 @@ def _optim_faults(run: RunSpec) -> list[str]:
     for name in ("peak_lr", "epsilon", "clip_norm"):
         if getattr(o, name) <= 0:
             lines.append(f"optim.{name} = {getattr(o, name):g}: must be above 0")
+    if o.peak_lr > 3e38:
+        lines.append(f"optim.peak_lr = {o.peak_lr:g}: must be a float32, at most 3e38")
     for name in ("beta1", "beta2", "momentum"):
         if not 0 <= getattr(o, name) < 1:
             lines.append(f"optim.{name} = {getattr(o, name):g}: must be in [0, 1)")
@@ -370,7 +372,11 @@ def _optim_faults(run: RunSpec) -> list[str]:
 def _run_faults(run: RunSpec) -> list[str]:
     lines = _below(1, batch=run.batch, steps=run.steps, data__max_epochs=run.data.max_epochs)
     lines += _below(0, seed=run.seed, data__seed=run.data.seed)
-    lines += _below(run.model.context, eval__tokens=run.eval.tokens)
+    if run.eval.tokens < 2 * run.model.context:
+        lines.append(
+            f"eval.tokens = {run.eval.tokens}: must hold two windows of model.context = {run.model.context}, or the "
+            "loss has no standard error"
+        )
     if run.branch and not run.optim.warmup_steps <= run.branch.step <= run.steps - run.optim.cooldown_steps:
         lines.append(
             f"branch.step = {run.branch.step}: must lie between the end of warm-up ({run.optim.warmup_steps}) "

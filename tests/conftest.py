@@ -1,8 +1,24 @@
 """A tiny run that every room can use; JAX is set up in tests/train/conftest.py alone."""
 
+import os
+from collections.abc import Iterator
+
 import pytest
 
+from scaling import machine
 from scaling.spec import DataSpec, EvalSpec, ModelSpec, OptimSpec, RunSpec
+
+
+@pytest.fixture(scope="session", autouse=True)
+def a_machine_that_nobody_measured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tests neither see nor change the table of the machine they run on. What it has compiled they do use."""
+    programs, cache = machine.programs_folder(), tmp_path_factory.mktemp("cache")
+    programs.mkdir(parents=True, exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(os.environ, "XDG_CACHE_HOME", str(cache))
+        machine.cache_folder().mkdir()
+        machine.programs_folder().symlink_to(programs)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -5,12 +5,12 @@ import argparse
 import importlib.metadata
 import importlib.util
 import json
-import os
 import platform
 import sys
 
 from rich.console import Console
 
+from scaling import machine
 from scaling.cli.exits import DONE, FAILED
 from scaling.cli.options import json_option
 from scaling.launch.local import default_workers
@@ -54,12 +54,26 @@ def examine() -> dict:
     return {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": len(machine.cores()),
         "workers": default_workers(),
         "versions": versions,
         "devices": seen,
         "extras": {name: importlib.util.find_spec(module) is not None for name, (module, _) in EXTRAS.items()},
+        "caches": caches(),
         "problems": problems,
+    }
+
+
+def caches() -> dict:
+    """Where compiled programs and measured speeds are, and what of this machine is there."""
+    entry, fault = machine.measured()
+    return {
+        "programs": str(machine.programs_folder()),
+        "programs_bytes": sum(p.stat().st_size for p in machine.programs_folder().rglob("*") if p.is_file()),
+        "table": str(machine.table_path()),
+        "shapes": len(entry.speeds) if entry else 0,
+        "measured": max((speed.date for speed in entry.speeds), default="") if entry else "",
+        "fault": fault,
     }
 
 
@@ -92,5 +106,15 @@ def show(found: dict, console: Console) -> None:
             highlight=False,
             soft_wrap=True,
         )
+    kept = found["caches"]
+    console.print(
+        f"compiled programs: {kept['programs']} ({kept['programs_bytes'] / 1e6:.0f} MB)",
+        highlight=False,
+        soft_wrap=True,
+    )
+    measured = (
+        f"{kept['shapes']} shapes, last on {kept['measured']}" if kept["shapes"] else "none; `scaling bench` makes them"
+    )
+    console.print(f"measured speeds: {kept['fault'] or measured}", highlight=False, soft_wrap=True)
     for problem in found["problems"]:
         console.print(f"[red]{problem}[/red]", highlight=False, soft_wrap=True)

@@ -43,9 +43,16 @@ COMMANDS = {
         "scaling compare my_runs.csv --params n_params --baseline adamw",
     ),
     "report": ("figures and one self-contained page", "scaling report results/quickstart"),
+    "bench": (
+        "how fast this machine trains, by size; what `scaling plan` takes its times from",
+        "scaling bench quickstart",
+    ),
     "doctor": ("versions, devices, and what is missing for what", "scaling doctor"),
 }
-HIDDEN = {"worker": ("a worker process, started by `run`", "scaling run quickstart")}
+HIDDEN = {
+    "worker": ("a worker process, started by `run`", "scaling run quickstart"),
+    "bench_worker": ("a worker process, started by `bench`", "scaling bench"),
+}
 
 
 def _parser(words: Sequence[str]) -> argparse.ArgumentParser:

@@ -12,8 +12,9 @@ from scaling.cli.locate import results_of, study_of
 from scaling.cli.options import json_option, study_options
 from scaling.cost import count_params, train_flops
 from scaling.launch.local import default_workers
-from scaling.plan import Plan, Study
-from scaling.plan.design import design, seconds
+from scaling.plan import Study
+from scaling.plan.clock import estimator
+from scaling.plan.design import design
 from scaling.record import Ledger
 from scaling.report.words import power, short
 
@@ -35,22 +36,17 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def as_json(study: Study, ledger: Ledger, workers: int) -> dict:
-    judged = design(study.plan, study.analysis.params)
+    judged, pending, clock = design(study.plan, study.analysis.params), study.runs.pending(ledger), estimator(workers)
     return study.to_json() | {
         "flops": study.runs.flops,
-        "pending_flops": study.runs.pending(ledger).flops,
-        "pending": [p.run.id for p in study.runs.pending(ledger).runs],
-        "seconds": round(wall_seconds(study.runs.pending(ledger), workers)),
+        "pending_flops": pending.flops,
+        "pending": [p.run.id for p in pending.runs],
+        "seconds": round(clock.wall(pending, workers), 1),
+        "seconds_by_run": {p.run.id: round(clock.seconds(p), 3) for p in pending.runs},
+        "seconds_from": clock.source(pending),
         "workers": workers,
         "design": judged.to_json() if judged else None,
     }
-
-
-def wall_seconds(plan: Plan, workers: int) -> float:
-    """About how long a plan takes here: no shorter than its longest chain of trunk and branch."""
-    each = {p.run.id: seconds(p) for p in plan.runs}
-    chains = [each[p.run.id] + each.get(p.run.branch.trunk if p.run.branch else "", 0.0) for p in plan.runs]
-    return max([sum(each.values()) / workers, *chains], default=0.0)
 
 
 def show(study: Study, ledger: Ledger, workers: int, console: Console) -> None:
@@ -88,11 +84,14 @@ def show(study: Study, ledger: Ledger, workers: int, console: Console) -> None:
     if not pending.runs:
         console.print(f"cost: nothing left to train: all {done} runs are done", highlight=False, soft_wrap=True)
         return
+    clock = estimator(workers)
+    if clock.fault:
+        console.print(f"[yellow]{escape(clock.fault)}[/yellow]", highlight=False, soft_wrap=True)
     so_far = f", of which {done} are done" if done else ""
     hands = f"{workers} worker{'s' * (workers > 1)}"
     console.print(
         f"cost: {power(study.runs.flops)} FLOPs in {len(study.runs)} runs{so_far}; about "
-        f"{_duration(wall_seconds(pending, workers))} with {hands} on the CPU that the estimate was made on",
+        f"{_duration(clock.wall(pending, workers))} with {hands}, {clock.source(pending)}",
         highlight=False,
         soft_wrap=True,
     )

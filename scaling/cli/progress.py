@@ -12,7 +12,7 @@ from rich.table import Table
 from scaling.cost import count_params
 from scaling.launch.local import Event
 from scaling.plan import Plan
-from scaling.plan.design import seconds
+from scaling.plan.clock import seconds
 from scaling.plan.plan import Planned
 from scaling.record import Ledger
 from scaling.report.words import short
@@ -69,6 +69,8 @@ class SweepView:
         record = self._ledger[planned.run.id]
         clock = record.clock
         speed = f"{clock.tokens_per_second:9,.0f} tok/s {clock.flops_per_second / 1e9:6.1f} GFLOP/s" if clock else ""
+        if clock and clock.mfu is not None:
+            speed += f" {clock.mfu:4.0%} MFU"
         result = (
             "trunk" if planned.role == "trunk" else f"loss {record.loss:.4f}" if record.loss else f"[red]{status}[/red]"
         )

@@ -2,12 +2,12 @@
 
 import argparse
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from scaling.launch.worker import Stopped, serve
+from scaling.machine import cache_folder, programs_folder
 from scaling.record import Ledger
 from scaling.spec import RunSpec
 
@@ -22,8 +22,7 @@ def run(arguments: argparse.Namespace) -> int:
     from scaling.train import Interrupted, Watch, fastest, forget_weights, train_population
     from scaling.train.host import keep_compiled_programs, use_every_core
 
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "scaling" / "programs"
-    keep_compiled_programs(cache)
+    keep_compiled_programs(programs_folder())
     use_every_core()
     ledger, machine = Ledger(Path(arguments.folder)), json.loads(arguments.machine)
 
@@ -36,19 +35,19 @@ def run(arguments: argparse.Namespace) -> int:
         watch, together = Watch(progress=progress, stop=stop), len(runs)
         if together > 1 and arguments.population == "auto":
             progress({"phase": "trial"})
-            together = fastest(runs[0], together, known=cache.with_name("populations.json"))
+            together = fastest(runs[0], together, known=cache_folder() / "populations.json")
         for first in range(0, len(runs), together):
             members = runs[first : first + together]
+            made = train_population(
+                members, results=ledger.folder, branch_steps=branch_steps, machine=machine, watch=watch
+            )
             try:
-                records = train_population(
-                    members, results=ledger.folder, branch_steps=branch_steps, machine=machine, watch=watch
-                )
+                for record in made:
+                    ledger.commit(record)
+                    if not branch_steps and record.status == "finished":
+                        forget_weights(record.run, ledger.folder)
+                    yield record.run.id, record.status
             except Interrupted as interrupted:
                 raise Stopped(str(interrupted)) from None
-            for record in records:
-                ledger.commit(record)
-                if not branch_steps and record.status == "finished":
-                    forget_weights(record.run, ledger.folder)
-                yield record.run.id, record.status
 
     return serve(make)

@@ -143,7 +143,7 @@ def _of_folder(folder: Path) -> list[Curve]:
     if not logs or not (folder / "runs.csv").is_file():
         raise Refusal(f"{folder}: has no runs.csv and runs/*/metrics.jsonl; give a results folder or a table of curves")
     runs = read_table(folder / "runs.csv").set_index("run_id")
-    tables = {name: read_table(log) for name, log in logs.items()}
+    tables = {name: _logged(read_table(log)) for name, log in logs.items()}
     size_of = {text_of(row["trunk"]): text_of(row["n_params"]) for _, row in runs.iterrows()}
     found = []
     for name, table in tables.items():
@@ -167,6 +167,11 @@ def _of_folder(folder: Path) -> list[Curve]:
     if not found:
         raise Refusal(f"{folder}: no curve has {LEAST_ROWS} rows")
     return found
+
+
+def _logged(table: Any) -> Any:
+    """Without what a stopped run holds of its next row, which has no learning rate."""
+    return table[table["lr"].map(text_of) != ""]
 
 
 def _curve(name: str, table: Any) -> Curve:

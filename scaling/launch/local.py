@@ -18,13 +18,14 @@ from queue import Empty
 from queue import SimpleQueue as Queue
 from typing import Any
 
+from scaling.machine import cores
 from scaling.plan.design import seconds
 from scaling.plan.plan import Plan, Planned, Role
 from scaling.record import Ledger
 from scaling.spec import Refusal, alike, to_json
 
 ATTEMPTS = 2  # of a run whose worker died under it; jaxlib is known to crash now and then (jax issue 39257)
-GRACE_SECONDS = 4.0  # from asking a worker to stop until it is killed
+GRACE_SECONDS = 14.0  # from asking a worker to stop until it is killed: steps in flight, and a save for each member
 TAKEOVER_SECONDS = 5.0  # for the workers of a killed supervisor to be gone
 
 
@@ -79,7 +80,7 @@ class FolderLock:
 
 def default_workers() -> int:
     """One a core on a CPU, where a second process buys more than a second thread; one on an accelerator."""
-    return len(_cores()) if _on_cpu() else 1
+    return len(cores()) if _on_cpu() else 1
 
 
 def default_population() -> int:
@@ -95,10 +96,6 @@ def _on_cpu() -> bool:
 
 def _has_accelerator() -> bool:
     return any(Path(device).exists() for device in ("/dev/nvidia0", "/dev/accel0", "/dev/vfio/0", "/dev/kfd"))
-
-
-def _cores() -> list[int]:
-    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
 
 
 class Worker:
@@ -190,7 +187,7 @@ class LocalSweep:
         self._workers: dict[int, Worker] = {}
         # A plan of one run has every core. The plan decides and not what is pending: a sweep that was stopped goes on
         # as it began, to the same bits.
-        self._cores = _cores() if min(workers, len(plan)) > 1 else [None]
+        self._cores = cores() if min(workers, len(plan)) > 1 else [None]
         self.outcome = Outcome()
         self._queue = {p.run.id: p for p in self._pending()}
         self._branches: dict[str, list[Planned]] = {}  # of each trunk
@@ -327,6 +324,7 @@ class LocalSweep:
         elif event.kind == "stopped":
             if not self._stop.is_set():  # somebody signalled it alone
                 self._queue |= worker.jobs
+                self._attempts.subtract(worker.jobs)  # the runs are not to blame
                 worker.left = True
             worker.jobs = {}
         elif event.kind in ("done", "failed") and worker.jobs.pop(event.run_id, None):

@@ -26,7 +26,8 @@ def trunks(
 
     `tokens` are horizons D; a run has the nearest whole number of steps. `base.optim` gives everything but the
     schedule. K horizons in ratio r cost D_max (1 + cooldown / (r - 1)) tokens instead of D_max / (1 - 1/r).
-    `rule` moves the numbers of `base`, which it is anchored at, to the longest horizon, since a trunk has one of each.
+    `rule` moves the numbers of `base`, which it is anchored at, to the longest horizon, since a trunk has one of each,
+    within the bounds that hold at the shortest.
     """
     models = tuple(models)
     _refuse(base, models)
@@ -34,7 +35,7 @@ def trunks(
     for model in models:
         shaped = replace(base, model=model)
         if rule:
-            shaped = rule.apply(base, shaped, max(tokens))
+            shaped = rule.apply(base, shaped, max(tokens), min(tokens))
         horizons = [_cooled(shaped, d, cooldown) for d in tokens]
         leave = [run.steps - run.optim.cooldown_steps for run in horizons]
         trunk = replace(shaped, optim=steady(shaped.optim), steps=max(leave))

@@ -1,4 +1,4 @@
-"""What a plan could resolve, and about how long it takes: known before a FLOP is spent."""
+"""What a plan could resolve: known before a FLOP is spent."""
 
 import math
 from dataclasses import dataclass
@@ -6,17 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from scaling.cost import ParamConvention, count_params, marginal_flops, train_flops
-from scaling.plan.plan import Plan, Planned
+from scaling.cost import ParamConvention, count_params, train_flops
+from scaling.plan.clock import seconds as seconds
+from scaling.plan.plan import Plan
 
 # A law for judging designs, not results: the exponents of arXiv:2404.10102, with terms that weigh alike mid-plan.
 REFERENCE_EXPONENTS = (0.35, 0.37)
 REFERENCE_NOISE = 0.01  # standard deviation of ln loss: seed and misfit of a small, well-kept study
-
-# Seconds on one core of the machine of benchmarks/README.md: least squares of the relative error over the clocks of the
-# 80 runs in results/reference/quickstart, 0.75 to 1.35 of each (5 and 95 %). An evaluated token costs 0.43 of a trained
-# one there. Orders a plan's runs and warns of a long night; other machines differ by small factors.
-SECONDS_PER_TOKEN, SECONDS_PER_FLOP, SECONDS_PER_RUN, EVALUATION_SHARE = 5.8e-7, 1.26e-11, 0.7, 0.43
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,12 +92,3 @@ def _resolution(n: np.ndarray, d: np.ndarray) -> tuple[float, dict[str, float]]:
         "exponent_n": np.array([0, 0, 0, -beta, alpha]) / (alpha + beta) ** 2,
     }
     return condition, {name: 1.645 * float(np.sqrt(g @ covariance @ g)) for name, g in gradients.items()}
-
-
-def seconds(planned: Planned) -> float:
-    """About how long one core takes, evaluation included."""
-    run = planned.run
-    steps = run.steps - (run.branch.step if run.branch else 0)
-    tokens = steps * run.batch_tokens + (run.eval.tokens * EVALUATION_SHARE if planned.role != "trunk" else 0)
-    per_token = SECONDS_PER_TOKEN + SECONDS_PER_FLOP * marginal_flops(run) / max(1, steps * run.batch_tokens)
-    return SECONDS_PER_RUN + tokens * per_token

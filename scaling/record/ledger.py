@@ -71,7 +71,11 @@ class Ledger:
         return {int(p.name) for p in (self.run_folder(run_id) / "checkpoints").glob("*") if p.name.isdigit()}
 
     def curve(self, run_id: str) -> list[dict[str, Any]]:
-        """The logged rows of a run, oldest first; a line torn by a crash is left out."""
+        """The logged rows of a run, oldest first."""
+        return [row for row in self.curve_lines(run_id) if "open" not in row]
+
+    def curve_lines(self, run_id: str) -> list[dict[str, Any]]:
+        """The rows, and what a stopped run holds of the next (`open`); a line torn by a crash is left out."""
         rows = []
         path = self.run_folder(run_id) / "metrics.jsonl"
         for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():

@@ -23,6 +23,10 @@ class Clock:
     tokens_per_second: float  # in training, compilation excluded
     flops_per_second: float  # the same in useful training FLOPs (`cost.FlopCount.exact`)
     members: int = 1  # of the population that shared the time
+    checkpoint: float = 0.0  # opening, restoring and saving weights; older records have the saving in `train`
+    mfu: float | None = None  # flops_per_second over peak_flops; None in older records
+    peak_flops: float | None = None  # FLOP/s of all devices of the process in the model's compute type
+    peak_source: str = ""  # documented (by the device's vendor) | measured (the best product on this machine)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,7 +25,8 @@ def attention_here() -> Callable[[jax.Array, jax.Array, jax.Array], jax.Array]:
 def fused_attention(q_BxHxKxL: jax.Array, k_BxGxKxL: jax.Array, v_BxGxKxL: jax.Array) -> jax.Array:
     """`causal_attention` by `jax.nn.dot_product_attention`: cuDNN's kernel on a GPU at 16 bits, XLA's elsewhere."""
     q, k, v = (x.transpose(0, 3, 1, 2) for x in (q_BxHxKxL, k_BxGxKxL, v_BxGxKxL))
-    fused = jax.default_backend() == "gpu" and q.dtype == jnp.bfloat16 and q.shape[-1] % 8 == 0
+    fused = jax.default_backend() == "gpu" and q.dtype == jnp.bfloat16 and q.shape[-1] in range(8, 129, 8)
+    fused = fused and float(getattr(jax.devices()[0], "compute_capability", 0)) >= 8.0  # no such kernel before Ampere
     out_BxLxHxK = jax.nn.dot_product_attention(q, k, v, is_causal=True, implementation="cudnn" if fused else "xla")
     return out_BxLxHxK.transpose(0, 2, 3, 1)
 

@@ -1,5 +1,6 @@
 """Weights and optimizer state on disk, by optimizer step. The only file that knows orbax."""
 
+import time
 from collections.abc import Collection
 from pathlib import Path
 
@@ -14,6 +15,7 @@ class Checkpoints:
 
     def __init__(self, folder: Path):
         options = ocp.CheckpointManagerOptions(enable_async_checkpointing=False, cleanup_tmp_directories=True)
+        self.saving = 0.0  # seconds spent in `save`
         self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
 
     def __enter__(self) -> "Checkpoints":
@@ -27,10 +29,12 @@ class Checkpoints:
 
     def save(self, step: int, state: TrainState, *, keep: Collection[int] = ()) -> None:
         """Blocks until the checkpoint is committed; then drops the others, but for those at the steps to keep."""
+        began = time.monotonic()
         if step not in self.steps():
             # Forced: a trunk that is trained again saves a step before its newest.
             self._manager.save(step, args=ocp.args.StandardSave(_named(state)), force=True)
         self.drop(*(other for other in self.steps() if other != step and other not in keep))
+        self.saving += time.monotonic() - began
 
     def drop(self, *steps: int) -> None:
         for step in steps:

@@ -15,19 +15,25 @@ from scaling.train.step import StepMetrics
 
 ROWS = 100  # of a run's curve, about
 PROBE_STEPS = 32  # between measurements of the gradient noise; each costs half a step
-NOISE_SHARE = 0.2  # of the probes, the last ones, that a run's noise scale is the average of
+SETTLED_SHARE = 0.05  # of a run's steps, in which its loss falls from that of chance
 SPIKE_SIGMAS = 7.0  # above the rows around it, robustly (the threshold of arXiv:2501.00656)
 
 
 class Curve:
-    """Appends to metrics.jsonl; rows beyond the step a run goes on from are dropped, so no step is logged twice."""
+    """Appends to metrics.jsonl; rows beyond the step a run goes on from are dropped, so no step is logged twice.
+
+    A row is an interval of optimizer steps, wherever the run is stopped and gone on with: `mark` puts what an interval
+    holds so far beside the checkpoint that the run would go on from, as a line with `open` that is no row.
+    """
 
     def __init__(self, path: Path, run: RunSpec, before: list[dict[str, Any]], resumed_at: int):
-        self.diverged_at: int | None = None  # first step whose loss or gradient was not finite
-        self.rows = [row for row in before if row["step"] <= resumed_at]
-        self._run, self._interval = run, max(1, run.steps // ROWS)
-        self._steps: list[tuple[float, ...]] = []
-        commit_text(path, "".join(json.dumps(row) + "\n" for row in self.rows))
+        self.diverged_at: int | None = None  # first step whose loss, gradient or change was not finite
+        self.rows = [row for row in before if "open" not in row and row["step"] <= resumed_at]
+        begun = [row for row in before if "open" in row and row["step"] == resumed_at]
+        self._run, self._interval, self._path = run, max(1, run.steps // ROWS), path
+        self._open: dict[str, Any] | None = begun[-1] if begun else None
+        self._steps: list[tuple[float, ...]] = [tuple(_numbers(step)) for step in begun[-1]["open"]] if begun else []
+        self._rewrite()
         self._file = open(path, "a", encoding="utf-8")
 
     def __enter__(self) -> "Curve":
@@ -35,6 +41,11 @@ class Curve:
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
+        self._rewrite()
+
+    def _rewrite(self) -> None:
+        lines = [*self.rows, *([self._open] if self._open else [])]
+        commit_text(self._path, "".join(json.dumps(line) + "\n" for line in lines))
 
     @property
     def loss(self) -> float:
@@ -47,11 +58,20 @@ class Curve:
         for step, values in zip(range(start + 1, end + 1), values_SxM.tolist(), strict=True):
             if not math.isfinite(values[0]):
                 self.diverged_at = step
+                if self._steps:
+                    self._row(step - 1)
                 break
             self._steps.append(tuple(values))
-            if step % self._interval == 0 or step == end:
+            if step % self._interval == 0 or step == self._run.steps:
                 self._row(step)
         self._file.flush()
+
+    def mark(self, step: int) -> None:
+        """Put down what the interval under way holds, for a run that goes on from `step`."""
+        self._open = {"step": step, "open": [_cells(values) for values in self._steps]} if self._steps else None
+        if self._open:
+            self._file.write(json.dumps(self._open) + "\n")
+            self._file.flush()
 
     def _row(self, step: int) -> None:
         of = StepMetrics(*np.array(self._steps).T)
@@ -72,6 +92,16 @@ class Curve:
         self.rows.append(row)
         self._file.write(json.dumps(row) + "\n")
         self._steps.clear()
+        self._open = None
+
+
+def _cells(values: tuple[float, ...]) -> list[float | None]:
+    """JSON has no number that is none."""
+    return [value if math.isfinite(value) else None for value in values]
+
+
+def _numbers(cells: list[float | None]) -> list[float]:
+    return [math.nan if cell is None else cell for cell in cells]
 
 
 def probed(start: int, count: int) -> np.ndarray:
@@ -79,23 +109,26 @@ def probed(start: int, count: int) -> np.ndarray:
     return np.arange(start + 1, start + count + 1) % PROBE_STEPS == 0
 
 
-def noise_scale(rows: Sequence[Mapping[str, Any]], context: int) -> float | None:
-    """The gradient noise scale B_noise over the last of a run's probes, in tokens; None where it was not resolved.
+def noise_scale(rows: Sequence[Mapping[str, Any]], run: RunSpec) -> float | None:
+    """The gradient noise scale B_noise over the later half of a run, in tokens; None where it was not resolved.
 
     About the batch at which time and data are traded evenly (arXiv:1812.06162, section 2.2). A quotient of means, since
     a mean of quotients is biased. Windows are what is drawn at random, so a scale in windows is one of whole contexts.
+    `rows` are those of the whole run, a branch's trunk included.
     """
-    found = [row for row in rows if "probes" in row]
-    found = found[-max(1, math.ceil(NOISE_SHARE * len(found))) :]
-    weights = [row["probes"] for row in found]
-    signal = sum(w * row["grad_signal"] for w, row in zip(weights, found, strict=True))
-    noise = sum(w * row["grad_noise"] for w, row in zip(weights, found, strict=True))
-    return noise / signal * context if signal > 0 else None
+    found = [row for row in rows if "probes" in row and row["step"] > max(run.optim.warmup_steps, run.steps / 2)]
+    signal = sum(row["probes"] * row["grad_signal"] for row in found)
+    noise = sum(row["probes"] * row["grad_noise"] for row in found)
+    return noise / signal * run.model.context if signal > 0 else None
 
 
-def spikes(rows: Sequence[Mapping[str, Any]]) -> int:
-    """Rows of a curve with a step far above the row's own mean: by SPIKE_SIGMAS robust deviations of that excess."""
-    excess = np.array([row["loss_max"] - row["loss"] for row in rows if "loss_max" in row])
+def spikes(rows: Sequence[Mapping[str, Any]], run: RunSpec) -> int:
+    """Rows of a curve with a step far above the row's own mean: by SPIKE_SIGMAS robust deviations of that excess.
+
+    Not among the first steps, whose loss falls by more than it scatters; nor in runs so short that a row is a step.
+    """
+    settled = [row for row in rows if row["step"] > max(run.optim.warmup_steps, SETTLED_SHARE * run.steps)]
+    excess = np.array([row["loss_max"] - row["loss"] for row in settled if "loss_max" in row])
     if len(excess) < 10:
         return 0
     sigma = 1.4826 * np.median(np.abs(excess - np.median(excess)))

@@ -3,7 +3,7 @@
 import itertools
 import math
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,8 +21,9 @@ from scaling.train.checkpoint import Checkpoints
 from scaling.train.curve import Curve, noise_scale, probed, spikes
 from scaling.train.evaluate import Loss, loss_of
 from scaling.train.optim import Knobs, blends, learning_rates, measured
-from scaling.train.placement import Placement, copies
-from scaling.train.program import Program, join, part, program
+from scaling.train.peak import peak
+from scaling.train.placement import Placement
+from scaling.train.program import Program, join, join_chunks, part, program, roomy
 from scaling.train.step import Chunk, PyTree, TrainState
 
 CHECKPOINT_SECONDS = 60.0  # work that a killed run may lose
@@ -54,12 +55,13 @@ def train(
     A trunk is a run with `branch_steps`: the steps at which it is left, kept as checkpoints; it is not evaluated.
     Goes on from the run's last checkpoint where there is one, else from its trunk's where it is a branch. A loss or a
     gradient that is not finite ends the run as `diverged`, with a checkpoint of the weights before that step.
-    `placement` is by default `placement.copies`; `machine` adds to what the record says of the machine. Raises
+    `placement` is by default `program.roomy`; `machine` adds to what the record says of the machine. Raises
     `Interrupted` within one chunk of `watch.stop()` turning true, and KeyError when the trunk was not trained.
     """
-    return train_population(
+    (record,) = train_population(
         [run], results=results, branch_steps=branch_steps, machine=machine, watch=watch, placement=placement
-    )[0]
+    )
+    return record
 
 
 def train_population(
@@ -70,12 +72,13 @@ def train_population(
     machine: Mapping[str, str] | None = None,
     watch: Watch | None = None,
     placement: Placement | None = None,
-) -> list[RunRecord]:
+) -> Iterator[RunRecord]:
     """`train`, of several runs in one program: the same steps of the same shape side by side, each with its own folder.
 
-    The runs may differ in seeds, learning rates and the optimizer's other numbers (`alike`). Every one of them can be
-    stopped and gone on with alone or among others; its losses are those of the run trained alone up to the rounding of
-    sums in another order, 1e-5 relative over a run. `placement.member` deals them out over devices.
+    The runs may differ in seeds, learning rates and the optimizer's other numbers (`spec.alike`). Every one of them can
+    be stopped and gone on with alone or among others; its losses are those of the run trained alone up to the rounding
+    of sums in another order, 1e-5 relative over 150 steps (docs/training.md). `placement.member` deals them out over
+    devices. Runs that go on from different steps go on one group after another; records come as they are made.
     """
     if len({alike(run) for run in runs}) != 1:
         raise ValueError(
@@ -83,18 +86,16 @@ def train_population(
         )
     ledger, watch, machine = Ledger(results), watch or Watch(), {**host.describe(), **(machine or {})}
     source = data.open_source(runs[0].data, runs[0].model)
-    records = {
-        run.id: _record(run, source, machine, None, first=0, last=0, reason=reason)
-        for run in runs
-        if run.branch and (reason := _lost_with_its_trunk(run, ledger))
-    }
-    left = [run for run in runs if run.id not in records]
-    # Runs that were stopped apart go on from different steps: those of one step go on together.
-    starts = {run.id: _start(run, branch_steps, ledger) for run in left}
-    for _, group in itertools.groupby(sorted(left, key=lambda run: starts[run.id]), key=lambda run: starts[run.id]):
-        for record in _train_together(list(group), ledger, branch_steps, machine, watch, placement):
-            records[record.run.id] = record
-    return [records[run.id] for run in runs]
+    lost = {run.id: reason for run in runs if run.branch and (reason := _lost_with_its_trunk(run, ledger))}
+    for run in runs:
+        if run.id in lost:
+            yield _record(run, source, machine, None, first=0, last=0, reason=lost[run.id])
+    left = sorted((run for run in runs if run.id not in lost), key=lambda run: _start(run, branch_steps, ledger))
+    groups = [[*group] for _, group in itertools.groupby(left, key=lambda run: _start(run, branch_steps, ledger))]
+    for turn, group in enumerate(groups):
+        if turn and watch.stop():
+            raise Interrupted(f"stopped before run {', '.join(run.id for run in group)}")
+        yield from _train_together(group, ledger, branch_steps, machine, watch, placement)
 
 
 def forget_weights(run: RunSpec, results: Path) -> None:
@@ -112,24 +113,28 @@ def _train_together(
     placement: Placement | None,
 ) -> list[RunRecord]:
     """Records of runs that go on from the same step."""
-    base, clock = runs[0], {"compile": -time.monotonic(), "train": 0.0, "evaluate": 0.0}
+    base, clock = runs[0], dict.fromkeys(("compile", "train", "evaluate", "checkpoint"), 0.0)
     sources = [data.open_source(run.data, run.model) for run in runs]
     watch.progress({"phase": "compile"})
-    compiled = program(
-        base.model, compiled_in(base.optim), base.batch, base.eval, placement or copies(base), members=len(runs)
-    )
+    clock["compile"] -= time.monotonic()
+    placement = placement or roomy(base, len(runs))
+    compiled = program(base.model, compiled_in(base.optim), base.batch, base.eval, placement, members=len(runs))
     clock["compile"] += time.monotonic()
     folders = [ledger.begin(run) for run in runs]
+    clock["checkpoint"] -= time.monotonic()
     with ExitStack() as stack:
         own = [stack.enter_context(Checkpoints(folder / "checkpoints")) for folder in folders]
         first, state = _restored(runs, branch_steps, ledger, compiled, own)
         curves = [
-            stack.enter_context(Curve(folder / "metrics.jsonl", run, ledger.curve(run.id), resumed_at=first))
+            stack.enter_context(Curve(folder / "metrics.jsonl", run, ledger.curve_lines(run.id), resumed_at=first))
             for folder, run in zip(folders, runs, strict=True)
         ]
+        clock["checkpoint"] += time.monotonic()
         clock["train"] -= time.monotonic()
         state = _advance(runs, first, state, sources, compiled, own, {*branch_steps}, curves, watch)
         clock["train"] += time.monotonic()
+        saving = sum(checkpoints.saving for checkpoints in own)
+        clock["train"], clock["checkpoint"] = clock["train"] - saving, clock["checkpoint"] + saving
 
     clock["evaluate"] -= time.monotonic()
     losses: list[Loss | None] = [None] * len(runs)
@@ -145,10 +150,17 @@ def _train_together(
         _record(
             run, source, machine, share, first=first, last=curve.diverged_at or run.steps, members=len(runs),
             loss=loss, averaged=average, reason=_why_diverged(curve, loss),
-            noise_tokens=noise_scale(curve.rows, run.model.context), spikes=spikes(curve.rows),
+            noise_tokens=noise_scale([*_trunk_rows(run, ledger), *curve.rows], run),
+            spikes=spikes(curve.rows, run),
         )
         for run, source, curve, loss, average in zip(runs, sources, curves, losses, averaged, strict=True)
     ]  # fmt: skip
+
+
+def _trunk_rows(run: RunSpec, ledger: Ledger) -> list[dict[str, Any]]:
+    """The curve of a branch before it left its trunk."""
+    rows = ledger.curve(run.branch.trunk) if run.branch else []
+    return [row for row in rows if run.branch and row["step"] <= run.branch.step]
 
 
 def _why_diverged(curve: Curve, loss: Loss | None) -> str:
@@ -191,7 +203,7 @@ def _advance(
     while step < steps and going():
         end = min(s for s in (*kept, steps, step - step % compiled.chunk + compiled.chunk) if s > step)
         chunks = [_chunk(run, source, step, end, compiled.chunk) for run, source in zip(runs, sources, strict=True)]
-        state, finite, metrics = compiled.steps(state, finite, join(chunks), knobs)
+        state, finite, metrics = compiled.steps(state, finite, join_chunks(chunks), knobs)
         if in_flight:  # logged while the device is already busy with the next steps
             log(*in_flight)
         in_flight, step = (step, end, metrics), end
@@ -200,8 +212,9 @@ def _advance(
         if step in kept or stopping or due or step == steps:
             log(*in_flight)
             in_flight = None
-            if step in kept or step < steps:
+            if step in kept or step < steps or stopping:  # a stop may end this process while it evaluates
                 for member in going():
+                    curves[member].mark(step)
                     checkpoints[member].save(step, part(state, member, len(runs)), keep=kept)
                 saved_at = time.monotonic()
             if stopping and step < steps and going():
@@ -316,7 +329,11 @@ def _record(
     if seconds is not None:
         rate = (last - first) * run.batch_tokens / max(seconds["train"], 1e-9)
         flops = rate * flops_per_token(run.model, "exact")
-        clock = Clock(**seconds, steps=last - first, tokens_per_second=rate, flops_per_second=flops, members=members)
+        most, from_where = peak(run.model.compute_dtype)
+        clock = Clock(
+            **seconds, steps=last - first, tokens_per_second=rate, flops_per_second=flops, members=members,
+            mfu=flops / most, peak_flops=most, peak_source=from_where,
+        )  # fmt: skip
     return RunRecord(
         run=run,
         status="diverged" if reason else "finished",
@@ -325,14 +342,19 @@ def _record(
         unique_tokens=data.unique_tokens(source, seen),
         epochs=data.epochs(source, seen),
         loss=sound.mean if sound else None,
-        loss_se=sound.standard_error if sound else None,
+        loss_se=_finite(sound.standard_error) if sound else None,
         bits_per_byte=sound.mean / math.log(2) / source.bytes_per_token if sound and source.bytes_per_token else None,
         entropy=source.entropy,
         clock=clock,
         data=source.provenance,
         machine=machine,
-        averaged_loss=averaged.mean if averaged and not reason else None,
-        averaged_loss_se=averaged.standard_error if averaged and not reason else None,
+        averaged_loss=_finite(averaged.mean) if averaged and not reason else None,
+        averaged_loss_se=_finite(averaged.standard_error) if averaged and not reason else None,
         noise_tokens=noise_tokens,
         spikes=spikes,
     )
+
+
+def _finite(value: float) -> float | None:
+    """A number that a record can hold."""
+    return value if math.isfinite(value) else None

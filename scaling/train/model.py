@@ -44,8 +44,9 @@ class Transformer(nnx.Module):
             x_DxT = jax.checkpoint(block, static_argnums=1)(x_DxT, B) if remat else block(x_DxT, B)
         x_DxT = _rms_norm(x_DxT, self.norm_D[...])
         head_VxD = self.embed_VxD if self.spec.tied else self.head_VxD
-        logit_VxT = jnp.dot(head_VxD[...].astype(x_DxT.dtype), x_DxT, preferred_element_type=jnp.float32)
-        return logit_VxT * self.logit_scale
+        if x_DxT.dtype != jnp.float32:
+            return _half_product(head_VxD[...].T, x_DxT) * self.logit_scale
+        return jnp.dot(head_VxD[...], x_DxT) * self.logit_scale
 
 
 class Block(nnx.Module):
@@ -89,7 +90,10 @@ class Block(nnx.Module):
 
     def _product(self, weight: nnx.Param, x_IxT: jax.Array) -> jax.Array:
         """[O, T], in the type of the activations."""
-        return _rounded(weight[...], self.spec.weight_bits).astype(x_IxT.dtype).T @ x_IxT
+        rounded_IxO = _rounded(weight[...], self.spec.weight_bits)
+        if x_IxT.dtype != jnp.float32:
+            return _half_product(rounded_IxO, x_IxT).astype(x_IxT.dtype)
+        return rounded_IxO.T @ x_IxT
 
     def _attend(self, x_DxT: jax.Array, batch: int) -> jax.Array:
         D, T = x_DxT.shape
@@ -119,20 +123,21 @@ class Block(nnx.Module):
         return self._product(self.window_WDxD, jnp.concatenate(shifts).reshape(self.spec.window * D, T))
 
     def _recur(self, x_DxT: jax.Array, batch: int) -> jax.Array:
-        """A GRU (arXiv:1406.1078) whose reset gate acts after the recurrent product, so that there is one."""
+        """A GRU (arXiv:1406.1078) whose reset gate acts after the recurrent product, so that there is one; its state is
+        float32, since it is a sum over the whole context."""
         D, T = x_DxT.shape
         input_LxGxB = self._product(self.input_DxG, x_DxT).reshape(3 * D, batch, T // batch).transpose(2, 0, 1)
         turn_GxD = _rounded(self.recurrent_DxG[...], self.spec.weight_bits).astype(x_DxT.dtype).T
 
         def step(h_DxB: jax.Array, input_GxB: jax.Array) -> tuple[jax.Array, jax.Array]:
             r, z, n = jnp.split(input_GxB, 3)
-            hr, hz, hn = jnp.split(turn_GxD @ h_DxB, 3)
+            hr, hz, hn = jnp.split(turn_GxD @ h_DxB.astype(turn_GxD.dtype), 3)
             keep = jax.nn.sigmoid(z + hz)
             h_DxB = keep * h_DxB + (1 - keep) * jnp.tanh(n + jax.nn.sigmoid(r + hr) * hn)
             return h_DxB, h_DxB
 
-        _, h_LxDxB = jax.lax.scan(step, jnp.zeros((D, batch), x_DxT.dtype), input_LxGxB)
-        return self._product(self.out_DxD, h_LxDxB.transpose(1, 2, 0).reshape(D, T))
+        _, h_LxDxB = jax.lax.scan(step, jnp.zeros((D, batch), jnp.float32), input_LxGxB)
+        return self._product(self.out_DxD, h_LxDxB.transpose(1, 2, 0).reshape(D, T).astype(x_DxT.dtype))
 
     def _mlp(self, x_DxT: jax.Array) -> jax.Array:
         up_FxT = self._product(self.up_DxF, x_DxT)
@@ -159,6 +164,30 @@ def _weight(
     else:
         value = jax.random.normal(rngs.params(), shape, jnp.float32) * init_std(role, shape[0], spec.n_layers, optim)
     return nnx.Param(value, axes=axes, role=role)
+
+
+@jax.custom_vjp
+def _half_product(weight_IxO: jax.Array, x_IxT: jax.Array) -> jax.Array:
+    """weight^T x, [O, T] float32, of a float32 weight and 16-bit activations.
+
+    All three products, forwards and backwards, multiply 16-bit factors and sum in float32; the weight's gradient stays
+    float32. Left to itself, JAX would multiply float32 gradients of logits, and round the gradients of weights.
+    """
+    return jnp.dot(weight_IxO.astype(x_IxT.dtype).T, x_IxT, preferred_element_type=jnp.float32)
+
+
+def _half_product_forward(weight_IxO: jax.Array, x_IxT: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _half_product(weight_IxO, x_IxT), (weight_IxO, x_IxT)
+
+
+def _half_product_backward(kept: tuple[jax.Array, jax.Array], out_OxT: jax.Array) -> tuple[jax.Array, jax.Array]:
+    weight_IxO, x_IxT = kept
+    half_OxT = out_OxT.astype(x_IxT.dtype)
+    x_gradient = jnp.dot(weight_IxO.astype(x_IxT.dtype), half_OxT, preferred_element_type=jnp.float32)
+    return jnp.dot(x_IxT, half_OxT.T, preferred_element_type=jnp.float32), x_gradient.astype(x_IxT.dtype)
+
+
+_half_product.defvjp(_half_product_forward, _half_product_backward)
 
 
 def _rounded(weight_IxO: jax.Array, bits: int) -> jax.Array:

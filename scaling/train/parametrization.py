@@ -26,9 +26,9 @@ _WIDTH_EXPONENT: dict[str, dict[Role, float]] = {
 
 def init_std(role: Role, fan_in: int, n_layers: int, optim: OptimSpec) -> float:
     """Standard deviation of the initial weights; gains start at one instead."""
-    # The residual stream sums 2 n_layers of these: each starts smaller by that root (GPT-2), unless its branch is
-    # multiplied down anyway.
-    summed = 1 if optim.parametrization == "complete" else 2 * n_layers
+    # The residual stream sums 2 n_layers of these: each starts smaller by that root (GPT-2). Where its branch is
+    # multiplied down with depth already, only what is summed at the base counts.
+    summed = 2 * (optim.base_layers if optim.parametrization == "complete" else n_layers)
     return {
         "embedding": 0.02,
         "hidden": fan_in**-0.5,

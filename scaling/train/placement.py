@@ -61,9 +61,12 @@ class Placement:
         return max(1, CPU_PART_TOKENS // context) if jax.default_backend() == "cpu" else rows
 
 
-def copies(run: RunSpec) -> Placement:
-    """A copy of the weights on every device that the batch has work for: equal rows, and on a CPU a full part each."""
+def copies(run: RunSpec, members: int = 1) -> Placement:
+    """A copy of the weights on every device that the batch has work for: equal rows, and on a CPU a full part each.
+    Of a population, equally many members on each."""
     most = jax.device_count()
+    if members > 1:
+        return Placement(member=max(n for n in range(1, most + 1) if members % n == 0))
     if jax.default_backend() == "cpu":
         most = min(most, run.batch_tokens // CPU_PART_TOKENS)
     return Placement(data=max((n for n in range(1, most + 1) if run.batch % n == 0), default=1))

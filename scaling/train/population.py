@@ -11,9 +11,10 @@ import numpy as np
 
 from scaling.record.files import commit_json
 from scaling.spec import RunSpec, alike, compiled_in, to_json
+from scaling.train.host import memory_limit
 from scaling.train.optim import Knobs
 from scaling.train.placement import Placement, copies
-from scaling.train.program import Program, join, program
+from scaling.train.program import Program, join, join_chunks, program
 from scaling.train.step import Chunk
 
 GROWTH = 4  # from one size that is tried to the next; each is a program to compile
@@ -27,15 +28,15 @@ def fastest(run: RunSpec, most: int, *, known: Path, placement: Placement | None
     Sizes grow while they gain, and while a device has the memory that the compiled program asks for. Rates are kept in
     the JSON file `known`, so that a shape is tried once on a machine.
     """
-    placement = placement or copies(run)
     rates = _read(known)
     sizes = [GROWTH**k for k in range(32) if GROWTH**k < most] + [most]
     best, best_rate = 1, 0.0
     for members in sizes:
-        key = _key(run, placement, members)
+        placed = placement or copies(run, members)
+        key = _key(run, placed, members)
         if key not in rates:
-            compiled = program(run.model, compiled_in(run.optim), run.batch, run.eval, placement, members=members)
-            rates[key] = member_steps_per_second(run, compiled) if compiled.memory <= _memory_limit() else 0.0
+            compiled = program(run.model, compiled_in(run.optim), run.batch, run.eval, placed, members=members)
+            rates[key] = member_steps_per_second(run, compiled) if compiled.memory <= memory_limit() else 0.0
             commit_json(known, {**_read(known), key: rates[key]})
         if rates[key] <= GAIN * best_rate:  # a rate of zero does not fit
             break
@@ -52,7 +53,7 @@ def member_steps_per_second(run: RunSpec, compiled: Program) -> float:
     def chunk(count: int) -> Chunk:
         zeros_K = np.zeros(compiled.chunk, np.float32)  # a rate of zero: time does not depend on the numbers
         window_KxBxM = np.zeros((compiled.chunk, run.batch, run.model.context + 1), width)
-        return join([Chunk(window_KxBxM, zeros_K, zeros_K, zeros_K > 0, np.int32(count))] * members)
+        return join_chunks([Chunk(window_KxBxM, zeros_K, zeros_K, zeros_K > 0, np.int32(count))] * members)
 
     def seconds(state: object, steps: int) -> tuple[object, float]:
         began, full = time.monotonic(), chunk(min(steps, compiled.chunk))
@@ -87,9 +88,3 @@ def _read(known: Path) -> dict[str, float]:
     except (FileNotFoundError, ValueError):
         return {}
     return values if isinstance(values, dict) else {}
-
-
-def _memory_limit() -> float:
-    """Bytes of the device; no limit is known for a CPU."""
-    stats = jax.devices()[0].memory_stats() or {}
-    return float(stats.get("bytes_limit", np.inf))

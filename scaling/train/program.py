@@ -3,9 +3,11 @@
 Suffixes: P members of a population, K steps of a call, C calls, B rows, M = context + 1 tokens.
 """
 
+import contextlib
 import functools
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -14,29 +16,31 @@ import numpy as np
 from flax import nnx
 
 from scaling.cost import flops_per_token
-from scaling.spec import EvalSpec, ModelSpec, OptimSpec, compiled_in
+from scaling.spec import EvalSpec, ModelSpec, OptimSpec, RunSpec, compiled_in
+from scaling.train.host import compiled_once, memory_limit
 from scaling.train.optim import Knobs
-from scaling.train.placement import Placement, fitting, sharding
+from scaling.train.placement import Placement, copies, fitting, sharding
 from scaling.train.step import Chunk, Cut, StepMetrics, TrainState, graph, init_state, train_steps, window_losses
 
 # Of one compiled call: long enough to hide its dispatch, short enough to stop within a second, on a core or a chip.
 CHUNK_FLOPS = {"cpu": 2e10}
 CHIP_CHUNK_FLOPS = 1e13
 MAX_CHUNK = 512  # steps
-EVAL_TOKENS = 8192  # of one forward pass
+EVAL_TOKENS = 8192  # of one forward pass, over all members
+MOST_TOKENS = 1 << 24  # of a step, in the search for the largest batch: more than any study has trained with
 
 
 class Program(NamedTuple):
     """Compiled functions. Where `members` is above 1 all but `initial` have a leading axis of that length."""
 
     initial: Callable[[jax.Array], TrainState]  # of one member
-    steps: Callable[..., tuple[TrainState, jax.Array, StepMetrics]]  # (state, finite, chunk, knobs)
+    steps: Callable[..., tuple[TrainState, jax.Array, StepMetrics]]  # (state, finite, chunk, knobs), see `train_steps`
     losses: Callable[..., jax.Array]  # (params, window_CxBxM), the windows without the leading axis
     layout: TrainState  # how the state lies on the devices
     members: int
     chunk: int  # K: steps that one call can hold
     eval_shape: tuple[int, int, int]  # (C, B, M)
-    memory: int  # bytes that a device needs for `steps`: its arguments, results and temporaries
+    memory: int  # bytes that a device needs for `steps` or `losses`: arguments, results and temporaries
 
 
 @functools.lru_cache(maxsize=16)
@@ -47,10 +51,7 @@ def program(
     mesh, graphdef = placement.mesh(), graph(model, optim)
     cut = Cut(mesh if members == 1 else None, placement.part_rows(batch, model.context), placement.remat)
     stacked = functools.partial(_stacked, members=members)
-    single = jax.eval_shape(functools.partial(init_state, model, optim), jax.random.key(0))
-    layout = jax.tree.map(
-        lambda leaf: _place(leaf, mesh, members), single, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable)
-    )
+    single, layout = _layout(model, optim, placement, members)
     leading = () if members == 1 else ("member",)
     each, rows_KxBxM = sharding(mesh, *leading), sharding(mesh, *leading, None, "batch", None)
     everywhere = sharding(mesh)
@@ -58,36 +59,73 @@ def program(
     step_flops = members * batch * model.context * flops_per_token(model, "exact")
     most_flops = CHUNK_FLOPS.get(jax.default_backend(), CHIP_CHUNK_FLOPS)
     chunk = max(1, min(MAX_CHUNK, round(most_flops / step_flops)))
-    shape_CxBxM = _eval_shape(evaluation, model, placement)
+    shape_CxBxM = _eval_shape(evaluation, model, placement, members)
 
-    step = functools.partial(train_steps, graphdef=graphdef, model=model, optim=optim, cut=cut)
+    step = functools.partial(train_steps, graphdef=graphdef, model=model, optim=optim, cut=cut, members=members)
     loss = functools.partial(window_losses, graphdef=graphdef)
     if members > 1:
-        step, loss = jax.vmap(step), jax.vmap(loss, in_axes=(0, None))
-    steps = jax.jit(
-        step,
-        in_shardings=(layout, each, Chunk(rows_KxBxM, each, each, each, each), each),
-        out_shardings=(layout, each, each),
-        donate_argnums=0,
-    ).lower(
-        jax.tree.map(stacked, single),
-        stacked(jax.ShapeDtypeStruct((), np.bool_)),
-        Chunk(
-            stacked(jax.ShapeDtypeStruct((chunk, batch, model.context + 1), width)),
-            stacked(jax.ShapeDtypeStruct((chunk,), np.float32)),
-            stacked(jax.ShapeDtypeStruct((chunk,), np.float32)),
-            stacked(jax.ShapeDtypeStruct((chunk,), np.bool_)),
-            stacked(jax.ShapeDtypeStruct((), np.int32)),
-        ),
-        jax.tree.map(lambda leaf: stacked(jax.ShapeDtypeStruct((), leaf.dtype)), Knobs.of(optim)),
+        loss = jax.vmap(loss, in_axes=(0, None))
+    with _precision(model):
+        steps = jax.jit(
+            step,
+            in_shardings=(layout, each, Chunk(rows_KxBxM, each, each, everywhere, everywhere), each),
+            out_shardings=(layout, each, each),
+            donate_argnums=0,
+        ).lower(
+            jax.tree.map(stacked, single),
+            stacked(jax.ShapeDtypeStruct((), np.bool_)),
+            Chunk(
+                stacked(jax.ShapeDtypeStruct((chunk, batch, model.context + 1), width)),
+                stacked(jax.ShapeDtypeStruct((chunk,), np.float32)),
+                stacked(jax.ShapeDtypeStruct((chunk,), np.float32)),
+                jax.ShapeDtypeStruct((chunk,), np.bool_),
+                jax.ShapeDtypeStruct((), np.int32),
+            ),
+            jax.tree.map(lambda leaf: stacked(jax.ShapeDtypeStruct((), leaf.dtype)), Knobs.of(optim)),
+        )
+        losses = jax.jit(
+            loss, in_shardings=(layout.params, sharding(mesh, None, "batch", None)), out_shardings=each
+        ).lower(jax.tree.map(stacked, single.params), jax.ShapeDtypeStruct(shape_CxBxM, width))
+    with compiled_once(model, optim, batch, evaluation, placement, members):
+        initial, done, measure = _initial(model, optim, placement, members), steps.compile(), losses.compile()
+    memory = max(_memory(done), _memory(measure))
+    return Program(initial, done, measure, layout, members, chunk, shape_CxBxM, memory)
+
+
+def _precision(model: ModelSpec) -> contextlib.AbstractContextManager[object]:
+    """float32 is float32: accelerators would multiply it in fewer bits. A CPU does not, and is left alone."""
+    if model.compute_dtype != "float32" or jax.default_backend() == "cpu":
+        return contextlib.nullcontext()
+    return jax.default_matmul_precision("float32")
+
+
+def forget() -> None:
+    """As in a new process: nothing is compiled."""
+    program.cache_clear()
+    _initial.cache_clear()
+    jax.clear_caches()
+
+
+def _layout(model: ModelSpec, optim: OptimSpec, placement: Placement, members: int) -> tuple[TrainState, TrainState]:
+    """The shapes of one member's state, and how the state of all lies on the devices."""
+    mesh, single = placement.mesh(), jax.eval_shape(functools.partial(init_state, model, optim), jax.random.key(0))
+    layout = jax.tree.map(
+        lambda leaf: _place(leaf, mesh, members), single, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable)
     )
-    losses = jax.jit(loss, in_shardings=(layout.params, sharding(mesh, None, "batch", None)), out_shardings=each).lower(
-        jax.tree.map(stacked, single.params), jax.ShapeDtypeStruct(shape_CxBxM, width)
-    )
-    alone = layout if members == 1 else everywhere
-    initial = jax.jit(functools.partial(init_state, model, optim), out_shardings=alone)
-    done = steps.compile()
-    return Program(initial, done, losses.compile(), layout, members, chunk, shape_CxBxM, _memory(done))
+    return single, layout
+
+
+@functools.lru_cache(maxsize=16)
+def _initial(
+    model: ModelSpec, optim: OptimSpec, placement: Placement, members: int
+) -> Callable[[jax.Array], TrainState]:
+    """One member's first state from a key; the same for every batch."""
+    _, layout = _layout(model, optim, placement, members)
+    alone = layout if members == 1 else sharding(placement.mesh())
+    # It runs once, and optimizing it fully took a quarter of a shape's compilation; the bits are the same.
+    quick = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
+    begin = jax.jit(functools.partial(init_state, model, optim), out_shardings=alone, compiler_options=quick)
+    return begin.lower(jax.eval_shape(lambda: jax.random.key(0))).compile()
 
 
 def join(states: list[Any]) -> Any:
@@ -95,19 +133,47 @@ def join(states: list[Any]) -> Any:
     return states[0] if len(states) == 1 else jax.tree.map(lambda *leaves: _stack(leaves), *states)
 
 
+def join_chunks(chunks: list[Chunk]) -> Chunk:
+    """The members' chunks as one: they take the same steps, and are probed at the same."""
+    return join(chunks)._replace(probed_K=chunks[0].probed_K, count=chunks[0].count)
+
+
 def part(tree: Any, member: int, members: int) -> Any:
     """One member's tree out of what `join` gave."""
     return tree if members == 1 else jax.tree.map(lambda leaf: leaf[member], tree)
 
 
+def roomy(run: RunSpec, members: int = 1) -> Placement:
+    """`placement.copies`, with as many microbatches, and at last rematerialisation, as a step needs to fit the device.
+
+    Found by compiling and asking XLA, not by running out. Where nothing fits, the thriftiest.
+    """
+    placement = copies(run, members)
+    rows = run.batch // placement.data
+    cuts = [placement]
+    at_first = -(-rows // placement.part_rows(run.batch, run.model.context))
+    finer = [n for n in range(at_first + 1, rows + 1) if rows % n == 0]
+    cuts += [replace(placement, microbatches=n) for n in finer if n == finer[-1] or n >= 2 * at_first]
+    cuts.append(replace(cuts[-1], remat=True))
+    for cut in cuts:
+        compiled = program(run.model, compiled_in(run.optim), run.batch, run.eval, cut, members=members)
+        if compiled.memory <= memory_limit():
+            return cut
+    return cuts[-1]
+
+
 def largest_batch(model: ModelSpec, optim: OptimSpec, batch: int, limit: int, placement: Placement) -> int | None:
-    """The largest batch * 2^k of whole rows whose compiled step needs at most `limit` bytes a device.
+    """The largest batch * 2^k of whole rows whose compiled step needs at most `limit` bytes a device, up to the first
+    with MOST_TOKENS.
 
     Found by compiling and asking XLA, not by running out. None where not even `batch` fits.
     """
     found = None
     while program(model, compiled_in(optim), batch, EvalSpec(tokens=model.context), placement).memory <= limit:
-        found, batch = batch, 2 * batch
+        found = batch
+        if batch * model.context >= MOST_TOKENS:
+            break
+        batch *= 2
     return found
 
 
@@ -129,10 +195,10 @@ def _place(leaf: Any, mesh: jax.sharding.Mesh, members: int) -> Any:
     return fitting(mesh, leading, (members,) if leading else ())
 
 
-def _eval_shape(evaluation: EvalSpec, model: ModelSpec, placement: Placement) -> tuple[int, int, int]:
+def _eval_shape(evaluation: EvalSpec, model: ModelSpec, placement: Placement, members: int) -> tuple[int, int, int]:
     """(C calls, B windows a call, M tokens a window) that cover the held-out windows; the last call is padded."""
     parts = placement.data * placement.fsdp
-    windows = max(1, EVAL_TOKENS // model.context // parts) * parts
+    windows = max(1, EVAL_TOKENS // members // model.context // parts) * parts
     return math.ceil(evaluation.tokens // model.context / windows), windows, model.context + 1
 
 

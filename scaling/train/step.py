@@ -162,14 +162,16 @@ def train_steps(
     model: ModelSpec,
     optim: OptimSpec,
     cut: Cut = WHOLE,
+    members: int = 1,
 ) -> tuple[TrainState, jax.Array, StepMetrics]:
-    """The first `chunk.count` of K steps, or fewer: none after a loss or a gradient that is not finite.
+    """The first `chunk.count` of K steps, or fewer: none after a loss, gradient or change that is not finite.
 
-    Then `finite` comes out false, the state is that before the step at fault, and a call with it changes nothing.
+    Then `finite` comes out false, the weights are those before the step at fault, and a call with it changes nothing.
 
     The number of steps is an argument, so one compiled program serves chunks of any length, trunks, cooldowns and
     restarts alike, and a step computes the same bits wherever a chunk begins. Of `optim` only the name, the
-    parametrization and whether it averages are read here; the rest comes as arguments.
+    parametrization and whether it averages are read here; the rest comes as arguments. With several `members` all
+    arguments and results but `chunk.probed_K` and `chunk.count` have a leading axis for them.
     """
     multipliers = jax.tree.map(
         lambda param: param.replace(lr_multiplier(param.get_metadata()["role"], model, optim)),
@@ -177,9 +179,10 @@ def train_steps(
         is_leaf=lambda leaf: isinstance(leaf, nnx.Param),
     )
 
-    def one_step(carry: tuple[jax.Array, TrainState, jax.Array, StepMetrics]) -> tuple:
-        i, before, _, metrics = carry
-        window_BxM = chunk.window_KxBxM[i]
+    def one_step(
+        before: TrainState, going: jax.Array, window_BxM: jax.Array, lr: jax.Array, blend: jax.Array, knobs: Knobs,
+        probed: jax.Array,
+    ) -> tuple[TrainState, jax.Array, StepMetrics]:  # fmt: skip
         total, sums, terms = summed_gradients(before.params, window_BxM, graphdef=graphdef, cut=cut)
 
         def mean() -> PyTree:
@@ -187,25 +190,23 @@ def train_steps(
             return jax.tree.map(lambda g: g * (1 / terms), sums)
 
         signal, noise = jax.lax.cond(
-            chunk.probed_K[i],
+            probed,
             lambda: gradient_noise(before.params, mean(), window_BxM, graphdef=graphdef, cut=cut),
             lambda: (jnp.array(jnp.nan), jnp.array(jnp.nan)),
         )
         loss, grad_norm = total / terms, optax.tree.norm(mean())
         # XLA:CPU copies a weight whose old value may still be read when its new one is written. So what reads the old
         # weights is asked for before they move: the noise here, the norm of the change below.
-        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm) & ~jnp.isposinf(noise)
-        change, opt_state = changes(
-            optim, knobs, before.params, mean(), before.opt_state, chunk.lr_K[i], multipliers, finite
-        )
+        finite = going & jnp.isfinite(loss) & jnp.isfinite(grad_norm) & ~jnp.isposinf(noise)
+        change, opt_state = changes(optim, knobs, before.params, mean(), before.opt_state, lr, multipliers, finite)
         update_norm = optax.tree.norm(change)
-        moves = finite & (update_norm != -1)  # which no norm is
+        finite &= jnp.isfinite(update_norm)
         # Selected and not branched on: around a conditional XLA:CPU copies the state, a tenth of a step at width 64.
-        params = jax.tree.map(lambda weight, by: jnp.where(moves, weight + by, weight), before.params, change)
+        params = jax.tree.map(lambda weight, by: jnp.where(finite, weight + by, weight), before.params, change)
         average = before.average
         if average is not None:
-            blend = jnp.where(finite, chunk.blend_K[i], 0)
-            average = jax.tree.map(lambda mean, new: mean + blend * (new - mean), average, params)
+            share = jnp.where(finite, blend, 0)
+            average = jax.tree.map(lambda mean, new: mean + share * (new - mean), average, params)
         values = StepMetrics(
             loss_K=jnp.where(finite, loss, jnp.nan),
             grad_norm_K=grad_norm,
@@ -213,12 +214,24 @@ def train_steps(
             signal_K=signal,
             noise_K=noise,
         )
-        after = TrainState(params, opt_state, average)
-        return i + 1, after, finite, jax.tree.map(lambda column_K, value: column_K.at[i].set(value), metrics, values)
+        return TrainState(params, opt_state, average), finite, values
 
-    unset_K = jnp.zeros(chunk.lr_K.shape, jnp.float32)
-    begin = (jnp.zeros((), jnp.int32), state, finite, StepMetrics(*(unset_K for _ in StepMetrics._fields)))
-    _, state, finite, metrics = jax.lax.while_loop(lambda c: (c[0] < chunk.count) & c[2], one_step, begin)
+    # Whether a step is probed is one for all members: a branch for each would be taken both ways by all.
+    step = one_step if members == 1 else jax.vmap(one_step, in_axes=(0, 0, 0, 0, 0, 0, None))
+    axis = 0 if members == 1 else 1  # of the steps
+
+    def body(carry: tuple[jax.Array, TrainState, jax.Array, StepMetrics]) -> tuple:
+        i, before, going, metrics = carry
+        window, lr, blend = (
+            jax.lax.dynamic_index_in_dim(column, i, axis, keepdims=False)
+            for column in (chunk.window_KxBxM, chunk.lr_K, chunk.blend_K)
+        )
+        after, going, values = step(before, going, window, lr, blend, knobs, chunk.probed_K[i])
+        return i + 1, after, going, jax.tree.map(lambda column, value: column.at[..., i].set(value), metrics, values)
+
+    unset = jnp.zeros(chunk.lr_K.shape, jnp.float32)
+    begin = (jnp.zeros((), jnp.int32), state, finite, StepMetrics(*(unset for _ in StepMetrics._fields)))
+    _, state, finite, metrics = jax.lax.while_loop(lambda c: (c[0] < chunk.count) & jnp.any(c[2]), body, begin)
     return state, finite, metrics
 
 

@@ -178,7 +178,10 @@ def test_branches_of_a_lost_trunk_are_failed_and_nothing_is_forecast_from_a_part
 
 
 @pytest.mark.parametrize("act", ["slow", "deaf"])
-def test_stopping_ends_within_five_seconds_and_keeps_what_is_done(tiny: RunSpec, tmp_path: Path, act: str):
+def test_stopping_ends_within_its_grace_and_keeps_what_is_done(
+    tiny: RunSpec, tmp_path: Path, act: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("scaling.launch.local.GRACE_SECONDS", 4.0)
     sweep = Sweep(tmp_path, seeds(tiny, 0, 1, 2), seed1=act, seed2=act)
     timer = threading.Timer(2.0, sweep.stop.set)
     timer.start()

@@ -69,6 +69,22 @@ def test_plans_by_the_rule_share_a_trunks_numbers_and_move_those_of_straight_run
     assert not each.faults() and [p.run.batch for p in each.runs] == [16, longest.batch]
 
 
+@pytest.mark.parametrize("horizons", [(1 / 2, 1), (1 / 8, 1, 4), (1, 4)], ids=str)
+def test_every_branch_of_a_trunk_keeps_the_rules_bounds(reference: RunSpec, horizons: tuple[float, ...]):
+    tokens = [factor * reference.tokens for factor in horizons]
+    plan = trunks(reference, [reference.model], tokens, group="grid", rule=Rule())
+    assert not plan.faults()
+    for planned in plan.with_role("fitted").runs:
+        assert planned.run.steps >= 1000 and planned.run.optim.warmup_steps <= 0.05 * planned.run.steps
+
+
+def test_under_sgd_the_rule_wants_to_be_told_how_the_rate_goes_with_the_batch(reference: RunSpec):
+    sgd = replace(reference, optim=replace(reference.optim, name="sgd"))
+    with pytest.raises(Refusal, match="is Adam's"):
+        Rule().apply(sgd, sgd, sgd.tokens)
+    assert Rule(lr_batch_exponent=1.0).apply(sgd, sgd, sgd.tokens).optim.peak_lr == pytest.approx(sgd.optim.peak_lr)
+
+
 def test_what_the_rule_cannot_meet_is_refused_with_the_way_out(reference: RunSpec):
     with pytest.raises(Refusal, match="fewer than rule.min_steps = 1000; plan more tokens"):
         Rule().apply(reference, reference, 1000)

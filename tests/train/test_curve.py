@@ -1,6 +1,7 @@
 """What the rows of a curve add up to."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -11,18 +12,47 @@ from scaling.train.optim import blends
 from scaling.train.step import StepMetrics
 
 
-def test_steps_are_logged_once_whatever_the_chunks(tiny: RunSpec, tmp_path):
-    """In rows of the same steps; a chunk's end may cut a row in two, whose means then weigh as much."""
-    losses = np.linspace(5, 4, tiny.steps)
-    for chunks in ([tiny.steps], [7, tiny.steps - 7]):
-        with Curve(tmp_path / f"{len(chunks)}.jsonl", tiny, [], resumed_at=0) as curve:
-            start = 0
-            for count in chunks:
-                part = losses[start : start + count]
-                curve.add(start, start + count, StepMetrics(part, part, part, np.nan * part, np.nan * part))
-                start += count
-        assert [row["step"] for row in curve.rows] == list(range(1, tiny.steps + 1))
-        assert [row["loss"] for row in curve.rows] == pytest.approx(list(losses))
+def metrics(losses: np.ndarray) -> StepMetrics:
+    return StepMetrics(losses, losses, losses, np.nan * losses, np.nan * losses)
+
+
+@pytest.fixture
+def long(tiny: RunSpec) -> RunSpec:
+    """1000 steps: ten a row."""
+    return dataclasses.replace(tiny, steps=1000)
+
+
+@pytest.mark.parametrize("chunk", [1000, 64, 7, 1])
+def test_a_row_is_the_same_steps_whatever_the_chunks(long: RunSpec, tmp_path, chunk: int):
+    losses = np.linspace(5, 4, long.steps)
+    with Curve(tmp_path / "curve.jsonl", long, [], resumed_at=0) as curve:
+        for start in range(0, long.steps, chunk):
+            part = losses[start : start + chunk]
+            curve.add(start, start + len(part), metrics(part))
+    assert [row["step"] for row in curve.rows] == list(range(10, 1001, 10))
+    np.testing.assert_allclose([row["loss"] for row in curve.rows], losses.reshape(100, 10).mean(1))
+    assert [row["loss_max"] for row in curve.rows] == list(losses[::10])
+
+
+def test_a_run_that_stops_within_a_row_goes_on_with_it(long: RunSpec, tmp_path):
+    losses, path = np.linspace(5, 4, long.steps), tmp_path / "curve.jsonl"
+    with Curve(tmp_path / "whole.jsonl", long, [], resumed_at=0) as curve:
+        curve.add(0, 1000, metrics(losses))
+    with Curve(path, long, [], resumed_at=0) as curve:
+        curve.add(0, 333, metrics(losses[:333]))
+        curve.mark(333)
+        curve.add(333, 335, metrics(losses[333:335]))  # lost with its process
+    before = [json.loads(line) for line in path.read_text().splitlines()]
+    with Curve(path, long, before, resumed_at=333) as curve:
+        curve.add(333, 1000, metrics(losses[333:]))
+    assert path.read_text() == (tmp_path / "whole.jsonl").read_text()
+
+
+def test_a_diverging_run_keeps_the_steps_before(long: RunSpec, tmp_path):
+    losses = np.array([5.0] * 23 + [4.0, np.nan, np.nan])
+    with Curve(tmp_path / "curve.jsonl", long, [], resumed_at=0) as curve:
+        curve.add(0, 26, metrics(losses))
+    assert curve.diverged_at == 25 and curve.rows[-1]["step"] == 24 and curve.rows[-1]["loss"] == 4.75
 
 
 def test_probes_fall_on_the_same_steps_whatever_the_chunks():
@@ -30,20 +60,24 @@ def test_probes_fall_on_the_same_steps_whatever_the_chunks():
     assert list(np.concatenate([probed(0, 40), probed(40, 60)])) == list(probed(0, 100))
 
 
-def test_a_noise_scale_is_the_quotient_of_means_over_the_last_probes():
-    early = [{"probes": 1, "grad_signal": 100.0, "grad_noise": 1.0}] * 80
-    late = [{"probes": 1, "grad_signal": s, "grad_noise": 8.0} for s in (-1.0, 2.0, 3.0, 4.0)] * 5
-    assert noise_scale(early + late, 32) == pytest.approx(8 / 2 * 32)
-    assert noise_scale([{"probes": 1, "grad_signal": -1.0, "grad_noise": 8.0}], 32) is None
-    assert noise_scale([{"loss": 1.0}], 32) is None
+def test_a_noise_scale_is_the_quotient_of_means_over_the_later_half(long: RunSpec):
+    early = [{"step": 10 * i, "probes": 1, "grad_signal": 100.0, "grad_noise": 1.0} for i in range(1, 51)]
+    late = [
+        {"step": 500 + 10 * i, "probes": 1, "grad_signal": s, "grad_noise": 8.0}
+        for i, s in enumerate((-1.0, 2.0, 3.0, 4.0) * 5, start=1)
+    ]
+    assert noise_scale(early + late, long) == pytest.approx(8 / 2 * 12)
+    assert noise_scale([{"step": 900, "probes": 1, "grad_signal": -1.0, "grad_noise": 8.0}], long) is None
+    assert noise_scale([{"step": 900, "loss": 1.0}], long) is None
 
 
-def test_a_planted_spike_is_found_and_noise_is_not():
+def test_a_planted_spike_is_found_and_neither_noise_nor_the_first_descent_is(long: RunSpec):
     rng = np.random.default_rng(0)
-    rows = [{"loss": 3.0, "loss_max": 3.0 + 0.1 + 0.02 * rng.normal()} for _ in range(100)]
-    assert spikes(rows) == 0
+    rows = [{"step": 10 * i, "loss": 3.0, "loss_max": 3.1 + 0.02 * rng.normal()} for i in range(1, 101)]
+    rows[0] |= {"loss": 5.0, "loss_max": 5.5}
+    assert spikes(rows, long) == 0
     rows[40]["loss_max"] = 4.0
-    assert spikes(rows) == 1
+    assert spikes(rows, long) == 1
 
 
 def test_an_average_looks_back_on_its_share_of_the_run(tiny: RunSpec):

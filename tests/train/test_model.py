@@ -1,3 +1,4 @@
+import re
 from dataclasses import replace
 
 import jax
@@ -86,6 +87,17 @@ def test_bfloat16_compute_stays_close_to_float32():
     half = logits(replace(BASE, compute_dtype="bfloat16"), params, token_BxL)
     assert half.dtype == np.float32
     assert 0 < np.abs(half - full).max() < 0.05 * np.abs(full).max()
+
+
+def test_in_sixteen_bits_every_product_sums_in_float32():
+    """Forwards and backwards 16-bit factors; the gradients of weights never see 16 bits."""
+    half = replace(BASE, compute_dtype="bfloat16", mlp="swiglu")
+    params = awake(half)
+    window_BxM = jnp.zeros((2, 17), jnp.int32)
+    text = str(jax.make_jaxpr(jax.grad(lambda p: mean_loss(p, window_BxM, graphdef=graph(half, OPTIM))))(params))
+    products = re.findall(r":(\w+)\[[\d,]*\] = dot_general\[", text)
+    assert len(products) > 20 and set(products) == {"f32"}
+    assert "f32[50,32] = dot_general" in text  # the head's gradient
 
 
 def test_training_starts_at_the_uniform_distribution():

@@ -45,6 +45,7 @@ def test_under_the_standard_parametrization_wider_models_move_more():
     assert found["logits"] > 0.5 and found["stream"] > 0.5
 
 
-def test_both_parametrizations_are_one_at_the_base_width():
-    standard = replace(OPTIM["adamw"], parametrization="standard")
-    assert movement(MODEL, OPTIM["adamw"], STEPS) == movement(MODEL, standard, STEPS)
+@pytest.mark.parametrize("other", ["standard", "complete"])
+def test_all_parametrizations_are_one_at_the_base(other: str):
+    optim = replace(OPTIM["adamw"], base_layers=MODEL.n_layers)
+    assert movement(MODEL, optim, STEPS) == movement(MODEL, replace(optim, parametrization=other), STEPS)

@@ -52,7 +52,7 @@ def test_a_population_that_does_not_fit_is_not_tried(
     tiny: RunSpec, tmp_path: Path, rates, monkeypatch: pytest.MonkeyPatch
 ):
     tried = rates(lambda members: 100.0 * members)
-    monkeypatch.setattr(population, "_memory_limit", lambda: 1.0)
+    monkeypatch.setattr(population, "memory_limit", lambda: 1.0)
     assert fastest(tiny, 4, known=tmp_path / "known.json", placement=Placement()) == 1 and tried == []
 
 

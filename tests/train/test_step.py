@@ -133,12 +133,28 @@ def test_probing_the_noise_moves_no_weight():
     jax.tree.map(np.testing.assert_array_equal, with_probes, without)
 
 
-def test_nothing_moves_after_a_gradient_that_is_not_finite():
-    """A rate that overflows the weights at step 2 makes step 3's loss no number; its state is that after step 2."""
+@pytest.mark.parametrize("rate, good", [(1e38, 1), (1e17, 2)], ids=["the change", "the next loss"])
+def test_nothing_moves_after_a_number_that_is_not_finite(rate: float, good: int):
+    """A rate that overflows at step 2, or makes the loss of step 3 no number: the weights are those before."""
     optim = dataclasses.replace(OPTIM, name="sgd", clip_norm=1e38)
-    state, chunk, steps = taken(optim, [1e-2, 1e38, 1e-2, 1e-2])
-    two, _, _ = steps(state, np.array(True), chunk._replace(count=np.int32(2)))
+    state, chunk, steps = taken(optim, [1e-2, rate, 1e-2, 1e-2])
+    before, _, _ = steps(state, np.array(True), chunk._replace(count=np.int32(good)))
     after, finite, metrics = steps(state, np.array(True), chunk)
-    assert not finite and list(np.isfinite(metrics.loss_K[:3])) == [True, True, False]
-    jax.tree.map(np.testing.assert_array_equal, after, two)
-    jax.tree.map(np.testing.assert_array_equal, steps(after, finite, chunk)[0], two)
+    assert not finite and list(np.isfinite(metrics.loss_K[: good + 1])) == [True] * good + [False]
+    jax.tree.map(np.testing.assert_array_equal, after.params, before.params)
+    jax.tree.map(np.testing.assert_array_equal, steps(after, finite, chunk)[0], after)
+
+
+def test_a_population_is_probed_at_its_own_steps_and_no_other():
+    """One branch for all members: under `vmap` a branch for each would measure the noise at every step."""
+    members = 2
+    state, chunk, _ = taken(OPTIM, [1e-2] * 4)
+    stack = lambda leaf: jnp.stack([leaf] * members)  # noqa: E731
+    steps = functools.partial(
+        step.train_steps, graphdef=step.graph(MODEL, OPTIM), model=MODEL, optim=OPTIM, members=members
+    )
+    together = chunk._replace(**{name: stack(getattr(chunk, name)) for name in ("window_KxBxM", "lr_K", "blend_K")})
+    arguments = (jax.tree.map(stack, state), np.array([True] * members), together, jax.tree.map(stack, Knobs.of(OPTIM)))
+    assert "cond[" in str(jax.make_jaxpr(steps)(*arguments))
+    _, finite, metrics = jax.jit(steps)(*arguments)
+    assert finite.all() and np.isfinite(metrics.noise_K).tolist() == [[False, True, False, True]] * members

@@ -1,0 +1,39 @@
+"""`scaling bench_worker`: one worker process of `scaling bench`; started by it, not by people."""
+
+import argparse
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from scaling.launch.worker import Stopped, serve
+from scaling.spec import RunSpec
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", help="where compiled programs go, and are left")
+    parser.add_argument("--largest-batch", action="store_true")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from scaling.train import Interrupted
+    from scaling.train.bench import measure
+    from scaling.train.host import keep_compiled_programs, use_every_core
+
+    keep_compiled_programs(Path(tempfile.mkdtemp(dir=arguments.folder)))  # an empty one: compiling is measured
+    use_every_core()
+
+    def make(
+        runs: Sequence[RunSpec],
+        branch_steps: tuple[int, ...],
+        progress: Callable[[dict[str, Any]], None],
+        stop: Callable[[], bool],
+    ) -> Iterator[tuple[str, str]]:
+        (spec,) = runs
+        try:
+            progress(measure(spec, search=arguments.largest_batch, stop=stop))
+        except Interrupted as interrupted:
+            raise Stopped(str(interrupted)) from None
+        yield spec.id, "measured"
+
+    return serve(make)
