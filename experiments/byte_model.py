@@ -21,9 +21,9 @@ TUNED = RunSpec(
     steps=3906,
 )
 MODEL = ModelSpec(n_layers=4, d_model=128, d_ff=512, vocab_size=256, context=128)
-BYTES = 2.19e7  # three epochs
+BYTES = 1.46e7  # two epochs
 RUN = replace(
-    TUNED, model=MODEL, data=replace(TUNED.data, max_epochs=3), eval=EvalSpec(tokens=485_632)  # all held-out windows
+    TUNED, model=MODEL, data=replace(TUNED.data, max_epochs=2), eval=EvalSpec(tokens=485_632)  # all held-out windows
 )  # fmt: skip
 SIZED = Rule().apply(TUNED, RUN, BYTES)
 

@@ -36,6 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def as_json(study: Study, ledger: Ledger, workers: int) -> dict:
+    workers = min(workers, len(study.runs))  # a plan of one run has one, with every core
     judged, pending, clock = design(study.plan, study.analysis.params), study.runs.pending(ledger), estimator(workers)
     return study.to_json() | {
         "flops": study.runs.flops,
@@ -50,6 +51,7 @@ def as_json(study: Study, ledger: Ledger, workers: int) -> dict:
 
 
 def show(study: Study, ledger: Ledger, workers: int, console: Console) -> None:
+    workers = min(workers, len(study.runs))
     pending = study.runs.pending(ledger)
     console.print(f"[bold]{study.name}[/bold]: {escape(study.question)}", soft_wrap=True)
     table = Table(box=None, header_style="dim", pad_edge=False)

@@ -284,7 +284,13 @@ def _close(asked: Asked, whole: Study, own: Ledger, ledger: Ledger, arguments: a
     if arguments.json:
         print(json.dumps(document, indent=1, allow_nan=False))
     else:
-        tuning.closing(found, own.folder, [own.folder / "tuning.json", *drawn], Console())
+        tuning.closing(found, own.folder, [own.folder / "tuning.json", *drawn], _console())
+
+
+def _console() -> Console:
+    """Of standard output; a file has room for the whole table."""
+    console = Console()
+    return console if console.is_terminal else Console(width=max(console.width, 120))
 
 
 def _command(arguments: argparse.Namespace) -> str:

@@ -8,7 +8,7 @@ import io
 import math
 from typing import Any
 
-from scaling.cost import count_params, flops_per_token
+from scaling.cost import count_params, flops_per_token, optimizer_flops
 from scaling.record.files import commit_text
 from scaling.record.ledger import Ledger
 from scaling.record.run_record import RunRecord
@@ -19,7 +19,7 @@ COLUMNS = (
     "epochs", "flops", "loss", "loss_se", "bits_per_byte", "entropy", "seed", "peak_lr", "batch_tokens", "steps",
     "trunk", "branch_step", "optimizer", "schedule", "attention", "n_layers", "d_model", "d_ff", "d_head", "context",
     "vocab_size", "source", "reason", "averaged_loss", "averaged_loss_se", "noise_tokens", "spikes",
-    "lr_over_best", "tuning_excess", "tuned_loss",
+    "optimizer_flops", "lr_over_best", "tuning_excess", "tuned_loss",
 )  # fmt: skip
 
 
@@ -84,6 +84,7 @@ def _row(record: RunRecord, group: str, role: str) -> dict[str, Any]:
         "averaged_loss_se": record.averaged_loss_se,
         "noise_tokens": record.noise_tokens,
         "spikes": record.spikes,
+        "optimizer_flops": run.steps * optimizer_flops(run),
     }
 
 
