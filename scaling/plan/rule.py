@@ -31,7 +31,8 @@ class Rule:
     def apply(self, reference: RunSpec, run: RunSpec, tokens: float, shortest: float | None = None) -> RunSpec:
         """`run`, its batch, steps and optimizer moved from those of `reference` to `tokens`.
 
-        Of `run` the model, data, evaluation and seed are taken. For a trunk `tokens` is the longest of its horizons and
+        Of `run` the model, data, evaluation and seed are taken. Batches are of 2^k or 3 2^k windows, which cut evenly
+        into parts and over devices. For a trunk `tokens` is the longest of its horizons and
         `shortest` the shortest: its branches share one batch, learning rate, beta2 and weight decay, those of the
         longest, and one warm-up; so `min_steps` and `warmup_share` are kept at the shortest, where they bind. Raises
         `Refusal` where even batches of one window leave fewer than `min_steps` steps.
@@ -42,7 +43,7 @@ class Rule:
         context, o = run.model.context, reference.optim
         ratio = tokens / reference.tokens
         wanted = reference.batch_tokens * ratio**self.batch_exponent
-        batch = max(1, min(round(wanted / context), int(shortest / (self.min_steps * context))))
+        batch = _divisible(wanted / context, int(shortest / (self.min_steps * context)))
         steps, fewest = (max(1, round(d / (batch * context))) for d in (tokens, shortest))
         larger = batch * context / reference.batch_tokens
         lr = o.peak_lr * ratio**self.lr_exponent * larger**self.lr_batch_exponent
@@ -85,3 +86,9 @@ class Rule:
                 "plan more tokens or a shorter context"
             )
         return lines
+
+
+def _divisible(wanted: float, most: int) -> int:
+    """The 2^k or 3 2^k up to `most` that is nearest to `wanted` in ratio."""
+    sizes = [factor << k for factor in (1, 3) for k in range(most.bit_length()) if factor << k <= most]
+    return min(sizes, key=lambda size: (max(size / wanted, wanted / size), size))
