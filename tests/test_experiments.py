@@ -15,6 +15,7 @@ from scaling.spec import RunSpec, from_json, to_json
 ROOT = Path(__file__).parents[1]
 EXPERIMENTS = sorted(p.stem for p in (ROOT / "experiments").glob("*.py"))
 REFERENCES = sorted(p.parent.name for p in (ROOT / "results/reference").glob("*/study.json"))
+TUNINGS = sorted(p.parent.name for p in (ROOT / "results/reference").glob("*/tuning.json"))
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -86,6 +87,35 @@ def test_published_fits_follow_from_the_published_table(name: str):
             )
     for registered in found.registered:
         assert registered.score
+
+
+@pytest.mark.parametrize("name", TUNINGS)
+def test_published_optima_follow_from_the_published_runs(name: str):
+    import pandas
+
+    from scaling.fitting.tuning import tune
+    from scaling.fitting.valley import Cell
+
+    folder = ROOT / "results/reference" / name
+    published = json.loads((folder / "tuning.json").read_text())
+    runs = pandas.read_csv(folder / "tuning/runs.csv")
+    assert published["command"].startswith(f"scaling tune {name}")
+    cells = []
+    for name, cell in ((group["group"], cell) for group in published["groups"] for cell in group["cells"]):
+        mine = runs[(runs.group == name) & (runs.n_params == cell["n"]) & (runs.tokens == cell["d"])]
+        cells.append(
+            Cell(
+                group=name, model=str(cell["n"]), rate=mine.peak_lr.to_numpy(), seed=mine.seed.to_numpy(),
+                loss=mine.loss.to_numpy(), **{key: cell[key] for key in ("n", "d", "d_model", "n_layers", "planned")},
+            )
+        )  # fmt: skip
+    assert sum(len(cell.rate) for cell in cells) == len(runs)
+    for found, group in zip(tune(cells, level=published["level"]), published["groups"], strict=True):
+        again = json.loads(json.dumps(found.to_json()))
+        assert again["sizes"]["factor"]["value"] == pytest.approx(group["sizes"]["factor"]["value"], rel=1e-6)
+        assert again["sizes"]["verdict"] == group["sizes"]["verdict"] and again["verdict"] == group["verdict"]
+        for one, cell in zip(again["cells"], group["cells"], strict=True):
+            assert one["optimum"]["value"] == pytest.approx(cell["optimum"]["value"], rel=1e-6)
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("*.md")) + sorted(ROOT.glob("*/*.md")), ids=lambda p: p.name)

@@ -2,6 +2,7 @@ import math
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -224,6 +225,50 @@ def test_members_of_a_population_can_be_stopped_and_gone_on_with_alone(tiny: Run
     record = train(tiny, results=tmp_path)
     assert record.clock and record.clock.steps < tiny.steps
     assert record.loss == pytest.approx(train(tiny, results=tmp_path / "whole").loss, rel=1e-5)
+
+
+def test_a_record_is_there_when_its_group_is_done_and_a_stop_ends_the_next(tiny: RunSpec, tmp_path: Path):
+    """One run was stopped before and goes on from its step, so the other is trained first, alone."""
+    other = replace(tiny, seed=1)
+    calls = iter([False, True])
+    with pytest.raises(Interrupted):
+        train(tiny, results=tmp_path, watch=Watch(stop=lambda: next(calls, True)))
+    stop: list[bool] = []
+    made = train_population([tiny, other], results=tmp_path, watch=Watch(stop=lambda: bool(stop)))
+    first = next(made)
+    assert first.run == other and first.status == "finished"
+    stop.append(True)
+    with pytest.raises(Interrupted):
+        next(made)
+
+
+def test_a_stop_at_the_last_step_keeps_what_was_trained(tiny: RunSpec, tmp_path: Path):
+    """The process may be killed while it evaluates."""
+    calls = iter([False, False, False, True])  # at steps 6, 12, 18 and 20
+    train(tiny, results=tmp_path, watch=Watch(stop=lambda: next(calls)))
+    assert tiny.steps in Ledger(tmp_path).checkpoint_steps(tiny.id)
+    again = train(tiny, results=tmp_path)
+    assert again.clock.steps == 0 and again.loss == train(tiny, results=tmp_path / "whole").loss
+
+
+def test_a_step_that_does_not_fit_is_cut_finer_and_then_rematerialised(tiny: RunSpec, monkeypatch: pytest.MonkeyPatch):
+    """By what the compiled program asks for; the run and its curve stay what they are."""
+    tried: list[Placement] = []
+
+    def planted(model, optim, batch, evaluation, placement, members):
+        tried.append(placement)
+        return SimpleNamespace(memory=1000 / max(1, placement.microbatches) / (2 if placement.remat else 1))
+
+    run = replace(tiny, batch=8 * 43)
+    monkeypatch.setattr(program, "program", planted)
+    for limit, wanted in ((1000, Placement(data=8)), (100, Placement(data=8, microbatches=43)), (12, None)):
+        monkeypatch.setattr(program, "memory_limit", lambda limit=limit: limit)
+        assert program.roomy(run) == (wanted or Placement(data=8, microbatches=43, remat=True))
+    assert all(placement.microbatches in (0, 43) for placement in tried)
+
+
+def test_members_are_dealt_out_over_devices(tiny: RunSpec):
+    assert copies(tiny, members=16) == Placement(member=8) and copies(tiny, members=3) == Placement(member=3)
 
 
 def test_a_population_of_two_shapes_is_refused(tiny: RunSpec, tmp_path: Path):
