@@ -29,7 +29,7 @@ BASE = RunSpec(model=MODEL, optim=OptimSpec(peak_lr=5e-3, warmup_steps=50), data
 STUDY = Study(name="workers", question="How fast?",
               plan=repeated(straight(BASE, [MODEL], [{tokens}], group="runs", role="compare"), seeds=range(8)))
 """
-KINDS = {"256 tokens a step": (32, 8, 1e6), "8192 tokens a step": (128, 64, 4e6)}  # context, batch, tokens
+KINDS = {"256 tokens a step": (32, 8, 1e6), "8192 tokens a step": (128, 64, 1e6)}  # context, batch, tokens
 
 
 def main() -> None:

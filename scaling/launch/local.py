@@ -19,7 +19,7 @@ from queue import SimpleQueue as Queue
 from typing import Any
 
 from scaling.machine import cores
-from scaling.plan.design import seconds
+from scaling.plan.clock import AT_HAND_SECONDS, seconds
 from scaling.plan.plan import Plan, Planned, Role
 from scaling.record import Ledger
 from scaling.spec import Refusal, alike, to_json
@@ -268,8 +268,8 @@ class LocalSweep:
 
     def _next_for(self, worker: Worker) -> Planned | None:
         """Fitted runs first, since the forecast waits for them; then the held-out ones, which are the longest; then
-        what the worker has compiled; then the longest chain of trunk and branches, so that the sweep does not end on
-        one long run."""
+        the longest chain of trunk and branches, so that the sweep does not end on one long run. A program that the
+        worker has at hand is worth the time of reading another from the cache."""
         ready = self._ready()
         if not ready:
             return None
@@ -279,8 +279,7 @@ class LocalSweep:
             key=lambda p: (
                 self._leads_to(p, "fitted"),
                 self._leads_to(p, "held_out"),
-                p.run.model == last,
-                self._chain(p),
+                self._chain(p) + AT_HAND_SECONDS * (p.run.model == last),
             ),
         )
 

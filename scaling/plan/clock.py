@@ -20,6 +20,8 @@ SECONDS_PER_TOKEN, SECONDS_PER_FLOP, SECONDS_PER_RUN, EVALUATION_SHARE = 5.8e-7,
 # Of a sweep beside its workers: starting the command, forecast, fits and page; `benchmarks/start_up.py` measures them.
 BESIDE_SECONDS = 3.0
 
+AT_HAND_SECONDS = 1.5  # that reading a program from the cache takes, about
+
 # What a token costs in shapes that were not measured: so many seconds for each of `_work`, times one factor that puts
 # the whole at this machine's level. The measured shapes move each of them, and these say what is left open.
 PRIOR = np.array([1e-11, 1e-10, 1e-10, 2e-5])
@@ -89,8 +91,8 @@ class Estimator:
     def wall(self, plan: Plan, workers: int) -> float:
         """Of `scaling run` from beginning to end, each shape compiled once for the machine.
 
-        Plays the sweep through as the supervisor runs it: fitted runs first, held-out ones when these are over, then
-        what the worker has compiled, then the longest chain; a branch after its trunk.
+        Plays the sweep through as the supervisor runs it (`launch.local`): fitted runs first, held-out ones when these
+        are over, the longest chain first of all; a branch after its trunk.
         """
         waiting = list(plan.runs)
         families = {
@@ -125,8 +127,7 @@ class Estimator:
                 key=lambda p: (
                     "fitted" in leads[p.run.id],
                     "held_out" in leads[p.run.id],
-                    bool(last) and p.run.model == last.model,
-                    chain[p.run.id],
+                    chain[p.run.id] + AT_HAND_SECONDS * (bool(last) and p.run.model == last.model),
                 ),
             )
             waiting.remove(planned)
