@@ -16,7 +16,8 @@ WORKER = """
 import os, signal, sys, time
 from scaling.launch.worker import serve
 
-def make(run, branch_steps, progress, stop):
+def make(runs, branch_steps, progress, stop):
+    (run,) = runs
     began = time.monotonic()
     time.sleep(0.3)
     if run.seed == 1 and sys.argv[1] == "1":
@@ -26,7 +27,7 @@ def make(run, branch_steps, progress, stop):
         os.kill(os.getpid(), signal.SIGKILL)
     progress({"number": int(sys.argv[1]), "cores": sorted(os.sched_getaffinity(0)), "began": began,
               "ended": time.monotonic()})
-    return "measured"
+    yield run.id, "measured"
 
 sys.exit(serve(make))
 """
