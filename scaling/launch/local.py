@@ -323,7 +323,7 @@ class LocalSweep:
         elif event.kind == "stopped":
             if not self._stop.is_set():  # somebody signalled it alone
                 self._queue |= worker.jobs
-                self._attempts.subtract(worker.jobs)  # the runs are not to blame
+                self._attempts.subtract([*worker.jobs])  # the runs are not to blame
                 worker.left = True
             worker.jobs = {}
         elif event.kind in ("done", "failed") and worker.jobs.pop(event.run_id, None):
