@@ -1,9 +1,9 @@
 """Does a byte model that the written rule sizes beat counting?
 
-scaling run byte_model      1 run, 1.2e14 FLOPs, about 20 minutes on 2 cores
-Result: not run yet.
+scaling run byte_model      1 run, 7.8e13 FLOPs, 13 minutes on 2 cores
+Result: yes: 1.650 bits for each held-out byte, against 2.063.
 
-An interpolated byte model of order 5 needs 2.06 bits for each held-out byte (benchmarks/byte_baseline.py, the same
+An interpolated byte model of order 5 needs 2.063 bits for each held-out byte (benchmarks/byte_baseline.py, the same
 bytes). The run's batch, learning rate, beta2 and warm-up are those of the quickstart at width 16, moved by the rule.
 """
 
