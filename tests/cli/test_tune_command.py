@@ -58,7 +58,7 @@ def planted(monkeypatch: pytest.MonkeyPatch):
     def plant(loss: Callable[[RunSpec], float | None], stop_after: int | None = None) -> list[Planned]:
         made: list[Planned] = []
 
-        def sweep(study: Study, ledger: Ledger, workers: int, lock: object) -> Outcome:
+        def sweep(study: Study, ledger: Ledger, workers: int, lock: object, population: str) -> Outcome:
             for p in study.runs.pending(ledger).runs:
                 if stop_after is not None and len(made) >= stop_after:
                     return Outcome(stopped=True)

@@ -153,13 +153,19 @@ PLACES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("place", PLACES, ids=str)
-def test_placement_never_changes_the_curve(tiny: RunSpec, tmp_path: Path, place: dict[str, int]):
-    """Below the edge of stability: above it any rounding grows tenfold in tens of steps (docs/training.md)."""
+@pytest.fixture(scope="module")
+def steady(tiny: RunSpec, tmp_path_factory: pytest.TempPathFactory) -> tuple[RunSpec, RunRecord, list[float]]:
+    """150 steps below the edge of stability: above it any rounding grows tenfold in tens of them (docs/training.md)."""
     run = replace(tiny, steps=150, optim=replace(tiny.optim, peak_lr=2e-3))
-    alone = made(run, tmp_path / "alone")
-    spread = made(run, tmp_path / "spread", placement=Placement(**place))
-    np.testing.assert_allclose(losses(tmp_path / "spread", run), losses(tmp_path / "alone", run), rtol=1e-5)
+    folder = tmp_path_factory.mktemp("steady")
+    return run, made(run, folder), losses(folder, run)
+
+
+@pytest.mark.parametrize("place", PLACES, ids=str)
+def test_placement_never_changes_the_curve(steady, tmp_path: Path, place: dict[str, int]):
+    run, alone, curve = steady
+    spread = made(run, tmp_path, placement=Placement(**place))
+    np.testing.assert_allclose(losses(tmp_path, run), curve, rtol=1e-5)
     assert spread.loss == pytest.approx(alone.loss, rel=1e-5)
 
 
@@ -204,11 +210,12 @@ def test_a_population_is_its_runs_trained_alone(tiny: RunSpec, tmp_path: Path):
         replace(tiny, data=replace(tiny.data, seed=3), optim=replace(tiny.optim, peak_lr=1e-3, beta2=0.99)),
         replace(tiny, optim=hot),
     ]
+    solo = {run.id: train(run, results=tmp_path / "alone", placement=Placement()) for run in runs}
     for place in (Placement(), Placement(member=4)):
         folder = tmp_path / f"together{place.member}"
         together = [*train_population(runs, results=folder, placement=place)]
         for run, record in zip(runs, together, strict=True):
-            alone = train(run, results=tmp_path / "alone", placement=Placement())
+            alone = solo[run.id]
             assert record.status == alone.status and record.tokens == alone.tokens
             np.testing.assert_allclose(losses(folder, run), losses(tmp_path / "alone", run), rtol=1e-5)
             assert (record.loss or 0) == pytest.approx(alone.loss or 0, rel=1e-5)
@@ -276,13 +283,15 @@ def test_a_population_of_two_shapes_is_refused(tiny: RunSpec, tmp_path: Path):
         [*train_population([tiny, replace(tiny, batch=4)], results=tmp_path)]
 
 
-def test_the_largest_batch_is_found_by_compiling(tiny: RunSpec):
+def test_the_largest_batch_is_found_by_compiling(tiny: RunSpec, monkeypatch: pytest.MonkeyPatch):
     """Twice the memory, about twice the rows; and no step was run to find out."""
+    monkeypatch.setattr(program, "EVAL_TOKENS", 12)  # less than a step, which then is what needs the memory
+    model = replace(tiny.model, d_ff=24)  # not compiled yet
 
     def of(limit: int) -> int | None:
-        return program.largest_batch(tiny.model, tiny.optim, 8, limit, Placement(microbatches=1))
+        return program.largest_batch(model, tiny.optim, 8, limit, Placement(microbatches=1))
 
-    need = program.program(tiny.model, compiled_in(tiny.optim), 8, replace(tiny.eval, tokens=12),
+    need = program.program(model, compiled_in(tiny.optim), 8, replace(tiny.eval, tokens=12),
                            Placement(microbatches=1)).memory  # fmt: skip
     assert need > 0 and of(need) == 8 and of(need - 1) is None
     assert of(5 * need) in (16, 32, 64)
