@@ -67,7 +67,7 @@ def curve(run: RunSpec, placement: Placement, members: int = 1) -> np.ndarray:
             train(run, results=Path(folder), placement=placement)
         else:
             runs = [replace(run, seed=seed) for seed in range(members)]
-            [*train_population(runs, results=Path(folder), placement=placement)]
+            list(train_population(runs, results=Path(folder), placement=placement))
         return np.array([row["loss"] for row in Ledger(Path(folder)).curve(run.id)])
 
 

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from scaling.cost import ParamConvention, count_params, train_flops
-from scaling.plan.clock import seconds as seconds
 from scaling.plan.plan import Plan
 
 # A law for judging designs, not results: the exponents of arXiv:2404.10102, with terms that weigh alike mid-plan.

@@ -6,7 +6,8 @@ import pytest
 
 from scaling.cost import at_width, count_params, flops_per_token, train_flops
 from scaling.plan import Analysis, Plan, Planned, Study, isoflop, repeated, straight, trunks
-from scaling.plan.design import design, seconds
+from scaling.plan.clock import seconds
+from scaling.plan.design import design
 from scaling.spec import Refusal, RunSpec
 
 

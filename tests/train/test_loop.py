@@ -226,7 +226,7 @@ def test_members_of_a_population_can_be_stopped_and_gone_on_with_alone(tiny: Run
     runs = [tiny, replace(tiny, seed=1)]
     calls = iter([False, True])
     with pytest.raises(Interrupted):
-        [*train_population(runs, results=tmp_path, watch=Watch(stop=lambda: next(calls, True)))]
+        list(train_population(runs, results=tmp_path, watch=Watch(stop=lambda: next(calls, True))))
     stopped = {run.id: Ledger(tmp_path).checkpoint_steps(run.id) for run in runs}
     assert stopped[runs[0].id] == stopped[runs[1].id] != set()
     record = train(tiny, results=tmp_path)
@@ -280,7 +280,7 @@ def test_members_are_dealt_out_over_devices(tiny: RunSpec):
 
 def test_a_population_of_two_shapes_is_refused(tiny: RunSpec, tmp_path: Path):
     with pytest.raises(ValueError, match="one shape"):
-        [*train_population([tiny, replace(tiny, batch=4)], results=tmp_path)]
+        list(train_population([tiny, replace(tiny, batch=4)], results=tmp_path))
 
 
 def test_the_largest_batch_is_found_by_compiling(tiny: RunSpec, monkeypatch: pytest.MonkeyPatch):
