@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from scaling.cost import marginal_flops
-from scaling.spec import Branch, OptimSpec, RunSpec, faults, override, to_json
+from scaling.spec import Branch, OptimSpec, RunSpec, faults, from_json, override, to_json
 
 # trunk: trained for its branches, not evaluated; fitted: the law is fitted to it; held_out: forecast, then trained;
 # compare: measured for another question than the law, e.g. another algorithm.
@@ -88,6 +88,11 @@ class Plan:
 
     def to_json(self) -> list[dict[str, Any]]:
         return [{"id": p.run.id, "group": p.group, "role": p.role, "run": to_json(p.run)} for p in self.runs]
+
+    @classmethod
+    def from_json(cls, values: Iterable[Mapping[str, Any]]) -> "Plan":
+        """Of what `to_json` gave, as in `study.json`."""
+        return cls(tuple(Planned(run=from_json(RunSpec, v["run"]), group=v["group"], role=v["role"]) for v in values))
 
 
 def steady(optim: OptimSpec) -> OptimSpec:

@@ -2,30 +2,62 @@
 
 import json
 import os
+import uuid
 from pathlib import Path
 from typing import Any
 
 
 def commit_text(path: Path, text: str) -> None:
     """Replace `path` by `text`: written aside, flushed to the disk, renamed, the folder flushed too."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    aside = _written_aside(path, text)
     try:
-        with open(aside, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
         os.replace(aside, path)
     except BaseException:
-        aside.unlink(missing_ok=True)  # a full disk gets its room back
+        aside.unlink(missing_ok=True)
         raise
-    folder = os.open(path.parent, os.O_RDONLY)
+    flush_folder(path.parent)
+
+
+def create_text(path: Path, text: str) -> bool:
+    """Make `path` with `text`, complete from the moment that it is there; False where it was there already.
+
+    Of any number of processes that try, on machines that share the folder, exactly one is told True.
+    """
+    aside = _written_aside(path, text)
     try:
-        os.fsync(folder)
+        os.link(aside, path)
+    except FileExistsError:
+        return False
     finally:
-        os.close(folder)
+        aside.unlink(missing_ok=True)
+    flush_folder(path.parent)
+    return True
 
 
 def commit_json(path: Path, value: Any) -> None:
     """`commit_text` of one JSON document; raises ValueError on a number that JSON has not."""
     commit_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def flush_folder(folder: Path) -> None:
+    """Put the names in `folder` on the disk: a rename outlives a loss of power only then."""
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
+
+
+def _written_aside(path: Path, text: str) -> Path:
+    """A flushed file with `text` beside `path`, under a name that no other process or thread uses."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    try:
+        with open(aside, "w", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        aside.unlink(missing_ok=True)  # a full disk gets its room back
+        raise
+    return aside

@@ -2,6 +2,7 @@ import csv
 import dataclasses
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from scaling.cost import count_params, train_flops
 from scaling.plan import Plan, trunks
 from scaling.record import Clock, Ledger, RunRecord, table
-from scaling.record.files import commit_json, commit_text
+from scaling.record.files import commit_json, commit_text, create_text
 from scaling.spec import Refusal, RunSpec
 
 
@@ -167,3 +168,11 @@ def test_a_torn_line_of_a_curve_is_left_out(ledger: Ledger, tiny: RunSpec):
 def test_a_folder_without_a_study_is_not_a_results_folder(tmp_path: Path):
     with pytest.raises(Refusal, match="not a results folder"):
         Ledger(tmp_path).study()
+
+
+def test_of_many_that_create_a_file_one_does_and_its_text_is_whole(tmp_path: Path):
+    path, texts = tmp_path / "folder" / "claim", [f"{number}" * 10_000 for number in range(16)]
+    with ThreadPoolExecutor(16) as pool:
+        won = list(pool.map(lambda text: create_text(path, text), texts))
+    assert won.count(True) == 1 and path.read_text() == texts[won.index(True)]
+    assert [p.name for p in path.parent.iterdir()] == ["claim"]
