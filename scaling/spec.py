@@ -287,10 +287,12 @@ def faults(run: RunSpec) -> list[str]:
 
 def ill_typed(spec: Any, prefix: str = "") -> list[str]:
     """One line for each field that does not hold a value of its type."""
-    lines = []
-    for name, hint in _hints(type(spec)).items():
-        value, path = getattr(spec, name), f"{prefix}{name}"
-        kind = _spec_type(hint)
+    lines, hints = [], _hints(type(spec))
+    for name, (_, kind) in _fields(type(spec)).items():
+        value, hint = getattr(spec, name), hints[name]
+        if type(value) is hint and not kind and (hint is not float or math.isfinite(value)):
+            continue
+        path = f"{prefix}{name}"
         if kind:
             if isinstance(value, kind):
                 lines += ill_typed(value, f"{path}.")
@@ -302,7 +304,7 @@ def ill_typed(spec: Any, prefix: str = "") -> list[str]:
         elif hint is float:
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
                 lines.append(f"{path} = {value!r}: must be a finite number")
-        elif type(value) is not hint:
+        else:
             name_of = {int: "a whole number", bool: "true or false", str: "text"}[hint]
             lines.append(f"{path} = {value!r}: must be {name_of}")
     return lines
