@@ -145,16 +145,15 @@ class Ledger:
 
     def study(self) -> dict[str, Any]:
         """What `study.json` says. Raises `Refusal` where there is none, or one that plans what can be no run."""
-        return self._study(lambda planned: planned)
+        return self.read_study(lambda planned: planned)
 
     def planned(self) -> list[tuple[str, str, str, int]]:
         """(id, group, role, steps) of every planned run: a study of 100,000 in a fifth of the memory."""
-        return self._study(lambda planned: (planned["id"], planned["group"], planned["role"], planned["run"]["steps"]))[
-            "plan"
-        ]
+        of = self.read_study(lambda p: (p["id"], p["group"], p["role"], p["run"]["steps"]))
+        return of["plan"]
 
-    def _study(self, kept: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
-        """With what is `kept` of every planned run, made of each as soon as it is read."""
+    def read_study(self, kept: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
+        """`study`, with what is `kept` of every planned run, made of each as soon as it is read."""
         path, runs = self.folder / "study.json", []
 
         def one(value: dict[str, Any]) -> Any:
