@@ -23,6 +23,11 @@ def is_committed(folder: Path) -> bool:
     return (folder / NAME).is_file()
 
 
+def read(folder: Path) -> dict[str, Any]:
+    """What a manifest says, unchecked; `check` tells whether it may be believed."""
+    return json.loads((folder / NAME).read_text(encoding="utf-8"))
+
+
 def check(folder: Path, facts: Mapping[str, Any] | None = None) -> list[str]:
     """What is wrong with a folder, a line each; empty where it is sound.
 
