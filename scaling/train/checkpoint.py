@@ -51,6 +51,7 @@ class Checkpoints:
     def open(self) -> None:
         """Take the run up: make its folder, and clear away what a killed process left half done."""
         self._folder.mkdir(exist_ok=True)
+        flush_folder(self._folder.parent)
         for path in self._folder.glob(".*.part"):
             self.fence()
             shutil.rmtree(path, ignore_errors=True)

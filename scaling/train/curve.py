@@ -24,8 +24,9 @@ class Curve:
     """Appends to metrics.jsonl; rows beyond the step a run goes on from are dropped, so no step is logged twice.
 
     A row is an interval of optimizer steps, wherever the run is stopped and gone on with: `mark` puts what an interval
-    holds so far beside the checkpoint that the run would go on from, as a line with `open` that is no row. `fence` is
-    called before the file is replaced.
+    holds so far beside the checkpoint that the run would go on from, as a line with `open` that is no row. There is one
+    for the last two marks, and for those at the steps `kept`, as there is a checkpoint. `fence` is called before the
+    file is replaced.
     """
 
     def __init__(
@@ -34,16 +35,16 @@ class Curve:
         run: RunSpec,
         before: list[dict[str, Any]],
         resumed_at: int,
+        kept: Collection[int] = (),
         fence: Callable[[], None] = lambda: None,
     ):
         self.diverged_at: int | None = None  # first step whose loss, gradient or change was not finite
         self.rows = [row for row in before if "open" not in row and row["step"] <= resumed_at]
-        self._run, self._interval, self._path, self._fence = run, max(1, run.steps // ROWS), path, fence
-        # By step: as many as there are checkpoints to go on from.
+        self._run, self._interval, self._path = run, max(1, run.steps // ROWS), path
+        self._kept, self._fence = kept, fence
         self._open = {line["step"]: line for line in before if "open" in line and line["step"] <= resumed_at}
         begun = self._open.get(resumed_at, {"open": ()})["open"]
         self._steps: list[tuple[float, ...]] = [tuple(_numbers(step)) for step in begun]
-        self._kept: Collection[int] = ()
         self._marks = sorted(self._open)[-2:]
         self._rewrite()
         self._file = open(path, "a", encoding="utf-8")
@@ -82,17 +83,13 @@ class Curve:
                 self._row(step)
         self._file.flush()
 
-    def mark(self, step: int, kept: Collection[int] = ()) -> None:
-        """Put down, and on the disk, what the interval under way holds, for a run that goes on from `step`.
-
-        The same is kept for the last such step before, and for the steps in `kept`, as long as the run is not over.
-        """
-        self._kept = kept
+    def mark(self, step: int) -> None:
+        """Put down, and on the disk, what the interval under way holds, for a run that goes on from `step`."""
         if self._steps:
             self._open[step] = {"step": step, "open": [_cells(values) for values in self._steps]}
             self._file.write(json.dumps(self._open[step]) + "\n")
         self._marks = [*self._marks, step][-2:]
-        self._open = {at: line for at, line in self._open.items() if at in self._marks or at in kept}
+        self._open = {at: line for at, line in self._open.items() if at in self._marks or at in self._kept}
         self._file.flush()
         os.fsync(self._file.fileno())
 

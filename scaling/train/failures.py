@@ -31,6 +31,10 @@ class DiskFull(OSError):
 class TrunkLost(Exception):
     """The trunk's weights at the step of a branch are missing or unsound: the trunk has to be trained again."""
 
+    def __init__(self, message: str, trunk: str):
+        super().__init__(message)
+        self.trunk = trunk  # its run id
+
 
 class Unsound(Exception):
     """A checkpoint that does not hold what was written. It is set aside by now."""

@@ -32,7 +32,7 @@ from scaling.train.optim import Knobs, blends, learning_rates, measured
 from scaling.train.peak import peak
 from scaling.train.placement import Placement
 from scaling.train.program import Program, finer, join, join_chunks, part, program, roomy, state_bytes
-from scaling.train.resume import lost_with_its_trunk, restored, start
+from scaling.train.resume import lost_with_its_trunk, restored, start, trunk_rows
 from scaling.train.step import Chunk, PyTree, TrainState
 
 CHECKPOINT_SECONDS = 60.0  # work that a killed run may lose
@@ -215,12 +215,12 @@ def _train_together(runs: Sequence[RunSpec], first: int, job: _Job, placement: P
     base, ledger, watch, members = runs[0], job.ledger, job.watch, len(runs)
     clock = dict.fromkeys(("compile", "train", "evaluate", "checkpoint"), 0.0)
     sources = [data.open_source(run.data, run.model) for run in runs]
-    folders = [ledger.begin(run) for run in runs]
     shape, losses, averaged = compiled_in(base.optim), [None] * members, [None] * members
-    copies = sum(NEWEST + 1 + len(job.branch_steps - ledger.checkpoint_steps(run.id)) for run in runs)
-    require_room(ledger.folder, copies * state_bytes(base.model, shape) + members * OTHER_BYTES)
     with ExitStack() as stack:
         stack.enter_context(telling_a_full_disk(ledger.folder))
+        folders = [ledger.begin(run) for run in runs]
+        copies = sum(NEWEST + 1 + len(job.branch_steps - ledger.checkpoint_steps(run.id)) for run in runs)
+        require_room(ledger.folder, copies * state_bytes(base.model, shape) + members * OTHER_BYTES)
         watch.progress({"phase": "compile"})
         clock["compile"] -= time.monotonic()
         placement = placement or roomy(base, members)
@@ -237,7 +237,14 @@ def _train_together(runs: Sequence[RunSpec], first: int, job: _Job, placement: P
             said += [note for note in job.notes.get(run.id, ()) if note not in said]
         curves = [
             stack.enter_context(
-                Curve(folder / "metrics.jsonl", run, ledger.curve_lines(run.id), resumed_at=first, fence=watch.fence)
+                Curve(
+                    folder / "metrics.jsonl",
+                    run,
+                    ledger.curve_lines(run.id),
+                    resumed_at=first,
+                    kept=job.branch_steps,
+                    fence=watch.fence,
+                )
             )
             for folder, run in zip(folders, runs, strict=True)
         ]
@@ -280,17 +287,11 @@ def _train_together(runs: Sequence[RunSpec], first: int, job: _Job, placement: P
         _record(
             run, source, job.machine, share, first=first, last=curve.diverged_at or run.steps, members=members,
             loss=loss, averaged=average, reason=_why_diverged(curve, loss),
-            noise_tokens=noise_scale([*_trunk_rows(run, ledger), *curve.rows], run),
+            noise_tokens=noise_scale([*trunk_rows(run, ledger), *curve.rows], run),
             spikes=spikes(curve.rows, run), notes=said,
         )
         for run, source, curve, loss, average, said in zip(runs, sources, curves, losses, averaged, notes, strict=True)
     ]  # fmt: skip
-
-
-def _trunk_rows(run: RunSpec, ledger: Ledger) -> list[dict[str, Any]]:
-    """The curve of a branch before it left its trunk."""
-    rows = ledger.curve(run.branch.trunk) if run.branch else []
-    return [row for row in rows if run.branch and row["step"] <= run.branch.step]
 
 
 def _why_diverged(curve: Curve, loss: Loss | None) -> str:
@@ -345,7 +346,7 @@ def _advance(
             in_flight = None
             if step in kept or step < steps or stopping:  # a stop may end this process while it evaluates
                 for member in going():
-                    curves[member].mark(step, kept)
+                    curves[member].mark(step)
                     save(member, step, state)
                 saved_at = time.monotonic()
             if stopping and step < steps and going():

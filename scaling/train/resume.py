@@ -1,6 +1,7 @@
 """Where a run goes on from, and its state there."""
 
 from collections.abc import Collection, Sequence
+from typing import Any
 
 import jax
 
@@ -55,8 +56,20 @@ def _of_trunk(run: RunSpec, ledger: Ledger, like: TrainState, own: Checkpoints) 
     except Unsound as error:
         reason = str(error)
     raise TrunkLost(
-        f"run {run.id} leaves its trunk {trunk} at step {step}: {reason}; the trunk has to be trained again"
+        f"run {run.id} leaves its trunk {trunk} at step {step}: {reason}; the trunk has to be trained again", trunk
     )
+
+
+def trunk_rows(run: RunSpec, ledger: Ledger) -> list[dict[str, Any]]:
+    """The curve of a branch before it left its trunk. Raises `TrunkLost` where the trunk's curve does not reach that
+    step, as while it is trained again."""
+    if run.branch is None:
+        return []
+    trunk, step = run.branch.trunk, run.branch.step
+    rows = ledger.curve(trunk)
+    if not rows or rows[-1]["step"] + rows[0]["step"] <= step:  # the first step of a curve is the length of its rows
+        raise TrunkLost(f"run {run.id} leaves its trunk {trunk} at step {step}, which its curve does not reach", trunk)
+    return [row for row in rows if row["step"] <= step]
 
 
 def lost_with_its_trunk(run: RunSpec, ledger: Ledger) -> str:

@@ -33,22 +33,15 @@ from scaling.train import (
 )
 from scaling.train.checkpoint import Checkpoints
 from scaling.train.failures import Unsound
+from scaling.train.resume import trunk_rows
 from scaling.train.step import TrainState, graph, window_losses
 
 HERE = Placement()  # known to fit
+pytestmark = pytest.mark.usefixtures("small_chunks")
 
 
 class Killed(BaseException):
     """In the place of a signal that nothing survives."""
-
-
-@pytest.fixture(autouse=True, scope="module")
-def small_chunks() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(program, "MAX_CHUNK", 6)
-        program.program.cache_clear()
-        yield
-    program.program.cache_clear()
 
 
 @pytest.fixture(scope="module")
@@ -348,7 +341,7 @@ def test_a_full_disk_keeps_the_last_checkpoint_and_the_run_goes_on_later(
         calls = iter([False, True])
         with monkeypatch.context() as patch, pytest.raises(DiskFull, match=f"^{out}: ") as told:
             patch.setattr(where, what, how)
-            train(tiny, results=out, placement=HERE, watch=Watch(stop=lambda: next(calls)))
+            train(tiny, results=out, placement=HERE, watch=Watch(stop=lambda calls=calls: next(calls)))
         assert isinstance(told.value, OSError) and told.value.errno == errno.ENOSPC and "\n" not in str(told.value)
         assert Ledger(out).checkpoint_steps(tiny.id) == {12, 18} and not [*out.rglob("*.part")]
     assert (train(tiny, results=out, placement=HERE).loss, Ledger(out).curve(tiny.id)) == whole
@@ -424,7 +417,10 @@ def test_a_branch_whose_trunk_is_unsound_asks_for_it_again(tiny: RunSpec, tmp_pa
         train(branch, results=ledger.folder, placement=HERE)
     assert ledger.checkpoint_steps(trunk.id) == {16}
     ledger.reopen(trunk.id)
-    stopped(trunk, ledger.folder, 3, branch_steps=steps)  # after step 8, and before the next that is there
+    stopped(trunk, ledger.folder, 1, branch_steps=steps)
+    with pytest.raises(TrunkLost, match="its curve does not reach"):
+        trunk_rows(branch, ledger)
+    stopped(trunk, ledger.folder, 2, branch_steps=steps)  # after step 8, and before the next that is there
     record = train(trunk, results=ledger.folder, branch_steps=steps, placement=HERE)
     ledger.commit(record)
     assert ledger.curve(trunk.id) == curve and ledger.checkpoint_steps(trunk.id) == {8, 16}

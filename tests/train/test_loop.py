@@ -16,15 +16,7 @@ from scaling.train import Interrupted, Placement, Watch, program, train, train_p
 from scaling.train.evaluate import loss_of
 from scaling.train.placement import copies
 
-
-@pytest.fixture(autouse=True, scope="module")
-def small_chunks():
-    """Several compiled calls a run, so that what happens between them is seen."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(program, "MAX_CHUNK", 6)
-        program.program.cache_clear()
-        yield
-    program.program.cache_clear()
+pytestmark = pytest.mark.usefixtures("small_chunks")
 
 
 def made(run: RunSpec, folder: Path, **how) -> RunRecord:
