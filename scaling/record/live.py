@@ -1,0 +1,408 @@
+"""A results folder as it changes: what every planned run is doing, read again at the cost of what is new.
+
+A refresh lists the folders of runs without a record, and reads the lines that their curves gained. Nothing is written.
+"""
+
+import json
+import math
+import os
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from scaling.cost import count_params
+from scaling.record.ledger import Ledger
+from scaling.spec import ModelSpec, Refusal, from_json
+
+POINTS = 200  # of a curve, at most; a longer one is thinned by halves
+READ_BYTES = 8 << 20  # of one curve in one refresh, at most
+CHECKED = 2000  # runs with a record whose record is looked for again in one refresh: a trunk may be reopened
+RATE_CHANGES = 16  # of a curve, over which its rate is taken
+END_BYTES = 256  # of what was read, by which a file that was replaced is told from one that grew
+
+Status = Literal["finished", "diverged", "failed", "running", "begun", "pending"]
+STATUSES: tuple[Status, ...] = ("running", "begun", "failed", "diverged", "pending", "finished")  # as they are listed
+
+
+class Observer(Protocol):
+    """Who works on what, as `scaling.record.claims` tells it."""
+
+    def working_on(self) -> Mapping[str, str]:
+        """Run id -> name of the participant that holds its highest claim."""
+        ...
+
+    def live(self, name: str) -> bool:
+        """Whether that participant's beats go on."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Participant:
+    """A supervisor process that takes part in the sweep."""
+
+    name: str
+    host: str
+    live: bool  # its beats go on
+    runs: tuple[str, ...]  # in hand
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunNow:
+    """What one planned run is doing."""
+
+    id: str
+    group: str
+    role: str
+    n: int  # parameters, non-embedding and head
+    steps: int
+    batch_tokens: int
+    begins: int  # the step at which it leaves its trunk, else 0
+    status: Status = "pending"
+    step: int = 0
+    train_loss: float | None = None  # of the last row, nats per token
+    loss: float | None = None  # held out, nats per token, once it is recorded
+    tokens_per_second: float | None = None  # of the record, else as its rows came while it was watched
+    reason: str = ""  # why it is not finished
+    way_out: str = ""
+    holder: str = ""  # the participant that works on it
+
+    @property
+    def fraction(self) -> float:
+        """Of its own steps that are done."""
+        return min(1.0, max(0.0, (self.step - self.begins) / max(1, self.steps - self.begins)))
+
+
+class Tail:
+    """The rows of a metrics.jsonl that grows: each whole line once; a torn last one waits for its rest."""
+
+    def __init__(self, path: str):
+        self._path = path
+        self._forget()
+
+    def _forget(self) -> None:
+        self._at, self._end, self._seen = 0, b"", (0, 0, -1, 0)
+
+    def rows(self) -> tuple[bool, list[dict[str, Any]]]:
+        """(whether the file is another one, so that earlier rows no longer count; the rows that are new)"""
+        try:
+            seen = os.stat(self._path)
+            if (seen.st_dev, seen.st_ino, seen.st_size, seen.st_mtime_ns) == self._seen:
+                return False, []
+            with open(self._path, "rb") as file:
+                seen = os.fstat(file.fileno())
+                file.seek(self._at - len(self._end))
+                text = file.read(READ_BYTES)
+                # A file system gives the number of a deleted file to a new one, so what was read is compared, too.
+                other = (seen.st_dev, seen.st_ino) != self._seen[:2] or not text.startswith(self._end)
+                if other:
+                    file.seek(0)
+                    text = file.read(READ_BYTES)
+        except FileNotFoundError:
+            begun, _ = self._at > 0, self._forget()
+            return begun, []
+        except OSError:  # a shared disk that is away for a while
+            return False, []
+        anew = other and self._at > 0
+        if other:
+            self._at = 0
+        else:
+            text = text[len(self._end) :]
+        whole = text.rfind(b"\n") + 1 or (len(text) if len(text) > READ_BYTES // 2 else 0)  # a line of 4 MiB is none
+        read = text[:whole]
+        self._end = ((b"" if other else self._end) + read)[-END_BYTES:]
+        self._at += whole
+        rest = seen.st_size > self._at + len(text) - whole
+        self._seen = (seen.st_dev, seen.st_ino, -1 if rest else seen.st_size, seen.st_mtime_ns)
+        return anew, [row for line in read.splitlines() if (row := _row(line)) is not None]
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
+    """A logged row; None for what a stopped run holds of the next one (`open`), and for what a crash left behind."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return row if isinstance(row, dict) and type(row.get("step")) is int and "open" not in row else None
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
+
+
+@dataclass
+class Curve:
+    """(tokens, loss) of a run's rows, `POINTS` of them at most."""
+
+    whole_since: int = 0  # the refresh at which all earlier points were replaced
+    _points: list[tuple[int, float, int]] = field(default_factory=list)  # with the refresh that brought it
+    _stride: int = 1
+    _rows: int = 0
+
+    def restart(self, version: int) -> None:
+        self._points, self._stride, self._rows, self.whole_since = [], 1, 0, version
+
+    def add(self, tokens: int, loss: float, version: int) -> None:
+        self._rows += 1
+        if (self._rows - 1) % self._stride:
+            return
+        self._points.append((tokens, loss, version))
+        if len(self._points) > POINTS:
+            self._points, self._stride, self.whole_since = self._points[::2], 2 * self._stride, version
+
+    def points(self, since: int = -1) -> list[tuple[int, float]]:
+        """All of them, or those that came after the refresh `since`."""
+        return [(tokens, loss) for tokens, loss, version in self._points if version > since]
+
+
+class _Watched:
+    """One planned run between refreshes."""
+
+    def __init__(self, now: RunNow, trunk: str, folder: str):
+        self.now, self.trunk, self.folder = now, trunk, folder
+        self.changed = 0  # the refresh that brought `now`
+        self.curve = Curve()
+        self.tail = Tail(f"{folder}/metrics.jsonl")
+        self.recorded = False
+        self.seen: deque[tuple[float, int]] = deque(maxlen=RATE_CHANGES)  # (seconds, step) when rows came
+
+    def read(self, version: int, clock: Callable[[], float]) -> tuple[int, float | None]:
+        """(step, training loss) of the last row, after the new ones are read."""
+        anew, rows = self.tail.rows()
+        step, loss = (0, None) if anew else (self.now.step, self.now.train_loss)
+        if anew:
+            self.curve.restart(version)
+            self.changed = version
+        for row in rows:
+            step, loss = row["step"], _number(row.get("loss"))
+            if loss is not None:
+                self.curve.add(step * self.now.batch_tokens, loss, version)
+        if rows:
+            self.changed = version
+            if self.seen and step < self.seen[-1][1]:  # it went back to a checkpoint
+                self.seen.clear()
+            self.seen.append((clock(), step))
+        return step, loss
+
+    def rate(self, now: float) -> float | None:
+        """Tokens per second between the first of the last changes and now."""
+        if len(self.seen) < 2:
+            return None
+        (since, first), (_, last) = self.seen[0], self.seen[-1]
+        return (last - first) * self.now.batch_tokens / max(now - since, 1e-9)
+
+
+class Live:
+    """The runs of a results folder and who is at work on them; `refresh` brings both up to date.
+
+    `curves`: of how many recorded runs the curve is read as well, in the order of the plan. Raises `Refusal` where the
+    folder holds no study.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        observer: Observer | None = None,
+        *,
+        curves: int = 0,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self.ledger, self.study = ledger, {}
+        self.version = 0  # of refreshes
+        self.participants: tuple[Participant, ...] = ()
+        self._observer, self._curves, self._clock = observer, curves, clock
+        self._asked: tuple[int, ...] = ()
+        self._watched: dict[str, _Watched] = {}
+        self._next_checked = 0
+        self._somebody = False  # was seen at work
+
+    def refresh(self) -> None:
+        self.version += 1
+        self._read_study()
+        held = dict(self._observer.working_on()) if self._observer else {}
+        self._see_participants(held)
+        live = {p.name for p in self.participants if p.live}
+        self._check_again()
+        there = _names(f"{self.ledger.folder}/runs")
+        for run_id, one in self._watched.items():
+            if one.recorded:
+                continue
+            holder = held.get(run_id, "")
+            if run_id in there:
+                self._look(one, _names(one.folder), holder, holder in live)
+            elif holder or one.trunk or one.now.status != "pending":
+                self._look(one, set(), holder, holder in live)
+
+    @property
+    def runs(self) -> list[RunNow]:
+        """In the order of the plan."""
+        return [one.now for one in self._watched.values()]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        found = Counter(one.now.status for one in self._watched.values())
+        return {status: found[status] for status in STATUSES if found[status]}
+
+    @property
+    def command(self) -> str:
+        """What goes on with the sweep."""
+        return str(self.study.get("command") or "scaling run EXPERIMENT")
+
+    @property
+    def at_work(self) -> bool:
+        return any(p.live for p in self.participants)
+
+    @property
+    def over(self) -> bool:
+        """Nothing is left to do, or nobody who was seen at work is so any more."""
+        open_runs = any(one.now.status in ("running", "begun", "pending") for one in self._watched.values())
+        return not open_runs or (self._somebody and not self.at_work)
+
+    def changed(self, since: int) -> Iterator[tuple[RunNow, Curve]]:
+        """The runs that changed after the refresh `since`."""
+        return ((one.now, one.curve) for one in self._watched.values() if one.changed > since)
+
+    def _read_study(self) -> None:
+        """A sweep may gain runs while it is watched."""
+        path = self.ledger.folder / "study.json"
+        try:
+            found = path.stat()
+            asked = (found.st_ino, found.st_size, found.st_mtime_ns)
+        except OSError:
+            asked = ()  # `study` says what is the matter
+        if asked and asked == self._asked:
+            return
+        self.study, self._asked = self.ledger.study(), asked
+        sizes: dict[str, int] = {}
+        before, self._watched = self._watched, {}
+        for planned in self.study["plan"]:
+            known = before.get(planned["id"])
+            self._watched[planned["id"]] = known or _watched(planned, self.ledger, sizes)
+
+    def _look(self, one: _Watched, names: set[str], holder: str, live: bool) -> None:
+        """What a run without a record does; `names` are those in its folder."""
+        if "record.json" in names:
+            self._take_record(one)
+            return
+        step, train_loss = one.read(self.version, self._clock)
+        failed = _failure(one.folder) if "failure.json" in names and not live else {}
+        status: Status = "running" if live else "failed" if failed else "begun" if step > 0 else "pending"
+        reason = way_out = ""
+        if failed:
+            log = f"; see {failed['log']}" if failed.get("log") else ""
+            reason, way_out = f"{failed.get('reason', '')}{log}", self._way_out(failed)
+        elif holder and not live:
+            reason, way_out = f"{holder}, which held it, is gone", f"who takes part takes it over: {self.command}"
+        elif not live:
+            reason = self._waits_for(one.trunk)
+            way_out = "" if self.at_work else self.command
+        self._set(
+            one, status=status, step=step, train_loss=train_loss, loss=None, holder=holder if live else "",
+            reason=reason, way_out=way_out,
+            tokens_per_second=one.rate(self._clock()) if status in ("running", "begun") else None,
+        )  # fmt: skip
+
+    def _take_record(self, one: _Watched) -> None:
+        """What the record says, once; a curve that was watched is read to its end."""
+        watched = one.now.status in ("running", "begun")
+        if watched or self._curves > 0:
+            one.read(self.version, self._clock)
+            self._curves -= not watched
+        try:
+            record = self.ledger[one.now.id]
+        except (KeyError, Refusal) as error:
+            said = error.faults[0] if isinstance(error, Refusal) else "its record is gone"
+            way_out = "`scaling verify` checks the whole folder"
+            self._set(one, status="failed", reason=said, way_out=way_out, holder="")
+            return
+        one.recorded = True
+        self._set(
+            one, status=record.status, step=record.tokens // one.now.batch_tokens, loss=record.loss, holder="",
+            reason=record.reason, way_out="", train_loss=None,
+            tokens_per_second=record.clock.tokens_per_second if record.clock else None,
+        )  # fmt: skip
+
+    def _check_again(self) -> None:
+        """Some of the recorded runs, in turn: a supervisor may have reopened one."""
+        recorded = [one for one in self._watched.values() if one.recorded]
+        for _ in range(min(CHECKED, len(recorded))):
+            self._next_checked = (self._next_checked + 1) % len(recorded)
+            one = recorded[self._next_checked]
+            one.recorded = os.path.exists(f"{one.folder}/record.json")
+
+    def _set(self, one: _Watched, **values: Any) -> None:
+        before = one.now.__dict__
+        if any(before[name] != value for name, value in values.items()):
+            one.now, one.changed = RunNow(**before | values), self.version
+
+    def _waits_for(self, trunk: str) -> str:
+        found = self._watched.get(trunk)
+        if found is None or found.now.status == "finished":
+            return ""
+        return f"its trunk {trunk} {'diverged' if found.now.status == 'diverged' else f'is {found.now.status}'}"
+
+    def _way_out(self, failed: Mapping[str, Any]) -> str:
+        """What brings a run that a participant gave up to its end."""
+        kind = failed.get("kind")
+        if kind in ("error", "out_of_memory"):
+            room = " where there is more memory" if kind == "out_of_memory" else " once its cause is mended"
+            return f"{self.command} --retry{room}"
+        return f"{self.command}{' once there is room' if kind == 'disk_full' else ''}"
+
+    def _see_participants(self, held: Mapping[str, str]) -> None:
+        """Those in holders/, and what they have in hand."""
+        if self._observer is None:
+            return
+        in_hand: dict[str, list[str]] = {name: [] for name in sorted(_names(f"{self.ledger.folder}/holders"))}
+        for run_id, name in held.items():
+            if run_id in self._watched and not self._watched[run_id].recorded:
+                in_hand.setdefault(name, []).append(run_id)
+        self.participants = tuple(
+            Participant(name=name, host=_host(self.ledger.folder, name), live=self._observer.live(name), runs=(*ids,))
+            for name, ids in in_hand.items()
+        )
+        self._somebody = self._somebody or self.at_work
+
+
+def _watched(planned: Mapping[str, Any], ledger: Ledger, sizes: dict[str, int]) -> _Watched:
+    run, branch = planned["run"], planned["run"].get("branch")
+    model = json.dumps(run["model"])
+    if model not in sizes:
+        sizes[model] = count_params(from_json(ModelSpec, run["model"])).matmul
+    now = RunNow(
+        id=planned["id"], group=planned["group"], role=planned["role"], n=sizes[model], steps=run["steps"],
+        batch_tokens=run["batch"] * run["model"]["context"], begins=branch["step"] if branch else 0,
+    )  # fmt: skip
+    return _Watched(now, branch["trunk"] if branch else "", str(ledger.run_folder(now.id)))
+
+
+def _names(folder: str) -> set[str]:
+    """What is in a folder; nothing where there is none."""
+    try:
+        return set(os.listdir(folder))
+    except OSError:
+        return set()
+
+
+def _failure(folder: str) -> dict[str, Any]:
+    """Why a participant gave a run up."""
+    try:
+        said = json.loads(Path(folder, "failure.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return said if isinstance(said, dict) else {}
+
+
+def _host(folder: Path, name: str) -> str:
+    """Of a participant, as its file in holders/ says."""
+    try:
+        return str(json.loads((folder / "holders" / name).read_text(encoding="utf-8"))["host"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return ""
+
+
+def by_interest(runs: Sequence[RunNow]) -> list[RunNow]:
+    """Live ones first, finished ones last, else in the order of the plan."""
+    return sorted(runs, key=lambda run: STATUSES.index(run.status))
