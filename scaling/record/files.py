@@ -39,6 +39,17 @@ def commit_json(path: Path, value: Any) -> None:
     commit_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
+def read_json(path: Path, *, most: int) -> Any:
+    """One JSON document of at most `most` bytes. Raises OSError, and ValueError, one line, for what is none."""
+    size = path.stat().st_size
+    if size > most:
+        raise ValueError(f"it has {size / 2**20:,.0f} MiB, {most / 2**20:,.0f} are the most")
+    try:
+        return json.loads(path.read_bytes())
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
 def flush_folder(folder: Path) -> None:
     """Put the names in `folder` on the disk: a rename outlives a loss of power only then."""
     opened = os.open(folder, os.O_RDONLY)
