@@ -1,7 +1,7 @@
 """Curves copied to a tracker as they grow.
 
 metrics.jsonl stays the truth: what is new in it is read and told, and training knows of no tracker. The step that a
-tracker was told last is kept in `<tracker>/.mirrored/<run id>` of the results folder, and put there before more is told.
+tracker was told last is kept in `<tracker>/.mirrored/<run id>` of the results folder, and put there before it is told.
 So no step is told twice, whoever goes on with a run, and a kill in that moment may leave one out.
 """
 
@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from scaling.launch.local import Event
@@ -84,7 +85,7 @@ class Copier:
             self._beat()
             self._sink.row(run_id, step, _numbers(steps[step]))
 
-    def _state(self, run_id: str) -> Any:
+    def _state(self, run_id: str) -> Path:
         return self._ledger.folder / self._sink.name / ".mirrored" / run_id
 
     def _told(self, run_id: str) -> dict[str, Any]:
@@ -114,7 +115,9 @@ class Mirror:
     it, but for its last rows at the end.
     """
 
-    def __init__(self, name: str, sink: Callable[[], Sink], ledger: Ledger, plan: Plan, label: Callable[[Planned], str]):
+    def __init__(
+        self, name: str, sink: Callable[[], Sink], ledger: Ledger, plan: Plan, label: Callable[[Planned], str]
+    ):
         self.name, self.dropped = name, False
         self._sink, self._ledger, self._label = sink, ledger, label
         self._planned = {p.run.id: p for p in plan.runs}
@@ -201,9 +204,7 @@ def mirrored(
     """What to call with every event of a supervisor, so that these sinks are told."""
     with contextlib.ExitStack() as stack:
         mirrors = [
-            stack.enter_context(
-                Mirror(name, lambda name=name: opened(name, ledger.folder, study), ledger, plan, label)
-            )
+            stack.enter_context(Mirror(name, lambda name=name: opened(name, ledger.folder, study), ledger, plan, label))
             for name in dict.fromkeys(names)
         ]
 

@@ -60,9 +60,8 @@ class TensorBoard:
     name = "tensorboard"
 
     def __init__(self, folder: Path):
-        from tensorboardX import SummaryWriter
-
-        self._open: Callable[[str], Any] = lambda run_id: SummaryWriter(str(folder / run_id))
+        tracker = importlib.import_module(PACKAGES[self.name])
+        self._open: Callable[[str], Any] = lambda run_id: tracker.SummaryWriter(str(folder / run_id))
         self._writers: dict[str, Any] = {}
         self._tokens: dict[str, int] = {}
 
@@ -93,7 +92,7 @@ class TensorBoard:
 
 
 class WandB:
-    """One W&B run for each of ours, under its id, in a project named after the study; below wandb/ of the results folder.
+    """One W&B run for each of ours, under its id, in a project named after the study; files in wandb/ of the folder.
 
     Offline where WANDB_MODE says so, or where no key is known. Its step is the optimizer's; charts are drawn against
     tokens.
@@ -102,9 +101,10 @@ class WandB:
     name = "wandb"
 
     def __init__(self, folder: Path, project: str):
-        import wandb
-
-        self._offline = os.environ.get("WANDB_MODE") == "offline" or not (os.environ.get("WANDB_MODE") or _wandb_key())
+        wandb = importlib.import_module(PACKAGES[self.name])
+        wandb.setup(wandb.Settings(silent=True))
+        mode = os.environ.get("WANDB_MODE", "")
+        self._offline = mode == "offline" or not (mode or _wandb_key(wandb.Settings().base_url))
         settings: dict[str, Any] = {"silent": True, "console": "off", "disable_git": True, "disable_code": True}
         settings |= {"x_disable_stats": True, "init_timeout": INIT_SECONDS}
         if self._offline:
@@ -138,14 +138,15 @@ class WandB:
             print(f"W&B was offline; to upload: wandb sync {self._folder / 'wandb'}/offline-run-*", file=sys.stderr)
 
 
-def _wandb_key() -> bool:
+def _wandb_key(service: str) -> bool:
     """Whether W&B knows who we are; it would ask on the terminal otherwise."""
-    host = urllib.parse.urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return True
     try:
-        known = netrc.netrc(os.environ.get("NETRC")).authenticators(host)
+        known = netrc.netrc(os.environ.get("NETRC"))
     except (OSError, netrc.NetrcParseError):
-        known = None
-    return bool(known or os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"))
+        return False
+    return known.authenticators(urllib.parse.urlsplit(service).hostname or "") is not None
 
 
 def _results(summary: Mapping[str, Any] | None) -> dict[str, float]:

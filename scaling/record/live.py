@@ -10,10 +10,11 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from scaling.cost import count_params
+from scaling.record.claims import Observer
+from scaling.record.failure import Failure
 from scaling.record.ledger import Ledger
 from scaling.spec import ModelSpec, Refusal, from_json
 
@@ -27,26 +28,15 @@ Status = Literal["finished", "diverged", "failed", "running", "begun", "pending"
 STATUSES: tuple[Status, ...] = ("running", "begun", "failed", "diverged", "pending", "finished")  # as they are listed
 
 
-class Observer(Protocol):
-    """Who works on what, as `scaling.record.claims` tells it."""
-
-    def working_on(self) -> Mapping[str, str]:
-        """Run id -> name of the participant that holds its highest claim."""
-        ...
-
-    def live(self, name: str) -> bool:
-        """Whether that participant's beats go on."""
-        ...
-
-
 @dataclass(frozen=True, kw_only=True)
 class Participant:
     """A supervisor process that takes part in the sweep."""
 
     name: str
     host: str
-    live: bool  # its beats go on
-    runs: tuple[str, ...]  # in hand
+    job: str  # of the cluster's scheduler, where there is one
+    live: bool  # it may be at work still
+    runs: tuple[str, ...]  # in its hands, without a record
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +57,7 @@ class RunNow:
     tokens_per_second: float | None = None  # of the record, else as its rows came while it was watched
     reason: str = ""  # why it is not finished
     way_out: str = ""
-    holder: str = ""  # the participant that works on it
+    host: str = ""  # where it is worked on
 
     @property
     def fraction(self) -> float:
@@ -204,7 +194,6 @@ class Live:
     def __init__(
         self,
         ledger: Ledger,
-        observer: Observer | None = None,
         *,
         curves: int = 0,
         clock: Callable[[], float] = time.monotonic,
@@ -212,7 +201,7 @@ class Live:
         self.ledger, self.study = ledger, {}
         self.version = 0  # of refreshes
         self.participants: tuple[Participant, ...] = ()
-        self._observer, self._curves, self._clock = observer, curves, clock
+        self._observer, self._curves, self._clock = Observer(ledger.folder), curves, clock
         self._asked: tuple[int, ...] = ()
         self._watched: dict[str, _Watched] = {}
         self._next_checked = 0
@@ -221,19 +210,17 @@ class Live:
     def refresh(self) -> None:
         self.version += 1
         self._read_study()
-        held = dict(self._observer.working_on()) if self._observer else {}
-        self._see_participants(held)
-        live = {p.name for p in self.participants if p.live}
+        self._see_participants()
+        held = {run_id: p for p in sorted(self.participants, key=lambda p: p.live) for run_id in p.runs}
         self._check_again()
         there = _names(f"{self.ledger.folder}/runs")
         for run_id, one in self._watched.items():
             if one.recorded:
                 continue
-            holder = held.get(run_id, "")
             if run_id in there:
-                self._look(one, _names(one.folder), holder, holder in live)
-            elif holder or one.trunk or one.now.status != "pending":
-                self._look(one, set(), holder, holder in live)
+                self._look(one, _names(one.folder), held.get(run_id))
+            elif one.trunk or run_id in held or one.now.status != "pending":
+                self._look(one, set(), held.get(run_id))
 
     @property
     def runs(self) -> list[RunNow]:
@@ -281,25 +268,23 @@ class Live:
             known = before.get(planned["id"])
             self._watched[planned["id"]] = known or _watched(planned, self.ledger, sizes)
 
-    def _look(self, one: _Watched, names: set[str], holder: str, live: bool) -> None:
-        """What a run without a record does; `names` are those in its folder."""
+    def _look(self, one: _Watched, names: set[str], by: Participant | None) -> None:
+        """What a run without a record does; `names` are those in its folder, `by` who has it in hand."""
         if "record.json" in names:
             self._take_record(one)
             return
         step, train_loss = one.read(self.version, self._clock)
-        failed = _failure(one.folder) if "failure.json" in names and not live else {}
+        live = by is not None and by.live
+        failed = self._failure(one.now.id) if "failure.json" in names and not live else None
         status: Status = "running" if live else "failed" if failed else "begun" if step > 0 else "pending"
         reason = way_out = ""
         if failed:
-            log = f"; see {failed['log']}" if failed.get("log") else ""
-            reason, way_out = f"{failed.get('reason', '')}{log}", self._way_out(failed)
-        elif holder and not live:
-            reason, way_out = f"{holder}, which held it, is gone", f"who takes part takes it over: {self.command}"
+            reason, way_out = failed.reason + (f"; see {failed.log}" if failed.log else ""), self._way_out(failed.kind)
         elif not live:
-            reason = self._waits_for(one.trunk)
+            reason = f"{by.name} on {by.host}, which held it, is gone" if by else self._waits_for(one.trunk)
             way_out = "" if self.at_work else self.command
         self._set(
-            one, status=status, step=step, train_loss=train_loss, loss=None, holder=holder if live else "",
+            one, status=status, step=step, train_loss=train_loss, loss=None, host=by.host if by and live else "",
             reason=reason, way_out=way_out,
             tokens_per_second=one.rate(self._clock()) if status in ("running", "begun") else None,
         )  # fmt: skip
@@ -315,11 +300,11 @@ class Live:
         except (KeyError, Refusal) as error:
             said = error.faults[0] if isinstance(error, Refusal) else "its record is gone"
             way_out = "`scaling verify` checks the whole folder"
-            self._set(one, status="failed", reason=said, way_out=way_out, holder="")
+            self._set(one, status="failed", reason=said, way_out=way_out, host="")
             return
         one.recorded = True
         self._set(
-            one, status=record.status, step=record.tokens // one.now.batch_tokens, loss=record.loss, holder="",
+            one, status=record.status, step=record.tokens // one.now.batch_tokens, loss=record.loss, host="",
             reason=record.reason, way_out="", train_loss=None,
             tokens_per_second=record.clock.tokens_per_second if record.clock else None,
         )  # fmt: skip
@@ -343,39 +328,44 @@ class Live:
             return ""
         return f"its trunk {trunk} {'diverged' if found.now.status == 'diverged' else f'is {found.now.status}'}"
 
-    def _way_out(self, failed: Mapping[str, Any]) -> str:
+    def _way_out(self, kind: str) -> str:
         """What brings a run that a participant gave up to its end."""
-        kind = failed.get("kind")
         if kind in ("error", "out_of_memory"):
             room = " where there is more memory" if kind == "out_of_memory" else " once its cause is mended"
             return f"{self.command} --retry{room}"
         return f"{self.command}{' once there is room' if kind == 'disk_full' else ''}"
 
-    def _see_participants(self, held: Mapping[str, str]) -> None:
-        """Those in holders/, and what they have in hand."""
-        if self._observer is None:
-            return
-        in_hand: dict[str, list[str]] = {name: [] for name in sorted(_names(f"{self.ledger.folder}/holders"))}
-        for run_id, name in held.items():
-            if run_id in self._watched and not self._watched[run_id].recorded:
-                in_hand.setdefault(name, []).append(run_id)
-        self.participants = tuple(
-            Participant(name=name, host=_host(self.ledger.folder, name), live=self._observer.live(name), runs=(*ids,))
-            for name, ids in in_hand.items()
-        )
+    def _failure(self, run_id: str) -> Failure | None:
+        try:
+            return self.ledger.failure(run_id)
+        except Refusal as refusal:
+            return Failure(kind="error", reason=refusal.faults[0], attempts=1)
+
+    def _see_participants(self) -> None:
+        found = []
+        for name in self._observer.names():
+            live, said = self._observer.live(name), self._observer.sighting(name)
+            if said:
+                left = (*(i for i in said.runs if i in self._watched and not self._watched[i].recorded),)
+                found.append(Participant(name=name, host=said.host, job=said.job, live=live, runs=left))
+        self.participants = (*found,)
         self._somebody = self._somebody or self.at_work
 
 
 def _watched(planned: Mapping[str, Any], ledger: Ledger, sizes: dict[str, int]) -> _Watched:
-    run, branch = planned["run"], planned["run"].get("branch")
-    model = json.dumps(run["model"])
-    if model not in sizes:
-        sizes[model] = count_params(from_json(ModelSpec, run["model"])).matmul
-    now = RunNow(
-        id=planned["id"], group=planned["group"], role=planned["role"], n=sizes[model], steps=run["steps"],
-        batch_tokens=run["batch"] * run["model"]["context"], begins=branch["step"] if branch else 0,
-    )  # fmt: skip
-    return _Watched(now, branch["trunk"] if branch else "", str(ledger.run_folder(now.id)))
+    """`sizes` are the parameters of the models so far: made of plain values, since a plan may hold 100,000 runs."""
+    try:
+        run, branch = planned["run"], planned["run"].get("branch")
+        model = json.dumps(run["model"])
+        if model not in sizes:
+            sizes[model] = count_params(from_json(ModelSpec, run["model"])).matmul
+        now = RunNow(
+            id=planned["id"], group=planned["group"], role=planned["role"], n=sizes[model], steps=run["steps"],
+            batch_tokens=int(run["batch"] * run["model"]["context"]), begins=int(branch["step"]) if branch else 0,
+        )  # fmt: skip
+        return _Watched(now, branch["trunk"] if branch else "", str(ledger.run_folder(now.id)))
+    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
+        raise Refusal(f"{ledger.folder / 'study.json'}: run {planned['id']}: not what a run is ({error!r})") from error
 
 
 def _names(folder: str) -> set[str]:
@@ -384,23 +374,6 @@ def _names(folder: str) -> set[str]:
         return set(os.listdir(folder))
     except OSError:
         return set()
-
-
-def _failure(folder: str) -> dict[str, Any]:
-    """Why a participant gave a run up."""
-    try:
-        said = json.loads(Path(folder, "failure.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return said if isinstance(said, dict) else {}
-
-
-def _host(folder: Path, name: str) -> str:
-    """Of a participant, as its file in holders/ says."""
-    try:
-        return str(json.loads((folder / "holders" / name).read_text(encoding="utf-8"))["host"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return ""
 
 
 def by_interest(runs: Sequence[RunNow]) -> list[RunNow]:
