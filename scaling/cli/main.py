@@ -24,7 +24,8 @@ COMMANDS = {
         "how far each learning rate of a study is from the best, whether one rule serves every size, what it costs",
         "scaling tune quickstart --sizes 3 --rates 5",
     ),
-    "status": ("progress of a sweep: what is done, under way, pending", "scaling status results/quickstart"),
+    "status": ("progress of a sweep: what is done, under way, pending", "scaling status results/quickstart --follow"),
+    "log": ("copy the curves of a results folder to TensorBoard or W&B", "scaling log results/quickstart --to wandb"),
     "fit": (
         "fit a law to a table of runs, with intervals",
         "scaling fit my_runs.csv --law chinchilla --params n_params --columns tokens=D,loss=val_loss --json",

@@ -19,7 +19,15 @@ def sweep_options(parser: argparse.ArgumentParser) -> None:
         help="runs of one shape that a worker trains in one program: a number, or auto (default): what pays by trial "
         "on an accelerator, 1 on a CPU",
     )  # fmt: skip
+    log_option(parser)
     parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
+
+
+def log_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--log", action="append", default=[], choices=("tensorboard", "wandb"), dest="sinks",
+        help="copy the curves there as they grow; may be repeated",
+    )  # fmt: skip
 
 
 def json_option(parser: argparse._ActionsContainer) -> None:

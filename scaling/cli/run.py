@@ -13,6 +13,7 @@ from scaling.cli.plan import show
 from scaling.cli.progress import label
 from scaling.cli.sweep import sweep, unfit
 from scaling.launch.local import FolderLock, Outcome, default_workers
+from scaling.launch.sinks import missing
 from scaling.plan import Study
 from scaling.record import Ledger, table
 from scaling.record.files import commit_json
@@ -29,7 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
     folder = results_of(study, path, arguments.out)
     ledger = Ledger(folder)
     workers = default_workers() if arguments.workers is None else arguments.workers
-    _refuse_unfit(study, ledger, workers, arguments.population)
+    _refuse_unfit(study, ledger, workers, arguments.population, arguments.sinks)
     console = Console(stderr=True)
     show(study, ledger, workers, console)
     if arguments.dry_run:
@@ -37,8 +38,9 @@ def run(arguments: argparse.Namespace) -> int:
     with FolderLock(folder) as lock:
         commit_json(folder / "study.json", study.to_json() | {"command": _command(arguments)})
         outcome = sweep(
-            study, ledger, workers, lock, arguments.population, release=lambda watched: _register(ledger, watched)
-        )
+            study, ledger, workers, lock, arguments.population, release=lambda watched: _register(ledger, watched),
+            sinks=arguments.sinks,
+        )  # fmt: skip
         table.write(ledger)
     if outcome.stopped:
         out = f" --out {shlex.quote(arguments.out)}" if arguments.out else ""
@@ -55,7 +57,7 @@ def _command(arguments: argparse.Namespace) -> str:
     return shlex.join(["scaling", "run", arguments.experiment, *changes])
 
 
-def _refuse_unfit(study: Study, ledger: Ledger, workers: int, population: str) -> None:
+def _refuse_unfit(study: Study, ledger: Ledger, workers: int, population: str, sinks: list[str]) -> None:
     from scaling.fitting.laws import SURFACES
 
     faults = [
@@ -63,7 +65,7 @@ def _refuse_unfit(study: Study, ledger: Ledger, workers: int, population: str) -
         for law in study.analysis.laws
         if law not in SURFACES
     ]
-    if faults := faults + unfit(study, ledger, workers, population):
+    if faults := faults + missing(sinks) + unfit(study, ledger, workers, population):
         raise Refusal(faults)
 
 

@@ -5,14 +5,15 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from rich.console import Console
 
 from scaling import data
-from scaling.cli.progress import SweepView
+from scaling.cli.progress import SweepView, label
 from scaling.launch import provenance
-from scaling.launch.local import FolderLock, LocalSweep, Outcome, default_population
+from scaling.launch.local import Event, FolderLock, LocalSweep, Outcome, default_population
+from scaling.launch.mirror import mirrored
 from scaling.plan import Plan, Study
 from scaling.record import Ledger
 
@@ -71,10 +72,12 @@ def sweep(
     lock: FolderLock,
     population: str,
     release: Callable[[Console], None] = lambda _: None,
+    sinks: Sequence[str] = (),
 ) -> Outcome:
     """Train what is pending; Ctrl-C stops it.
 
     `population` is auto or the most runs that one program trains; `release` is called when the held-out runs may begin.
+    `sinks` are the trackers that the curves are copied to.
     """
     stop = threading.Event()
     before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -83,7 +86,12 @@ def sweep(
     command += ["--population", population]
     view = SweepView(study.runs, ledger, workers)
     try:
-        with view:
+        with view, mirrored(sinks, ledger, study.runs, study.name, label) as mirror:
+
+            def see(event: Event) -> None:
+                view(event)
+                mirror(event)
+
             return LocalSweep(
                 study.runs,
                 ledger,
@@ -93,7 +101,7 @@ def sweep(
                 population=default_population() if population == "auto" else int(population),
                 held_back=[p.run.id for p in study.held_out.runs],
                 release=lambda: release(view.console),
-                seen=view,
+                seen=see,
                 stop=stop,
             ).run()
     finally:

@@ -20,6 +20,7 @@ from scaling.cli.progress import label
 from scaling.cli.sweep import sweep, unfit
 from scaling.cost import count_params
 from scaling.launch.local import FolderLock, Outcome, default_workers
+from scaling.launch.sinks import missing
 from scaling.plan import Plan, Planned, Study
 from scaling.plan.tuning import Cell, cells, extended, ladder, tuning_plan
 from scaling.record import Ledger, RunRecord, table
@@ -99,7 +100,8 @@ def run(arguments: argparse.Namespace) -> int:
     folder = results_of(study, path, arguments.out)
     own, ledger = Ledger(folder), Ledger(folder / "tuning")
     workers = default_workers() if arguments.workers is None else arguments.workers
-    asked = _asked(arguments, study, unfit(study, own, workers, arguments.population))
+    unready = missing(arguments.sinks) + unfit(study, own, workers, arguments.population)
+    asked = _asked(arguments, study, unready)
     kept = _kept(study, own, ledger)
     plan = asked.plan(ledger)
     whole = _as_study(study, plan + kept)
@@ -121,7 +123,7 @@ def run(arguments: argparse.Namespace) -> int:
             commit_json(ledger.folder / "study.json", whole.to_json() | {"command": _command(arguments)})
             if not plan.pending(ledger).runs or outcome.failed:
                 break
-            outcome = sweep(whole, ledger, workers, lock, arguments.population)
+            outcome = sweep(whole, ledger, workers, lock, arguments.population, sinks=arguments.sinks)
         table.write(ledger)
     if outcome.stopped:
         out = f" --out {shlex.quote(arguments.out)}" if arguments.out else ""

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,17 @@ from scaling.spec import to_json
 
 EVERY_SECONDS = 1.0  # between looks at the curves
 HANG_SECONDS = 60.0  # in one call of a sink, after which it is dropped
+CLOSE_SECONDS = 8.0  # that the end of a sweep waits for a sink
+
+
+@dataclass
+class _Open:
+    """A run between its first and its last word."""
+
+    planned: Planned
+    tail: Tail
+    told: int  # the last step
+    spoken: bool = False  # the sink knows of it
 
 
 class Copier:
@@ -36,21 +48,18 @@ class Copier:
         self, sink: Sink, ledger: Ledger, label: Callable[[Planned], str], beat: Callable[[], None] = lambda: None
     ):
         self._sink, self._ledger, self._label, self._beat = sink, ledger, label, beat
-        self._open: dict[str, tuple[Tail, int]] = {}  # with the last step that was told
+        self._open: dict[str, _Open] = {}
 
     def begin(self, planned: Planned) -> None:
-        """Open a run, unless it was told to its end before."""
-        run = planned.run
-        told = self._told(run.id)
-        if run.id in self._open or (told["over"] and run.id in self._ledger):
-            return
-        config = {"name": self._label(planned), "group": planned.group, "role": planned.role, "run": to_json(run)}
-        self._beat()
-        self._sink.begin(run.id, config)
-        self._open[run.id] = (Tail(str(self._ledger.run_folder(run.id) / "metrics.jsonl")), told["step"])
+        """Look at a run from now on, unless it was told to its end before."""
+        run_id = planned.run.id
+        step, over = self._read(run_id)
+        if run_id not in self._open and not (over and run_id in self._ledger):
+            tail = Tail(str(self._ledger.run_folder(run_id) / "metrics.jsonl"))
+            self._open[run_id] = _Open(planned, tail, step)
 
     def copy(self) -> None:
-        """What every open run has gained."""
+        """What every run has gained."""
         for run_id in self._open:
             self._copy(run_id)
 
@@ -59,12 +68,15 @@ class Copier:
         if run_id not in self._open:
             return
         self._copy(run_id)
-        _, step = self._open.pop(run_id)
+        one = self._open[run_id]
         summary = self._ledger[run_id].to_json() if run_id in self._ledger else None
         if summary:
-            self._put(run_id, step, over=True)
-        self._beat()
-        self._sink.end(run_id, summary)
+            self._put(run_id, one.told, over=True)
+            self._speak(one)
+        del self._open[run_id]
+        if one.spoken:
+            self._beat()
+            self._sink.end(run_id, summary)
 
     def close(self) -> None:
         for run_id in [*self._open]:
@@ -73,26 +85,35 @@ class Copier:
         self._sink.close()
 
     def _copy(self, run_id: str) -> None:
-        tail, told = self._open[run_id]
-        new = [row for row in tail.rows()[1] if row["step"] > told]
-        # After a restart a curve may hold a step again that was told from its earlier version.
-        steps = {row["step"]: row for row in new}
-        if not steps:
+        one = self._open[run_id]
+        new = {row["step"]: row for row in one.tail.rows()[1] if row["step"] > one.told}
+        if not new:
             return
-        self._put(run_id, max(steps))
-        self._open[run_id] = (tail, max(steps))
-        for step in sorted(steps):
+        one.told = max(new)
+        self._put(run_id, one.told)
+        self._speak(one)
+        for step in sorted(new):
             self._beat()
-            self._sink.row(run_id, step, _numbers(steps[step]))
+            self._sink.row(run_id, step, _numbers(new[step]))
+
+    def _speak(self, one: _Open) -> None:
+        """Tell the sink of the run, when there is something to tell."""
+        if one.spoken:
+            return
+        p, one.spoken = one.planned, True
+        self._beat()
+        config = {"name": self._label(p), "group": p.group, "role": p.role, "run": to_json(p.run)}
+        self._sink.begin(p.run.id, config)
 
     def _state(self, run_id: str) -> Path:
         return self._ledger.folder / self._sink.name / ".mirrored" / run_id
 
-    def _told(self, run_id: str) -> dict[str, Any]:
+    def _read(self, run_id: str) -> tuple[int, bool]:
+        """(the last step that was told, whether the record was)"""
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             said = json.loads(self._state(run_id).read_text(encoding="utf-8"))
-            return {"step": int(said["step"]), "over": bool(said["over"])}
-        return {"step": 0, "over": False}
+            return int(said["step"]), bool(said["over"])
+        return 0, False
 
     def _put(self, run_id: str, step: int, over: bool = False) -> None:
         commit_json(self._state(run_id), {"step": step, "over": over})
@@ -112,7 +133,7 @@ class Mirror:
     supervisor.
 
     A sink that raises, or that does not come back from a call, is reported once and dropped: the sweep never waits for
-    it, but for its last rows at the end.
+    it, but for its last rows at the end, for CLOSE_SECONDS.
     """
 
     def __init__(
@@ -132,8 +153,9 @@ class Mirror:
 
     def __exit__(self, *_: object) -> None:
         self._said.put(("close", ""))
-        while self._thread.is_alive() and not self._hangs():
-            self._thread.join(0.05)
+        self._thread.join(CLOSE_SECONDS)
+        if self._thread.is_alive():
+            self._drop(f"it did not take the last rows within {CLOSE_SECONDS:.0f} s")
 
     def __call__(self, event: Event) -> None:
         hands = self._in_hand.setdefault(event.worker, set())
@@ -146,7 +168,8 @@ class Mirror:
             self._tell("end", {event.run_id})
         elif event.kind in ("gone", "stopped"):
             self._tell("end", self._in_hand.pop(event.worker))
-        self._hangs()
+        if self._thread.is_alive() and time.monotonic() - self._alive > HANG_SECONDS:
+            self._drop(f"it has not come back for {HANG_SECONDS:.0f} s")
 
     def _tell(self, what: str, ids: set[str]) -> None:
         for run_id in sorted(ids & self._planned.keys()):
@@ -154,11 +177,6 @@ class Mirror:
 
     def _beat(self) -> None:
         self._alive = time.monotonic()
-
-    def _hangs(self) -> bool:
-        if self._thread.is_alive() and time.monotonic() - self._alive > HANG_SECONDS:
-            self._drop(f"it has not come back for {HANG_SECONDS:.0f} s")
-        return self.dropped
 
     def _drop(self, why: str) -> None:
         if not self.dropped:

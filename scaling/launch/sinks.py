@@ -4,6 +4,7 @@ import importlib.util
 import json
 import netrc
 import os
+import shlex
 import sys
 import urllib.parse
 from collections.abc import Callable, Iterable, Mapping
@@ -39,7 +40,7 @@ class Sink(Protocol):
 def missing(names: Iterable[str]) -> list[str]:
     """One line for each sink whose package is not installed."""
     return [
-        f"--log {name}: the package {PACKAGES[name]} is not installed; pip install '.[{name}]' in the checkout, or "
+        f"{name}: the package {PACKAGES[name]} is not installed; pip install '.[{name}]' in the checkout, or "
         f"pip install {PACKAGES[name]}"
         for name in dict.fromkeys(names)
         if importlib.util.find_spec(PACKAGES[name]) is None
@@ -135,7 +136,8 @@ class WandB:
         for run_id in [*self._runs]:
             self.end(run_id, None)
         if self._offline:
-            print(f"W&B was offline; to upload: wandb sync {self._folder / 'wandb'}/offline-run-*", file=sys.stderr)
+            where = shlex.quote(str(self._folder / "wandb"))
+            print(f"W&B was offline; to upload: wandb sync {where}/offline-run-*", file=sys.stderr)
 
 
 def _wandb_key(service: str) -> bool:
