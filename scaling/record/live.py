@@ -56,7 +56,7 @@ class RunNow:
     loss: float | None = None  # held out, nats per token, once it is recorded
     tokens_per_second: float | None = None  # of the record, else as its rows came while it was watched
     reason: str = ""  # why it is not finished
-    way_out: str = ""
+    way_out: str = ""  # what has a failed one tried again
     host: str = ""  # where it is worked on
 
     @property
@@ -153,6 +153,7 @@ class _Watched:
     def __init__(self, now: RunNow, trunk: str, folder: str):
         self.now, self.trunk, self.folder = now, trunk, folder
         self.changed = 0  # the refresh that brought `now`
+        self.last: tuple[int, float | None] = (0, None)  # step and loss of the last row
         self.curve = Curve()
         self.tail = Tail(f"{folder}/metrics.jsonl")
         self.recorded = False
@@ -161,20 +162,19 @@ class _Watched:
     def read(self, version: int, clock: Callable[[], float]) -> tuple[int, float | None]:
         """(step, training loss) of the last row, after the new ones are read."""
         anew, rows = self.tail.rows()
-        step, loss = (0, None) if anew else (self.now.step, self.now.train_loss)
         if anew:
+            self.last, self.changed = (0, None), version
             self.curve.restart(version)
-            self.changed = version
         for row in rows:
-            step, loss = row["step"], _number(row.get("loss"))
-            if loss is not None:
-                self.curve.add(step * self.now.batch_tokens, loss, version)
+            self.last = (row["step"], _number(row.get("loss")))
+            if self.last[1] is not None:
+                self.curve.add(self.last[0] * self.now.batch_tokens, self.last[1], version)
         if rows:
             self.changed = version
-            if self.seen and step < self.seen[-1][1]:  # it went back to a checkpoint
+            if self.seen and self.last[0] < self.seen[-1][1]:  # it went back to a checkpoint
                 self.seen.clear()
-            self.seen.append((clock(), step))
-        return step, loss
+            self.seen.append((clock(), self.last[0]))
+        return self.last
 
     def rate(self, now: float) -> float | None:
         """Tokens per second between the first of the last changes and now."""
@@ -242,10 +242,14 @@ class Live:
         return any(p.live for p in self.participants)
 
     @property
+    def left(self) -> bool:
+        """Whether there are runs that are neither recorded nor given up."""
+        return any(one.now.status in ("running", "begun", "pending") for one in self._watched.values())
+
+    @property
     def over(self) -> bool:
         """Nothing is left to do, or nobody who was seen at work is so any more."""
-        open_runs = any(one.now.status in ("running", "begun", "pending") for one in self._watched.values())
-        return not open_runs or (self._somebody and not self.at_work)
+        return not self.left or (self._somebody and not self.at_work)
 
     def changed(self, since: int) -> Iterator[tuple[RunNow, Curve]]:
         """The runs that changed after the refresh `since`."""
@@ -282,7 +286,6 @@ class Live:
             reason, way_out = failed.reason + (f"; see {failed.log}" if failed.log else ""), self._way_out(failed.kind)
         elif not live:
             reason = f"{by.name} on {by.host}, which held it, is gone" if by else self._waits_for(one.trunk)
-            way_out = "" if self.at_work else self.command
         self._set(
             one, status=status, step=step, train_loss=train_loss, loss=None, host=by.host if by and live else "",
             reason=reason, way_out=way_out,

@@ -166,7 +166,7 @@ function take(said) {
     if (!p.live) return made("li", `gone: ${where}, which held ${hands}`, "gone");
     return made("li", `at work: ${where}, ${hands} in hand`);
   }));
-  if (!said.participants.some(p => p.live) && !said.over) $("who").append(made("li", "nobody is at work"));
+  if (said.go_on) $("who").append(made("li", "nobody is at work; to go on: " + said.go_on));
   const changed = new Set(), groups = new Set();
   for (const run of said.runs) {
     const known = runs.get(run.id);

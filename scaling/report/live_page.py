@@ -89,6 +89,7 @@ def document(live: Live, since: int | None) -> dict[str, Any]:
         "counts": counts,
         "shown": sum(counts.get(status, 0) for status in ("running", "begun", "failed", "diverged")),
         "over": live.over,
+        "go_on": live.command if live.left and not live.at_work else "",
         "groups": [*dict.fromkeys(run.group for run in every)],
         "sizes": sorted({run.n for run in every}),
         "participants": [
