@@ -82,7 +82,7 @@ class TensorBoard:
     def end(self, run_id: str, summary: Mapping[str, Any] | None) -> None:
         writer, tokens = self._writers.pop(run_id), self._tokens.pop(run_id)
         for key, value in _results(summary).items():
-            writer.add_scalar(f"result/{key}", value, int((summary or {}).get("tokens", tokens)))
+            writer.add_scalar(key, value, int((summary or {}).get("tokens", tokens)))
         if summary:
             writer.add_text("record", _fenced(summary), int(summary.get("tokens", tokens)))
         writer.close()
@@ -152,9 +152,9 @@ def _wandb_key(service: str) -> bool:
 
 
 def _results(summary: Mapping[str, Any] | None) -> dict[str, float]:
-    """The numbers of a record that a run is judged by."""
+    """The numbers of a record that a run is judged by, under names that no column of a curve has."""
     names = ("loss", "loss_se", "bits_per_byte", "averaged_loss", "averaged_loss_se", "noise_tokens", "spikes")
-    return {name: summary[name] for name in names if summary.get(name) is not None} if summary else {}
+    return {f"result/{name}": summary[name] for name in names if summary.get(name) is not None} if summary else {}
 
 
 def _fenced(value: Mapping[str, Any]) -> str:

@@ -176,7 +176,7 @@ def test_a_sink_that_hangs_is_reported_once_and_the_sweep_goes_on(ledger: Ledger
     monkeypatch.setattr(mirror, "HANG_SECONDS", 0.05)
     monkeypatch.setattr(mirror, "CLOSE_SECONDS", 0.05)
     run, sink, free = plan.runs[0].run, Told(), threading.Event()
-    sink.row = lambda *_: free.wait(30)
+    monkeypatch.setattr(sink, "row", lambda *_: free.wait(30))
     log(ledger, run, 1)
     with Mirror("told", lambda: sink, ledger, plan, label) as see:
         see(progress(run))
@@ -226,9 +226,7 @@ def test_a_package_that_is_there_is_not_missed(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_tensorboard_reads_back_what_the_curve_says(ledger: Ledger, plan: Plan):
-    pytest.importorskip("tensorboardX")
-    from tensorboardX.proto.event_pb2 import Event as Written
-
+    written = pytest.importorskip("tensorboardX.proto.event_pb2").Event
     run = plan.runs[0].run
     path = log(ledger, run, 1, 2, 3)
     for rest in ((), (4, 5)):  # two participants, one after the other
@@ -243,7 +241,7 @@ def test_tensorboard_reads_back_what_the_curve_says(ledger: Ledger, plan: Plan):
         data = file.read_bytes()
         while data:  # length, its checksum, the event, its checksum
             (size,) = struct.unpack("<Q", data[:8])
-            event = Written.FromString(data[12 : 12 + size])
+            event = written.FromString(data[12 : 12 + size])
             data = data[16 + size :]
             for value in event.summary.value:
                 if value.HasField("simple_value"):
