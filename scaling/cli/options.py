@@ -2,6 +2,8 @@
 
 import argparse
 
+from scaling.launch.process import PATIENCE_SECONDS
+
 
 def study_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("experiment", metavar="EXPERIMENT")
@@ -19,8 +21,15 @@ def sweep_options(parser: argparse.ArgumentParser) -> None:
         help="runs of one shape that a worker trains in one program: a number, or auto (default): what pays by trial "
         "on an accelerator, 1 on a CPU",
     )  # fmt: skip
+    parser.add_argument(
+        "--retry", action="store_true", help="try again what failed for good before: errors, and what no memory held"
+    )
+    parser.add_argument(
+        "--patience", type=float, default=PATIENCE_SECONDS, metavar="SECONDS",
+        help="of silence in training until a worker is killed and its run tried again (default: %(default)g; longer "
+        "while it compiles, or where its steps are slow)",
+    )  # fmt: skip
     log_option(parser)
-    parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
 
 
 def log_option(parser: argparse.ArgumentParser) -> None:
@@ -28,6 +37,10 @@ def log_option(parser: argparse.ArgumentParser) -> None:
         "--log", action="append", default=[], choices=("tensorboard", "wandb"), dest="sinks",
         help="copy the curves there as they grow; may be repeated",
     )  # fmt: skip
+
+
+def dry_run_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
 
 
 def json_option(parser: argparse._ActionsContainer) -> None:

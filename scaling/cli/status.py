@@ -63,7 +63,7 @@ def document(live: Live) -> dict[str, object]:
         "study": live.study["name"],
         "counts": live.counts,
         "over": live.over,
-        "command": live.command,
+        "go_on": live.go_on,
         "participants": [dataclasses.asdict(participant) for participant in live.participants],
         "runs": [dataclasses.asdict(run) for run in live.runs],
     }
@@ -101,7 +101,7 @@ def _at_work(live: Live) -> Iterable[Text]:
         yield Text(f"at work: {where}, {runs} in hand" if p.live else f"gone: {where}, which held {runs}",
                    "" if p.live else "red")  # fmt: skip
     if not live.at_work:
-        yield Text("nobody is at work" + (f"; to go on: {plain(live.command)}" if live.left else ""), "dim")
+        yield Text("nobody is at work" + (f"; to go on: {plain(live.go_on)}" if live.go_on else ""), "dim")
 
 
 def _table(runs: Sequence[RunNow]) -> Table:

@@ -78,6 +78,13 @@ class Copier:
             self._beat()
             self._sink.end(run_id, summary)
 
+    def lose(self, run_id: str) -> None:
+        """Another participant goes on with the run, and tells of it."""
+        one = self._open.pop(run_id, None)
+        if one and one.spoken:
+            self._beat()
+            self._sink.end(run_id, None)
+
     def close(self) -> None:
         for run_id in [*self._open]:
             self.end(run_id)
@@ -163,9 +170,9 @@ class Mirror:
             new = {*event.values.get("ids", [event.run_id])} - hands
             hands |= new
             self._tell("begin", new)
-        elif event.kind in ("done", "failed"):
+        elif event.kind in ("done", "failed", "lost"):
             hands.discard(event.run_id)
-            self._tell("end", {event.run_id})
+            self._tell("lose" if event.kind == "lost" else "end", {event.run_id})
         elif event.kind in ("gone", "stopped"):
             self._tell("end", self._in_hand.pop(event.worker))
         if self._thread.is_alive() and time.monotonic() - self._alive > HANG_SECONDS:
@@ -194,6 +201,8 @@ class Mirror:
                         copier.begin(self._planned[run_id])
                     elif what == "end":
                         copier.end(run_id)
+                    elif what == "lose":
+                        copier.lose(run_id)
                     else:
                         going = False
                 copier.copy()

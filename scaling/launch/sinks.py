@@ -7,6 +7,7 @@ import os
 import shlex
 import sys
 import urllib.parse
+import uuid
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -62,7 +63,10 @@ class TensorBoard:
 
     def __init__(self, folder: Path):
         tracker = importlib.import_module(PACKAGES[self.name])
-        self._open: Callable[[str], Any] = lambda run_id: tracker.SummaryWriter(str(folder / run_id))
+        self._open: Callable[[str], Any] = lambda run_id: tracker.SummaryWriter(
+            str(folder / run_id),
+            filename_suffix=f".{uuid.uuid4().hex}",  # two files of one second would be one file
+        )
         self._writers: dict[str, Any] = {}
         self._tokens: dict[str, int] = {}
 

@@ -233,23 +233,22 @@ class Live:
         return {status: found[status] for status in STATUSES if found[status]}
 
     @property
-    def command(self) -> str:
-        """What goes on with the sweep."""
-        return str(self.study.get("command") or "scaling run EXPERIMENT")
-
-    @property
     def at_work(self) -> bool:
         return any(p.live for p in self.participants)
 
+    def _any(self, *statuses: Status) -> bool:
+        return any(one.now.status in statuses for one in self._watched.values())
+
     @property
-    def left(self) -> bool:
-        """Whether there are runs that are neither recorded nor given up."""
-        return any(one.now.status in ("running", "begun", "pending") for one in self._watched.values())
+    def go_on(self) -> str:
+        """The command that goes on with what is left, while nobody is at work; else empty."""
+        left = not self.at_work and self._any("begun", "pending", "failed")
+        return str(self.study.get("command") or "scaling run EXPERIMENT") if left else ""
 
     @property
     def over(self) -> bool:
         """Nothing is left to do, or nobody who was seen at work is so any more."""
-        return not self.left or (self._somebody and not self.at_work)
+        return not self._any("running", "begun", "pending") or (self._somebody and not self.at_work)
 
     def changed(self, since: int) -> Iterator[tuple[RunNow, Curve]]:
         """The runs that changed after the refresh `since`."""
@@ -283,7 +282,7 @@ class Live:
         status: Status = "running" if live else "failed" if failed else "begun" if step > 0 else "pending"
         reason = way_out = ""
         if failed:
-            reason, way_out = failed.reason + (f"; see {failed.log}" if failed.log else ""), self._way_out(failed.kind)
+            reason, way_out = failed.reason + (f"; see {failed.log}" if failed.log else ""), failed.way_out
         elif not live:
             reason = f"{by.name} on {by.host}, which held it, is gone" if by else self._waits_for(one.trunk)
         self._set(
@@ -330,13 +329,6 @@ class Live:
         if found is None or found.now.status == "finished":
             return ""
         return f"its trunk {trunk} {'diverged' if found.now.status == 'diverged' else f'is {found.now.status}'}"
-
-    def _way_out(self, kind: str) -> str:
-        """What brings a run that a participant gave up to its end."""
-        if kind in ("error", "out_of_memory"):
-            room = " where there is more memory" if kind == "out_of_memory" else " once its cause is mended"
-            return f"{self.command} --retry{room}"
-        return f"{self.command}{' once there is room' if kind == 'disk_full' else ''}"
 
     def _failure(self, run_id: str) -> Failure | None:
         try:

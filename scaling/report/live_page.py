@@ -89,7 +89,7 @@ def document(live: Live, since: int | None) -> dict[str, Any]:
         "counts": counts,
         "shown": sum(counts.get(status, 0) for status in ("running", "begun", "failed", "diverged")),
         "over": live.over,
-        "go_on": live.command if live.left and not live.at_work else "",
+        "go_on": live.go_on,
         "groups": [*dict.fromkeys(run.group for run in every)],
         "sizes": sorted({run.n for run in every}),
         "participants": [

@@ -66,7 +66,7 @@ def test_the_table_says_what_each_run_does_and_how_to_go_on(tiny: RunSpec, tmp_p
     assert "nobody is at work; to go on: scaling run s\n" in said
     assert "finished" in lines[runs[0].id] and lines[runs[0].id].rstrip().endswith("1.5000")
     assert "3 / 21" in lines[runs[1].id] and "2.5000" in lines[runs[1].id]
-    assert "no such luck; see logs/w.log" in said and "scaling run s --retry" in said
+    assert "no such luck; see logs/w.log" in said and "with --retry" in said
 
 
 def test_one_document_holds_every_run(tiny: RunSpec, tmp_path: Path, capsys):

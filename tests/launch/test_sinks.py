@@ -154,6 +154,20 @@ def test_a_worker_that_dies_lets_go_of_all_its_runs(ledger: Ledger, plan: Plan):
     assert sink.ended == {one.id: None, two.id: None}
 
 
+def test_a_run_that_another_participant_took_over_is_told_by_that_one(ledger: Ledger, plan: Plan):
+    ours, theirs, run = Told(), Told(), plan.runs[0].run
+    log(ledger, run, 1)
+    with Mirror("told", lambda: ours, ledger, plan, label) as see:
+        see(progress(run))
+        until(lambda: ours.rows == {run.id: [1]})
+        with Mirror("told", lambda: theirs, ledger, plan, label) as other:
+            see(Event(kind="lost", worker=0, run_id=run.id))
+            until(lambda: run.id in ours.ended)
+            log(ledger, run, 2)
+            other(progress(run))
+    assert ours.rows == {run.id: [1]} and theirs.rows == {run.id: [2]} and ours.ended == {run.id: None}
+
+
 @pytest.mark.parametrize("word", ["begin", "row", "end", "close", "make"])
 def test_a_sink_that_raises_is_reported_once_and_dropped(ledger: Ledger, plan: Plan, capfd, word: str):
     run = plan.runs[0].run
@@ -208,11 +222,14 @@ def test_a_folder_that_is_there_is_copied_once(ledger: Ledger, plan: Plan):
     assert told == [({one.run.id: [1, 2], two.run.id: [1]}, sorted([one.run.id, two.run.id])), ({}, [])]
 
 
-@pytest.mark.parametrize("words", [["run", "smoke", "--log"], ["tune", "smoke", "--log"], ["log", "FOLDER", "--to"]])
+@pytest.mark.parametrize(
+    "words",
+    [["run", "smoke", "--log"], ["tune", "smoke", "--log"], ["work", "FOLDER", "--log"], ["log", "FOLDER", "--to"]],
+)
 def test_a_missing_package_is_refused_before_any_compute(ledger: Ledger, tmp_path: Path, capsys, monkeypatch, words):
     monkeypatch.setattr("scaling.launch.sinks.importlib.util.find_spec", lambda _: None)
     words = [str(ledger.folder) if word == "FOLDER" else word for word in words]
-    out = [] if words[0] == "log" else ["--out", str(tmp_path / "out")]
+    out = [] if str(ledger.folder) in words else ["--out", str(tmp_path / "out")]
     for name, package in (("tensorboard", "tensorboardX"), ("wandb", "wandb")):
         assert main([*words, name, *out]) == 2
         (line,) = capsys.readouterr().err.splitlines()

@@ -152,7 +152,7 @@ def test_each_run_is_what_its_folder_says(tiny: RunSpec, tmp_path: Path):
         assert by_interest(live.runs)[0].status == "running" and not live.over
     live.refresh()
     assert live.over and not live.at_work and live.counts["begun"] == 2
-    assert live.left and live.command == "scaling run s"
+    assert live.go_on == "scaling run s"
 
 
 def test_who_stopped_beating_is_gone_and_its_runs_are_not_running(tiny: RunSpec, tmp_path: Path):
