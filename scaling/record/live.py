@@ -187,8 +187,9 @@ class _Watched:
 class Live:
     """The runs of a results folder and who is at work on them; `refresh` brings both up to date.
 
-    `curves`: of how many recorded runs the curve is read as well, in the order of the plan. Raises `Refusal` where the
-    folder holds no study.
+    `curves`: of how many recorded runs the curve is read as well, in the order of the plan. `finished`: losses by id of
+    runs that an index knows to be finished, whose records are then not read. Raises `Refusal` where the folder holds no
+    study.
     """
 
     def __init__(
@@ -196,12 +197,14 @@ class Live:
         ledger: Ledger,
         *,
         curves: int = 0,
+        finished: Mapping[str, float | None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ):
         self.ledger, self.study = ledger, {}
         self.version = 0  # of refreshes
         self.participants: tuple[Participant, ...] = ()
         self._observer, self._curves, self._clock = Observer(ledger.folder), curves, clock
+        self._finished = dict(finished or {})
         self._asked: tuple[int, ...] = ()
         self._watched: dict[str, _Watched] = {}
         self._next_checked = 0
@@ -268,8 +271,11 @@ class Live:
         sizes: dict[str, int] = {}
         before, self._watched = self._watched, {}
         for planned in self.study["plan"]:
-            known = before.get(planned["id"])
-            self._watched[planned["id"]] = known or _watched(planned, self.ledger, sizes)
+            one = before.get(planned["id"]) or _watched(planned, self.ledger, sizes)
+            self._watched[one.now.id] = one
+            if one.now.id in self._finished:
+                one.recorded = True
+                self._set(one, status="finished", step=one.now.steps, loss=self._finished.pop(one.now.id))
 
     def _look(self, one: _Watched, names: set[str], by: Participant | None) -> None:
         """What a run without a record does; `names` are those in its folder, `by` who has it in hand."""

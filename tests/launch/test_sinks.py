@@ -228,7 +228,7 @@ def test_a_folder_that_is_there_is_copied_once(ledger: Ledger, plan: Plan):
 )
 def test_a_missing_package_is_refused_before_any_compute(ledger: Ledger, tmp_path: Path, capsys, monkeypatch, words):
     monkeypatch.setattr("scaling.launch.sinks.importlib.util.find_spec", lambda _: None)
-    words = [str(ledger.folder) if word == "FOLDER" else word for word in words]
+    words = [str(ledger.folder) if word == "FOLDER" else word for word in words.split()]
     out = [] if str(ledger.folder) in words else ["--out", str(tmp_path / "out")]
     for name, package in (("tensorboard", "tensorboardX"), ("wandb", "wandb")):
         assert main([*words, name, *out]) == 2

@@ -182,14 +182,28 @@ def test_a_run_that_is_tried_again_has_not_failed(tiny: RunSpec, tmp_path: Path)
         assert (live.runs[0].status, live.runs[0].reason) == ("running", "")
 
 
+class Counting(Ledger):
+    reads = 0
+
+    def __getitem__(self, run_id: str) -> RunRecord:
+        self.reads += 1
+        return super().__getitem__(run_id)
+
+
+def test_what_an_index_knows_to_be_finished_is_not_read(tiny: RunSpec, tmp_path: Path):
+    plan = seeds(tiny, 3)
+    ledger, ids = Counting(asked(tmp_path, plan).folder), [p.run.id for p in plan.runs]
+    for planned in plan.runs[:2]:
+        ledger.commit(record_of(planned.run))
+    live = Live(ledger, finished={ids[0]: 1.25, ids[1]: 1.5})
+    live.refresh()
+    assert ledger.reads == 0 and live.counts == {"pending": 1, "finished": 2} and live.runs[0].loss == 1.25
+    ledger.reopen(ids[0])  # the files are the truth
+    live.refresh()
+    assert live.counts == {"pending": 2, "finished": 1}
+
+
 def test_a_record_is_read_once_and_looked_for_again(tiny: RunSpec, tmp_path: Path):
-    class Counting(Ledger):
-        reads = 0
-
-        def __getitem__(self, run_id: str) -> RunRecord:
-            self.reads += 1
-            return super().__getitem__(run_id)
-
     plan = seeds(tiny, 3)
     ledger = Counting(asked(tmp_path, plan).folder)
     for planned in plan.runs:
