@@ -9,7 +9,7 @@ import os
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from scaling.cost import count_params
@@ -39,7 +39,7 @@ class Participant:
     runs: tuple[str, ...]  # in its hands, without a record
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class RunNow:
     """What one planned run is doing."""
 
@@ -147,41 +147,54 @@ class Curve:
         return [(tokens, loss) for tokens, loss, version in self._points if version > since]
 
 
-class _Watched:
-    """One planned run between refreshes."""
+class _Followed:
+    """The curve of a run that has one."""
 
-    def __init__(self, now: RunNow, trunk: str, folder: str):
-        self.now, self.trunk, self.folder = now, trunk, folder
-        self.changed = 0  # the refresh that brought `now`
-        self.last: tuple[int, float | None] = (0, None)  # step and loss of the last row
-        self.curve = Curve()
-        self.tail = Tail(f"{folder}/metrics.jsonl")
-        self.recorded = False
-        self.seen: deque[tuple[float, int]] = deque(maxlen=RATE_CHANGES)  # (seconds, step) when rows came
+    def __init__(self, folder: str, batch_tokens: int):
+        self.curve, self.step, self.loss = Curve(), 0, None
+        self._tail, self._batch_tokens = Tail(f"{folder}/metrics.jsonl"), batch_tokens
+        self._seen: deque[tuple[float, int]] = deque(maxlen=RATE_CHANGES)  # (seconds, step) when rows came
 
-    def read(self, version: int, clock: Callable[[], float]) -> tuple[int, float | None]:
-        """(step, training loss) of the last row, after the new ones are read."""
-        anew, rows = self.tail.rows()
+    def read(self, version: int, now: float) -> bool:
+        """Take the new rows; False where there were none."""
+        anew, rows = self._tail.rows()
         if anew:
-            self.last, self.changed = (0, None), version
+            self.step, self.loss = 0, None
             self.curve.restart(version)
         for row in rows:
-            self.last = (row["step"], _number(row.get("loss")))
-            if self.last[1] is not None:
-                self.curve.add(self.last[0] * self.now.batch_tokens, self.last[1], version)
+            self.step, self.loss = row["step"], _number(row.get("loss"))
+            if self.loss is not None:
+                self.curve.add(self.step * self._batch_tokens, self.loss, version)
         if rows:
-            self.changed = version
-            if self.seen and self.last[0] < self.seen[-1][1]:  # it went back to a checkpoint
-                self.seen.clear()
-            self.seen.append((clock(), self.last[0]))
-        return self.last
+            if self._seen and self.step < self._seen[-1][1]:  # it went back to a checkpoint
+                self._seen.clear()
+            self._seen.append((now, self.step))
+        return anew or bool(rows)
 
     def rate(self, now: float) -> float | None:
         """Tokens per second between the first of the last changes and now."""
-        if len(self.seen) < 2:
+        if len(self._seen) < 2:
             return None
-        (since, first), (_, last) = self.seen[0], self.seen[-1]
-        return (last - first) * self.now.batch_tokens / max(now - since, 1e-9)
+        (since, first), (_, last) = self._seen[0], self._seen[-1]
+        return (last - first) * self._batch_tokens / max(now - since, 1e-9)
+
+
+class _Watched:
+    """One planned run between refreshes."""
+
+    __slots__ = ("now", "trunk", "changed", "recorded", "followed")
+
+    def __init__(self, now: RunNow, trunk: str):
+        self.now, self.trunk, self.recorded = now, trunk, False
+        self.changed = 0  # the last refresh that found something new
+        self.followed: _Followed | None = None
+
+    def read(self, folder: str, version: int, now: float) -> _Followed:
+        """Its curve, read to the end."""
+        self.followed = self.followed or _Followed(folder, self.now.batch_tokens)
+        if self.followed.read(version, now):
+            self.changed = version
+        return self.followed
 
 
 class Live:
@@ -221,9 +234,12 @@ class Live:
             if one.recorded:
                 continue
             if run_id in there:
-                self._look(one, _names(one.folder), held.get(run_id))
+                self._look(one, _names(self._folder(run_id)), held.get(run_id))
             elif one.trunk or run_id in held or one.now.status != "pending":
                 self._look(one, set(), held.get(run_id))
+
+    def _folder(self, run_id: str) -> str:
+        return f"{self.ledger.folder}/runs/{run_id}"
 
     @property
     def runs(self) -> list[RunNow]:
@@ -255,7 +271,9 @@ class Live:
 
     def changed(self, since: int) -> Iterator[tuple[RunNow, Curve]]:
         """The runs that changed after the refresh `since`."""
-        return ((one.now, one.curve) for one in self._watched.values() if one.changed > since)
+        for one in self._watched.values():
+            if one.changed > since:
+                yield one.now, one.followed.curve if one.followed else Curve()
 
     def _read_study(self) -> None:
         """A sweep may gain runs while it is watched."""
@@ -267,22 +285,24 @@ class Live:
             asked = ()  # `study` says what is the matter
         if asked and asked == self._asked:
             return
-        self.study, self._asked = self.ledger.study(), asked
         sizes: dict[str, int] = {}
-        before, self._watched = self._watched, {}
-        for planned in self.study["plan"]:
-            one = before.get(planned["id"]) or _watched(planned, self.ledger, sizes)
-            self._watched[one.now.id] = one
-            if one.now.id in self._finished:
-                one.recorded = True
-                self._set(one, status="finished", step=one.now.steps, loss=self._finished.pop(one.now.id))
+        study = self.ledger.read_study(lambda planned: _watched(planned, sizes))
+        self._asked, before = asked, self._watched
+        plan: list[_Watched] = study.pop("plan")
+        self.study, self._watched = study, {one.now.id: before.get(one.now.id, one) for one in plan}
+        for run_id in self._finished.keys() & self._watched.keys():
+            one = self._watched[run_id]
+            one.recorded = True
+            self._set(one, status="finished", step=one.now.steps, loss=self._finished.pop(run_id))
 
     def _look(self, one: _Watched, names: set[str], by: Participant | None) -> None:
         """What a run without a record does; `names` are those in its folder, `by` who has it in hand."""
         if "record.json" in names:
             self._take_record(one)
             return
-        step, train_loss = one.read(self.version, self._clock)
+        now = self._clock()
+        curve = one.read(self._folder(one.now.id), self.version, now) if names or one.followed else None
+        step, train_loss = (curve.step, curve.loss) if curve else (0, None)
         live = by is not None and by.live
         failed = self._failure(one.now.id) if "failure.json" in names and not live else None
         status: Status = "running" if live else "failed" if failed else "begun" if step > 0 else "pending"
@@ -294,14 +314,14 @@ class Live:
         self._set(
             one, status=status, step=step, train_loss=train_loss, loss=None, host=by.host if by and live else "",
             reason=reason, way_out=way_out,
-            tokens_per_second=one.rate(self._clock()) if status in ("running", "begun") else None,
+            tokens_per_second=curve.rate(now) if curve and status in ("running", "begun") else None,
         )  # fmt: skip
 
     def _take_record(self, one: _Watched) -> None:
         """What the record says, once; a curve that was watched is read to its end."""
         watched = one.now.status in ("running", "begun")
         if watched or self._curves > 0:
-            one.read(self.version, self._clock)
+            one.read(self._folder(one.now.id), self.version, self._clock())
             self._curves -= not watched
         try:
             record = self.ledger[one.now.id]
@@ -323,12 +343,11 @@ class Live:
         for _ in range(min(CHECKED, len(recorded))):
             self._next_checked = (self._next_checked + 1) % len(recorded)
             one = recorded[self._next_checked]
-            one.recorded = os.path.exists(f"{one.folder}/record.json")
+            one.recorded = os.path.exists(f"{self._folder(one.now.id)}/record.json")
 
     def _set(self, one: _Watched, **values: Any) -> None:
-        before = one.now.__dict__
-        if any(before[name] != value for name, value in values.items()):
-            one.now, one.changed = RunNow(**before | values), self.version
+        if any(getattr(one.now, name) != value for name, value in values.items()):
+            one.now, one.changed = replace(one.now, **values), self.version
 
     def _waits_for(self, trunk: str) -> str:
         found = self._watched.get(trunk)
@@ -353,7 +372,7 @@ class Live:
         self._somebody = self._somebody or self.at_work
 
 
-def _watched(planned: Mapping[str, Any], ledger: Ledger, sizes: dict[str, int]) -> _Watched:
+def _watched(planned: Mapping[str, Any], sizes: dict[str, int]) -> _Watched:
     """`sizes` are the parameters of the models so far: made of plain values, since a plan may hold 100,000 runs."""
     try:
         run, branch = planned["run"], planned["run"].get("branch")
@@ -364,9 +383,9 @@ def _watched(planned: Mapping[str, Any], ledger: Ledger, sizes: dict[str, int]) 
             id=planned["id"], group=planned["group"], role=planned["role"], n=sizes[model], steps=run["steps"],
             batch_tokens=int(run["batch"] * run["model"]["context"]), begins=int(branch["step"]) if branch else 0,
         )  # fmt: skip
-        return _Watched(now, branch["trunk"] if branch else "", str(ledger.run_folder(now.id)))
+        return _Watched(now, branch["trunk"] if branch else "")
     except (KeyError, TypeError, ValueError, ArithmeticError) as error:
-        raise Refusal(f"{ledger.folder / 'study.json'}: run {planned['id']}: not what a run is ({error!r})") from error
+        raise ValueError(f"run {planned['id']}: is not what a run is ({error!r})") from error
 
 
 def _names(folder: str) -> set[str]:
