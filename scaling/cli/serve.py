@@ -15,11 +15,11 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from scaling.cli.exits import DONE
-from scaling.record import Ledger
 from scaling.record.live import Live
-from scaling.report.live_page import CURVES, document, page
+from scaling.report.live_page import document, page
 from scaling.spec import Refusal
 
+CURVES = 1000  # of runs that were over before the server was started
 FRESH_SECONDS = 0.8  # for which what was read answers every browser
 IDLE_SECONDS = 10.0  # of a connection, until it is closed
 
@@ -29,8 +29,8 @@ class LiveServer(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, ledger: Ledger, port: int, clock: Callable[[], float] = time.monotonic):
-        self.live, self.lock, self._clock = Live(ledger, curves=CURVES), threading.Lock(), clock
+    def __init__(self, live: Live, port: int, clock: Callable[[], float] = time.monotonic):
+        self.live, self.lock, self._clock = live, threading.Lock(), clock
         self.live.refresh()
         self._read_at, self._boot = clock(), secrets.token_hex(4)
         self.html, self.policy = page()
@@ -114,9 +114,9 @@ class _Handler(BaseHTTPRequestHandler):
         """Nothing: a request's text has no business on the terminal."""
 
 
-def serve(ledger: Ledger, port: int) -> int:
+def serve(live: Live, port: int) -> int:
     """Until Ctrl-C."""
-    with LiveServer(ledger, port) as server:
+    with LiveServer(live, port) as server:
         print(f"{server.url} (on this machine only; Ctrl-C ends it)", flush=True)
         try:
             server.serve_forever()

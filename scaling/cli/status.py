@@ -15,11 +15,14 @@ from rich.text import Text
 
 from scaling.cli.exits import DONE
 from scaling.cli.options import json_option
+from scaling.machine import indexes_folder
 from scaling.record import Ledger
+from scaling.record.index import Index
 from scaling.record.live import Live, RunNow, by_interest
 from scaling.report.words import plain, several, short
 
 FEW = 60  # runs that are all listed; of more, those that are not finished, and this many of them
+LARGE_BYTES = 4 << 20  # of a study.json, some 3,000 runs
 REASONS = 20  # that are printed
 EVERY_SECONDS = 1.0
 STYLES = {"failed": "red", "diverged": "red", "running": "green"}
@@ -40,12 +43,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    ledger = Ledger(Path(arguments.folder))
     if arguments.serve is not None:
-        from scaling.cli.serve import serve
+        from scaling.cli.serve import CURVES, serve
 
-        return serve(ledger, arguments.serve)
-    live, console = Live(ledger), Console()
+        return serve(watched(Path(arguments.folder), curves=CURVES), arguments.serve)
+    live, console = watched(Path(arguments.folder)), Console()
     if not console.is_terminal:  # a file has room for whole rows
         console = Console(width=max(console.width, 140))
     live.refresh()
@@ -56,6 +58,19 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         console.print(view(live, live.runs if arguments.all else listed(live.runs)), soft_wrap=True)
     return DONE
+
+
+def watched(folder: Path, curves: int = 0) -> Live:
+    """`Live`; what is finished of a large folder comes from its index."""
+    ledger, finished = Ledger(folder), {}
+    try:
+        large = (folder / "study.json").stat().st_size > LARGE_BYTES
+    except OSError:
+        large = False  # `Live` says what is the matter
+    if large:
+        with Index(ledger, indexes_folder()) as index:
+            finished = {entry.id: entry.loss for entry in index.runs() if entry.status == "finished"}
+    return Live(ledger, curves=curves, finished=finished)
 
 
 def document(live: Live) -> dict[str, object]:

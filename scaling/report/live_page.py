@@ -16,7 +16,6 @@ from scaling.report import figure, style
 
 MOST = 3000  # runs in the first document; those that change later come whatever their number
 SCRIPT = Path(__file__).with_suffix(".js")
-CURVES = 1000  # of runs that were over before the page was opened
 
 SHEET = """.counts{display:flex;flex-wrap:wrap;gap:.4rem 1.8rem;margin:1.2rem 0 .4rem;padding:0;list-style:none}
 .counts b{font-size:1.5rem;font-weight:650;font-variant-numeric:tabular-nums;margin-right:.35rem}

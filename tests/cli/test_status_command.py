@@ -18,6 +18,7 @@ from scaling.plan import Plan, straight
 from scaling.record import Failure, Ledger, RunRecord
 from scaling.record.claims import Holder
 from scaling.record.files import commit_json
+from scaling.record.live import Live
 from scaling.report import live_page
 from scaling.spec import Refusal, RunSpec
 
@@ -98,6 +99,19 @@ def test_of_many_runs_those_that_are_not_finished_are_listed_live_ones_first(tin
     assert runs[0].id not in said and "not listed: 1 finished, 1 pending" in said
 
 
+def test_a_large_folder_is_listed_by_way_of_its_index(tiny: RunSpec, tmp_path: Path, capsys, monkeypatch):
+    runs = runs_of(tiny, 3)
+    ledger = asked(tmp_path, runs)
+    ledger.commit(record_of(runs[0]))
+    ledger.commit(record_of(runs[1], status="diverged", reason="not finite", loss=None, tokens=96))
+    said = []
+    for size in (command.LARGE_BYTES, 0):
+        monkeypatch.setattr(command, "LARGE_BYTES", size)
+        assert main(["status", str(tmp_path), "--json"]) == 0
+        said.append(json.loads(capsys.readouterr().out))
+    assert said[0] == said[1]
+
+
 def test_hostile_names_and_reasons_are_text_on_a_terminal(tiny: RunSpec, tmp_path: Path, capsys, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "300")
@@ -161,7 +175,7 @@ def served(tiny: RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
     ledger.commit(record_of(runs[0], status="diverged", reason=HOSTILE, loss=None))
     log(ledger, runs[1], 1, 2)
     monkeypatch.setattr(serve, "FRESH_SECONDS", -1.0)
-    with serve.LiveServer(ledger, 0) as server:
+    with serve.LiveServer(Live(ledger, curves=9), 0) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield Client(server)
@@ -280,7 +294,7 @@ def test_a_folder_that_vanishes_is_said_and_the_server_goes_on(served: Client):
 
 def test_a_port_that_is_taken_is_refused(served: Client):
     with pytest.raises(Refusal, match="cannot listen"):
-        serve.LiveServer(served.server.live.ledger, served.server.server_port)
+        serve.LiveServer(served.server.live, served.server.server_port)
 
 
 def test_a_folder_that_is_none_is_refused(tmp_path: Path, capsys):
