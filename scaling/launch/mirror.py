@@ -71,12 +71,13 @@ class Copier:
         one = self._open[run_id]
         summary = self._ledger[run_id].to_json() if run_id in self._ledger else None
         if summary:
-            self._put(run_id, one.told, over=True)
             self._speak(one)
         del self._open[run_id]
         if one.spoken:
             self._beat()
             self._sink.end(run_id, summary)
+        if summary:
+            self._put(run_id, one.told, over=True)
 
     def lose(self, run_id: str) -> None:
         """Another participant goes on with the run, and tells of it."""
