@@ -222,10 +222,7 @@ def test_a_folder_that_is_there_is_copied_once(ledger: Ledger, plan: Plan):
     assert told == [({one.run.id: [1, 2], two.run.id: [1]}, sorted([one.run.id, two.run.id])), ({}, [])]
 
 
-@pytest.mark.parametrize(
-    "words",
-    [["run", "smoke", "--log"], ["tune", "smoke", "--log"], ["work", "FOLDER", "--log"], ["log", "FOLDER", "--to"]],
-)
+@pytest.mark.parametrize("words", ["run smoke --log", "tune smoke --log", "work FOLDER --log", "log FOLDER --to"])
 def test_a_missing_package_is_refused_before_any_compute(ledger: Ledger, tmp_path: Path, capsys, monkeypatch, words):
     monkeypatch.setattr("scaling.launch.sinks.importlib.util.find_spec", lambda _: None)
     words = [str(ledger.folder) if word == "FOLDER" else word for word in words.split()]
