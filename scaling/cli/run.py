@@ -2,10 +2,12 @@
 
 import argparse
 import shlex
+import sys
 
 from rich.console import Console
 from rich.markup import escape
 
+from scaling.cli import engines
 from scaling.cli.exits import DONE, FAILED, INTERRUPTED
 from scaling.cli.locate import results_of, study_of
 from scaling.cli.options import study_options, sweep_options
@@ -22,6 +24,7 @@ from scaling.spec import Refusal
 def arguments(parser: argparse.ArgumentParser) -> None:
     study_options(parser)
     sweep_options(parser)
+    engines.engine_options(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -29,8 +32,10 @@ def run(arguments: argparse.Namespace) -> int:
     folder = results_of(study, path, arguments.out)
     ledger = Ledger(folder)
     workers = default_workers() if arguments.workers is None else arguments.workers
-    _refuse_unfit(study, ledger, workers, arguments.population)
+    _refuse_unfit(study, ledger, workers, arguments.population, engines.unfit(arguments, folder))
     console = Console(stderr=True)
+    if arguments.on != "local":
+        return _on_engine(arguments, study, ledger, console)
     show(study, ledger, workers, console)
     if arguments.dry_run:
         return DONE
@@ -49,13 +54,30 @@ def run(arguments: argparse.Namespace) -> int:
     return _close(study, ledger, outcome, console)
 
 
+def _on_engine(arguments: argparse.Namespace, study: Study, ledger: Ledger, console: Console) -> int:
+    show(study, ledger, engines.workers(arguments, study, ledger), console)
+    if arguments.dry_run:
+        engines.dry_run(arguments, study, ledger)
+        return DONE
+    commit_json(ledger.folder / "study.json", study.to_json() | {"command": _command(arguments)})
+    again = shlex.join(["scaling", *(word for word in sys.argv[1:] if word != "--detach")])
+    outcome = engines.sweep(arguments, study, ledger, console, again)
+    if outcome is None:
+        return DONE if arguments.detach else INTERRUPTED
+    table.write(ledger)
+    if outcome.stopped:
+        console.print(f"stopped; what is done is kept. To go on: {again}", highlight=False, soft_wrap=True)
+        return INTERRUPTED
+    return _close(study, ledger, outcome, console)
+
+
 def _command(arguments: argparse.Namespace) -> str:
     """What makes these results again, wherever they go."""
     changes = [word for change in arguments.changes for word in ("--set", change)]
     return shlex.join(["scaling", "run", arguments.experiment, *changes])
 
 
-def _refuse_unfit(study: Study, ledger: Ledger, workers: int, population: str) -> None:
+def _refuse_unfit(study: Study, ledger: Ledger, workers: int, population: str, engine: list[str]) -> None:
     from scaling.fitting.laws import SURFACES
 
     faults = [
@@ -63,7 +85,7 @@ def _refuse_unfit(study: Study, ledger: Ledger, workers: int, population: str) -
         for law in study.analysis.laws
         if law not in SURFACES
     ]
-    if faults := faults + unfit(study, ledger, workers, population):
+    if faults := faults + engine + unfit(study, ledger, workers, population):
         raise Refusal(faults)
 
 
