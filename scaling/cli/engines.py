@@ -170,16 +170,17 @@ def _on_slurm(
         console.print(leave, highlight=False, soft_wrap=True, markup=False)
         return None
     with _stopped() as stop, Following(study.runs, ledger, console) as following:
-        gone = False
-        while not stop.is_set() and len(following.pending()) and not gone:
+        while len(following.pending()):
             try:
                 living = slurm.states(job_id)
             except Refusal as refusal:  # the controller is away for a while; the tasks are not
                 following.show(escape(refusal.faults[0]))
             else:
-                gone = not living
                 following.show(", ".join(_said(*key, n) for key, n in living.items()))
-            stop.wait(POLL_SECONDS)
+                if not living:
+                    break
+            if stop.wait(POLL_SECONDS):
+                break
     if stop.is_set():
         console.print(f"left; job {job_id} goes on. {leave}", highlight=False, soft_wrap=True, markup=False)
         return None

@@ -1,0 +1,79 @@
+"""`scaling work` as a child of an engine's task, with stand-ins that log what reaches them."""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from scaling import machine
+from scaling.launch import participant
+from scaling.launch.participant import Participant
+
+# Logs each signal; ends with 75 some time after the first one, as a participant that saves does. argv: log, seconds
+SAVES = """
+import os, signal, sys, time
+log, asked = open(sys.argv[1], "a", buffering=1), []
+def heard(number, _):
+    print(signal.Signals(number).name, file=log)
+    asked.append(time.monotonic())
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP):
+    signal.signal(number, heard)
+print("ready", os.environ.get("SCALING_CORES"), os.environ.get("JAX_PLATFORMS"), file=log)
+while not asked or time.monotonic() < asked[0] + float(sys.argv[2]):
+    time.sleep(0.01)
+sys.exit(75)
+"""
+
+
+def started(log: Path, seconds: float, **how) -> Participant:
+    child = Participant([sys.executable, "-c", SAVES, str(log), str(seconds)], **{"granted": 1_000_000} | how)
+    while not (log.is_file() and log.read_text().endswith("\n")):
+        time.sleep(0.01)
+    return child
+
+
+def test_a_participant_hears_of_a_stop_once_however_often_its_engine_signals(tmp_path: Path):
+    child = started(tmp_path / "log", 0.3)
+    for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGUSR1, signal.SIGHUP):
+        os.kill(child._process.pid, number)  # as an engine does that signals every process of a task
+    child.ask()
+    assert child.stop() == 75 and child.stop() == 75
+    assert (tmp_path / "log").read_text().splitlines()[1:] == ["SIGINT"]
+
+
+def test_the_engines_signals_reach_the_task_itself(tmp_path: Path):
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    child = started(tmp_path / "log", 0.0)
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
+    child.stop()
+
+
+def test_a_participant_that_does_not_end_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(participant, "GRACE_SECONDS", 0.2)
+    assert started(tmp_path / "log", 60.0).stop() == -signal.SIGKILL
+
+
+def test_a_task_that_is_not_bound_to_its_cores_says_how_many_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("SCALING_CORES", raising=False)
+    monkeypatch.setattr(participant, "cores", lambda: [0, 1, 2, 3])
+    for name, granted, platform, said in (("a", 2, "", "2 None"), ("b", 4, "cpu", "None cpu")):
+        monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+        started(tmp_path / name, 0.0, granted=granted, platform=platform).stop()
+        assert (tmp_path / name).read_text().splitlines()[0] == f"ready {said}"
+
+
+def test_workers_are_pinned_to_cores_that_are_theirs_alone(monkeypatch: pytest.MonkeyPatch):
+    """Two tasks on one machine that both see all of it would both take its first core."""
+    monkeypatch.setattr(machine, "cores", lambda: [4, 5, 6])
+    monkeypatch.delenv("SCALING_CORES", raising=False)
+    assert [place.core for place in machine.places(2)] == [4, 5, 6]
+    assert machine.places(1) == [machine.Place(None, {})]
+    monkeypatch.setenv("SCALING_CORES", "2")
+    assert machine.granted() == 2
+    assert machine.places(2) == [machine.Place(None, {"NPROC": "1", "SCALING_CORES": "1"})]
+    assert machine.places(1) == [machine.Place(None, {"NPROC": "2"})]
+    monkeypatch.setenv("SCALING_CORES", "8")
+    assert machine.granted() == 3
