@@ -85,38 +85,6 @@ def cores() -> list[int]:
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
 
 
-def granted() -> int:
-    """How many of `cores()` this process and those below it are to keep busy: all, or what $SCALING_CORES says.
-
-    A participant of a sweep gets that variable from an engine that counts cores without binding its tasks to them.
-    """
-    said = os.environ.get("SCALING_CORES", "")
-    return min(int(said), len(cores())) if said.isdecimal() and int(said) else len(cores())
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a worker process runs: the core that it is pinned to, if any, and what its environment says of it."""
-
-    core: int | None
-    environment: Mapping[str, str]
-
-
-def places(workers: int) -> list[Place]:
-    """For so many worker processes on a CPU, to be taken in turn.
-
-    One worker has every core. Several have one each and one thread (NPROC, which XLA reads), so that the results are
-    the same bits on any number of cores. Cores that are ours are pinned to; where there are more than were granted the
-    neighbours would pin to the same ones, and the system is left to choose.
-    """
-    bound = granted() == len(cores())
-    if workers == 1:
-        return [Place(None, {} if bound else {"NPROC": str(granted())})]
-    if bound:
-        return [Place(core, {"NPROC": "1"}) for core in cores()]
-    return [Place(None, {"NPROC": "1", "SCALING_CORES": "1"})]
-
-
 @functools.cache
 def processor() -> tuple[str, str]:
     """The processor's name, and a digest of its model and features: what is compiled for one may not run on another."""
@@ -145,7 +113,7 @@ def key() -> str:
 
 def ceiling_key(dtype: str, devices: int) -> str:
     """Of a process: its cores limit a CPU, its devices an accelerator."""
-    return f"{dtype}, {granted()} cores, {devices} devices"
+    return f"{dtype}, {len(cores())} cores, {devices} devices"
 
 
 def accelerators() -> str:

@@ -11,9 +11,8 @@ import shlex
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.live import Live
@@ -125,7 +124,7 @@ def dry_run(arguments: argparse.Namespace, study: Study, ledger: Ledger) -> None
     """Print what would be submitted, on standard output."""
     if arguments.on == "slurm":
         count = _tasks(arguments, study, ledger)
-        print(slurm.script(_slurm(arguments), study.name, ledger.folder, _participant(arguments, ledger), count), end="")
+        print(slurm.script(_slurm(arguments), study.name, ledger.folder, count), end="")
     elif arguments.on == "ray":
         request = _ray(arguments)
         needs = " ".join(f"{name}={amount:g}" for name, amount in request.resources().items())
@@ -158,8 +157,9 @@ def _on_slurm(
         console.print(f"its tasks are already submitted, as job {job_id}", highlight=False)
     else:
         count = _tasks(arguments, study, ledger)
-        command = _participant(arguments, ledger)
-        job_id = slurm.submit(_slurm(arguments), study.name, ledger.folder, command, count)
+        # One stays to the end, to go on with the runs of a task that died; the others give their nodes back.
+        stays, leaves = _participant(arguments, ledger, "--linger"), _participant(arguments, ledger)
+        job_id = slurm.submit(_slurm(arguments), study.name, ledger.folder, [stays, *[leaves] * (count - 1)])
         commit_json(ledger.folder / "jobs.json", {"engine": "slurm", "id": job_id, "tasks": count})
         console.print(f"submitted {count} tasks, as job {job_id}", highlight=False)
     leave = (
@@ -226,8 +226,9 @@ def _on_ray(arguments: argparse.Namespace, study: Study, ledger: Ledger, console
 
 
 def _ray_tasks(arguments: argparse.Namespace, study: Study, part: Plan, ledger: Ledger) -> list[ray.Task]:
-    def command(ids: Any) -> list[str]:
-        return _participant(arguments, ledger, "--workers", "1", "--only", *ids)
+    def command(ids: Sequence[str]) -> list[str]:
+        only = [word for run_id in ids for word in ("--only", run_id)]
+        return _participant(arguments, ledger, "--workers", "1", "--linger", *only)
 
     return ray.tasks(study.runs, part.pending(ledger), command)
 

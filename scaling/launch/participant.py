@@ -39,7 +39,7 @@ class Participant:
         self._kill_at: float | None = None
         environment = dict(os.environ)
         if granted < len(cores()):
-            environment["SCALING_CORES"] = str(granted)  # see machine.granted
+            environment["SCALING_CORES"] = str(granted)  # see machine.given_cores
         if platform:
             environment["JAX_PLATFORMS"] = platform
         before = signal.pthread_sigmask(signal.SIG_SETMASK, ENGINES_SIGNALS)  # a child inherits the mask

@@ -1,7 +1,7 @@
 """Participants of a sweep as an array of SLURM jobs, through submitit (extra: slurm).
 
-Every task of the array is the same: `scaling work DIR`, and claims in the folder decide who trains what. A task that is
-preempted, or at its time limit, saves its runs and is queued again; so is what was on a node that died.
+Every task of the array is `scaling work DIR`, and claims in the folder decide who trains what. A task that is preempted,
+or at its time limit, saves its runs and is queued again; so is what was on a node that died.
 """
 
 import os
@@ -146,8 +146,8 @@ def _notice() -> signal.Signals:
     return submitit.JobEnvironment._usr_sig()
 
 
-def script(request: Request, name: str, folder: Path, command: Sequence[str], tasks: int) -> str:
-    """The file that `submit` gives to sbatch, to the letter."""
+def script(request: Request, name: str, folder: Path, tasks: int) -> str:
+    """The file that `submit` gives to sbatch for so many tasks, to the letter. What a task runs is in files beside."""
     if faults := _without_submitit():
         raise Refusal(faults)
     executor = _executor(request, name, folder, tasks)
@@ -156,12 +156,12 @@ def script(request: Request, name: str, folder: Path, command: Sequence[str], ta
     return executor._make_submission_file_text(executor._submitit_command_str, "")
 
 
-def submit(request: Request, name: str, folder: Path, command: Sequence[str], tasks: int) -> str:
-    """Submit the array; returns its job id. Raises `Refusal` with sbatch's own words."""
+def submit(request: Request, name: str, folder: Path, commands: Sequence[Sequence[str]]) -> str:
+    """Submit an array with a task for each command; returns its job id. Raises `Refusal` with sbatch's own words."""
     from submitit.core.utils import FailedJobError, FailedSubmissionError  # pyright: ignore[reportMissingImports]
 
     try:
-        jobs = _executor(request, name, folder, tasks).submit_array([Task(command) for _ in range(tasks)])
+        jobs = _executor(request, name, folder, len(commands)).submit_array([Task(words) for words in commands])
     except (FailedJobError, FailedSubmissionError) as error:
         raise Refusal([line for line in str(error).splitlines() if line.strip()] or "sbatch: failed") from error
     return jobs[0].job_id.partition("_")[0]

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from scaling import machine
 from scaling.launch import participant
 from scaling.launch.participant import Participant
 
@@ -63,17 +62,3 @@ def test_a_task_that_is_not_bound_to_its_cores_says_how_many_it_has(tmp_path: Pa
         monkeypatch.delenv("JAX_PLATFORMS", raising=False)
         started(tmp_path / name, 0.0, granted=granted, platform=platform).stop()
         assert (tmp_path / name).read_text().splitlines()[0] == f"ready {said}"
-
-
-def test_workers_are_pinned_to_cores_that_are_theirs_alone(monkeypatch: pytest.MonkeyPatch):
-    """Two tasks on one machine that both see all of it would both take its first core."""
-    monkeypatch.setattr(machine, "cores", lambda: [4, 5, 6])
-    monkeypatch.delenv("SCALING_CORES", raising=False)
-    assert [place.core for place in machine.places(2)] == [4, 5, 6]
-    assert machine.places(1) == [machine.Place(None, {})]
-    monkeypatch.setenv("SCALING_CORES", "2")
-    assert machine.granted() == 2
-    assert machine.places(2) == [machine.Place(None, {"NPROC": "1", "SCALING_CORES": "1"})]
-    assert machine.places(1) == [machine.Place(None, {"NPROC": "2"})]
-    monkeypatch.setenv("SCALING_CORES", "8")
-    assert machine.granted() == 3

@@ -75,7 +75,7 @@ def test_hostile_names_do_no_harm(cluster: Path, tmp_path: Path):
     folder.mkdir()
     mark = "import sys, os, pathlib; pathlib.Path(sys.argv[1], 'mark-' + os.environ['SLURM_ARRAY_TASK_ID']).touch()"
     request = Request(hours=1, options={"comment": HOSTILE}, account="$(touch pwn)", partition="`touch pwn`")
-    job_id = slurm.submit(request, "study", folder, [sys.executable, "-c", mark, str(folder)], 2)
+    job_id = slurm.submit(request, "study", folder, [[sys.executable, "-c", mark, str(folder)]] * 2)
     until(lambda: len(list(slurm.logs(folder).glob(f"{job_id}_*_result.pkl"))) == 2)
     assert sorted(path.name for path in folder.glob("mark-*")) == ["mark-0", "mark-1"]
     assert not list(tmp_path.rglob("pwn"))
@@ -95,8 +95,8 @@ def test_line_breaks_never_reach_the_file_that_is_submitted(tmp_path: Path):
 def test_what_is_printed_is_what_is_submitted(cluster: Path, tmp_path: Path):
     request = Request(hours=0.35, cpus=3, gpus=2, memory_gb=1.5, qos="low", options={"exclusive": ""}, setup=["date"])
     for tasks, submitted in ((1, "7_submission.sh"), (3, "8_submission.sh")):
-        text = slurm.script(request, "study", tmp_path, ["true"], tasks)
-        assert slurm.submit(request, "study", tmp_path, ["true"], tasks) == submitted[0]
+        text = slurm.script(request, "study", tmp_path, tasks)
+        assert slurm.submit(request, "study", tmp_path, [["true"]] * tasks) == submitted[0]
         assert (slurm.logs(tmp_path) / submitted).read_text() == text
         for line in ("--time=21", "--cpus-per-task=3", "--gpus-per-node=2", "--mem=1536M", "--exclusive", "--requeue"):
             assert f"#SBATCH {line}\n" in text
@@ -106,7 +106,7 @@ def test_what_is_printed_is_what_is_submitted(cluster: Path, tmp_path: Path):
 def test_what_sbatch_refuses_is_refused_in_its_words(cluster: Path, tmp_path: Path):
     (cluster / "refuse").touch()
     with pytest.raises(Refusal, match="invalid partition specified: nowhere"):
-        slurm.submit(Request(hours=1), "study", tmp_path, ["true"], 2)
+        slurm.submit(Request(hours=1), "study", tmp_path, [["true"]])
 
 
 def test_states_are_counted_and_a_silent_controller_is_no_end(cluster: Path):
