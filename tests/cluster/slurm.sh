@@ -9,7 +9,10 @@ verb=$1 dir=$2
 
 stop() {
     for pid in "$dir"/*.pid; do
-        [ ! -s "$pid" ] || kill "$(cat "$pid")" 2>/dev/null || true
+        [ -s "$pid" ] || continue
+        number=$(cat "$pid")
+        kill "$number" 2>/dev/null || continue
+        while kill -0 "$number" 2>/dev/null; do sleep 0.1; done
     done
 }
 
