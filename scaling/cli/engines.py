@@ -11,7 +11,7 @@ import shlex
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -23,7 +23,7 @@ from scaling.launch import ray, slurm
 from scaling.launch.local import Outcome
 from scaling.launch.participant import work
 from scaling.plan import Plan, Study
-from scaling.record import Ledger
+from scaling.record import Failure, Ledger
 from scaling.record.files import commit_json
 from scaling.spec import Refusal
 
@@ -134,25 +134,41 @@ def dry_run(arguments: argparse.Namespace, study: Study, ledger: Ledger) -> None
 
 
 def _participant(arguments: argparse.Namespace, ledger: Ledger, *options: str) -> list[str]:
-    return work(ledger.folder, "--population", arguments.population, *options)
+    ours = ["--population", arguments.population, "--patience", f"{arguments.patience:g}"]
+    return work(ledger.folder, *ours, *(["--retry"] if arguments.retry else []), *options)
 
 
-def sweep(arguments: argparse.Namespace, study: Study, ledger: Ledger, console: Console, follow: str) -> Outcome | None:
+def sweep(
+    arguments: argparse.Namespace,
+    study: Study,
+    ledger: Ledger,
+    console: Console,
+    *,
+    lay_down: Callable[[], None],
+    follow: str,
+) -> Outcome | None:
     """Have the engine make what is pending, and follow it; None where this process leaves the sweep to itself.
 
-    `follow` is the command that comes back to it.
+    `lay_down` writes study.json, before the first participant reads it; `follow` is the command that comes back.
     """
     if not len(study.runs.pending(ledger)):
+        lay_down()
         return Outcome()
     if arguments.on == "slurm":
-        return _on_slurm(arguments, study, ledger, console, follow)
-    return _on_ray(arguments, study, ledger, console)
+        return _on_slurm(arguments, study, ledger, console, lay_down, follow)
+    return _on_ray(arguments, study, ledger, console, lay_down)
 
 
 def _on_slurm(
-    arguments: argparse.Namespace, study: Study, ledger: Ledger, console: Console, follow: str
+    arguments: argparse.Namespace,
+    study: Study,
+    ledger: Ledger,
+    console: Console,
+    lay_down: Callable[[], None],
+    follow: str,
 ) -> Outcome | None:
     job_id = _alive(ledger)
+    lay_down()
     if job_id:
         console.print(f"its tasks are already submitted, as job {job_id}", highlight=False)
     else:
@@ -190,7 +206,8 @@ def _on_slurm(
         console.print(f"[red]no task of job {job_id} is left, and {len(lost)} runs have no record[/red]; last words:")
         for path, words in slurm.last_words(ledger.folder, job_id)[:8]:
             console.print(f"  {path}: {words}", highlight=False, soft_wrap=True, markup=False)
-        outcome.failed = {p.run.id: f"no task of job {job_id} is left; see logs/slurm" for p in lost.runs}
+        left = Failure(kind="blocked", reason=f"no task of job {job_id} is left; see logs/slurm")
+        outcome.failed = {p.run.id: ledger.failure(p.run.id) or left for p in lost.runs}
     return outcome
 
 
@@ -211,8 +228,11 @@ def _said(state: str, reason: str, count: int) -> str:
     return f"{count} {state.lower()}" + (f" ({reason})" if reason not in ("", "None") else "")
 
 
-def _on_ray(arguments: argparse.Namespace, study: Study, ledger: Ledger, console: Console) -> Outcome:
+def _on_ray(
+    arguments: argparse.Namespace, study: Study, ledger: Ledger, console: Console, lay_down: Callable[[], None]
+) -> Outcome:
     with ray.RaySweep(_ray(arguments), ledger.folder) as engine, _stopped() as stop:
+        lay_down()
         with Following(study.runs, ledger, console) as following:
             for part in (study.plan, study.held_out):
                 waits = part is study.held_out and any(p.role == "fitted" for p in following.pending().runs)
@@ -221,7 +241,9 @@ def _on_ray(arguments: argparse.Namespace, study: Study, ledger: Ledger, console
     outcome = Outcome(stopped=stop.is_set())
     for planned in study.runs.pending(ledger).runs:
         run_id = planned.run.id
-        outcome.failed[run_id] = engine.failed.get(run_id, f"its task ended without a record; see logs/ray/{run_id}.log")
+        reason = engine.failed.get(run_id, "its task ended without a record")
+        left = Failure(kind="blocked", reason=reason, log=f"logs/ray/{run_id}.log")
+        outcome.failed[run_id] = ledger.failure(run_id) or left
     return outcome
 
 

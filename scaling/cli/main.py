@@ -20,11 +20,20 @@ Exit status: 0 done, 1 part of the work failed, 2 the request was refused, 75 in
 COMMANDS = {
     "plan": ("what would run, what it costs, what it could resolve", "scaling plan quickstart"),
     "run": ("plan, train, record, fit, report; resumes by itself", "scaling run quickstart --workers 2"),
+    "work": (
+        "take part in the sweep of a results folder, from any machine that sees it",
+        "scaling work results/quickstart --workers 8",
+    ),
     "tune": (
         "how far each learning rate of a study is from the best, whether one rule serves every size, what it costs",
         "scaling tune quickstart --sizes 3 --rates 5",
     ),
     "status": ("progress of a sweep: what is done, under way, pending", "scaling status results/quickstart"),
+    "table": ("the table of a results folder, as its records give it now", "scaling table results/quickstart"),
+    "verify": (
+        "whether every file of a results folder is as it was written, and what to do where it is not",
+        "scaling verify results/quickstart",
+    ),
     "fit": (
         "fit a law to a table of runs, with intervals",
         "scaling fit my_runs.csv --law chinchilla --params n_params --columns tokens=D,loss=val_loss --json",

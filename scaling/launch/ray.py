@@ -167,6 +167,5 @@ class RaySweep:
             self._ray.get(ref)
         except self._ray.exceptions.RayError as error:
             said = [line for line in str(error).splitlines() if line.strip()] or [""]
-            where = f"see logs/ray/{run_id}.log"
-            self.failed[run_id] = f"Ray gave its task up: {type(error).__name__}: {said[-1].strip()[:200]}; {where}"
+            self.failed[run_id] = f"Ray gave its task up: {type(error).__name__}: {said[-1].strip()[:200]}"
 
