@@ -14,13 +14,15 @@ from scaling.launch.participant import Participant
 # Logs each signal; ends with 75 some time after the first one, as a participant that saves does. argv: log, seconds
 SAVES = """
 import os, signal, sys, time
-log, asked = open(sys.argv[1], "a", buffering=1), []
+log, asked = os.open(sys.argv[1], os.O_CREAT | os.O_WRONLY | os.O_APPEND), []
+def say(*words):
+    os.write(log, (" ".join(map(str, words)) + "\\n").encode())
 def heard(number, _):
-    print(signal.Signals(number).name, file=log)
+    say(signal.Signals(number).name)
     asked.append(time.monotonic())
 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP):
     signal.signal(number, heard)
-print("ready", os.environ.get("SCALING_CORES"), os.environ.get("JAX_PLATFORMS"), file=log)
+say("ready", os.environ.get("SCALING_CORES"), os.environ.get("JAX_PLATFORMS"))
 while not asked or time.monotonic() < asked[0] + float(sys.argv[2]):
     time.sleep(0.01)
 sys.exit(75)
