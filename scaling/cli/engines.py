@@ -10,7 +10,6 @@ import json
 import shlex
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -81,7 +80,9 @@ def unfit(arguments: argparse.Namespace, folder: Path) -> list[str]:
     if arguments.at_once is not None and arguments.at_once < 1:
         lines.append(f"--at-once = {arguments.at_once}: must be at least 1")
     if arguments.hours is None:
-        lines.append("--hours: must be given with --on slurm, e.g. --hours 4: how long a task may take before it is queued again")
+        lines.append(
+            "--hours: must be given with --on slurm, e.g. 4: the time limit of a task, which then is queued again"
+        )
     else:
         lines += _slurm(arguments).faults(folder)
     return lines + slurm.missing(to_submit=not arguments.dry_run)
@@ -179,8 +180,8 @@ def _on_slurm(
         commit_json(ledger.folder / "jobs.json", {"engine": "slurm", "id": job_id, "tasks": count})
         console.print(f"submitted {count} tasks, as job {job_id}", highlight=False)
     leave = (
-        f"To see it: scaling status {shlex.quote(str(ledger.folder))}, squeue --jobs {job_id}. To stop it: scancel {job_id}. "
-        f"To close it when it is over: {follow}"
+        f"To see it: scaling status {shlex.quote(str(ledger.folder))}, squeue --jobs {job_id}. "
+        f"To stop it: scancel {job_id}. To close it when it is over: {follow}"
     )
     if arguments.detach:
         console.print(leave, highlight=False, soft_wrap=True, markup=False)

@@ -18,7 +18,7 @@ from typing import IO
 from scaling.launch.worker import STOPPED
 from scaling.machine import cores
 
-OVER = (0, 1, STOPPED)  # statuses of a participant that ended as it should: done, some runs failed, stopped and resumable
+OVER = (0, 1, STOPPED)  # statuses of one that ended as it should: done, some runs failed, stopped and resumable
 GRACE_SECONDS = 22.0  # from asking to killing: `work` saves within 15, and SLURM by default kills 30 after it asked
 ENGINES_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 

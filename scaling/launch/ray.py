@@ -37,8 +37,8 @@ class Request:
     address: str = "auto"  # of the cluster; auto: the one that this machine belongs to; local: started here, for us
 
     def resources(self) -> dict[str, float]:
-        memory = {"memory": int(self.memory_gb * 2**30)} if self.memory_gb else {}
-        return {"num_cpus": self.cpus, "num_gpus": self.gpus} | memory
+        memory = {"memory": self.memory_gb * 2**30} if self.memory_gb else {}
+        return {"num_cpus": float(self.cpus), "num_gpus": float(self.gpus)} | memory
 
 
 def missing() -> list[str]:
@@ -106,11 +106,11 @@ class RaySweep:
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
         import ray  # pyright: ignore[reportMissingImports]
 
-        self._ray = ray
+        self._ray: Any = ray
         where = {} if self._request.address == "local" else {"address": self._request.address}
         how = {"address": "local", "include_dashboard": False} | where
         try:
-            ray.init(log_to_driver=False, logging_level="warning", **how)
+            self._ray.init(log_to_driver=False, logging_level="warning", **how)
         except (ConnectionError, ValueError, RuntimeError) as error:
             said = (f"{error}".splitlines() or [type(error).__name__])[0]
             raise Refusal(
@@ -118,7 +118,7 @@ class RaySweep:
                 "--address local one for this sweep alone"
             ) from error
         if fault := self._too_large():
-            ray.shutdown()
+            self._ray.shutdown()
             raise Refusal(fault)
         return self
 
@@ -168,4 +168,3 @@ class RaySweep:
         except self._ray.exceptions.RayError as error:
             said = [line for line in str(error).splitlines() if line.strip()] or [""]
             self.failed[run_id] = f"Ray gave its task up: {type(error).__name__}: {said[-1].strip()[:200]}"
-

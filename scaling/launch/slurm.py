@@ -1,7 +1,7 @@
 """Participants of a sweep as an array of SLURM jobs, through submitit (extra: slurm).
 
-Every task of the array is `scaling work DIR`, and claims in the folder decide who trains what. A task that is preempted,
-or at its time limit, saves its runs and is queued again; so is what was on a node that died.
+Every task of the array is `scaling work DIR`, and claims in the folder decide who trains what. A task that is
+preempted, or at its time limit, saves its runs and is queued again; so is what was on a node that died.
 """
 
 import os
@@ -121,7 +121,7 @@ class Task:
         return status
 
     def checkpoint(self) -> Any:
-        """Called by submitit at the signal that announces a preemption or the time limit; it then asks for a requeue."""
+        """Called by submitit at the signal before a preemption or the time limit; it then asks for a requeue."""
         from submitit.helpers import DelayedSubmission  # pyright: ignore[reportMissingImports]
 
         if self._participant:

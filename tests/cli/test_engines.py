@@ -74,7 +74,8 @@ def test_there_are_no_more_tasks_than_chains_have_use_for(
     tmp_path: Path,
 ):
     """Three trunks with their branches, and one run on its own."""
-    for words, array in (((), "0-3%4"), (("--at-once", "2"), "0-1%2"), (("--cpus", "3"), "0-1%2"), (("--cpus", "9"), "")):
+    arrays = {(): "0-3%4", ("--at-once", "2"): "0-1%2", ("--cpus", "3"): "0-1%2", ("--cpus", "9"): ""}
+    for words, array in arrays.items():
         assert main(["run", str(study), "--out", str(tmp_path / "out"), "--dry-run", *SLURM, *words]) == 0
         said = capsys.readouterr().out
         assert (f"#SBATCH --array={array}\n" in said) if array else ("--array" not in said)

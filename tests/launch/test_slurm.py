@@ -128,7 +128,7 @@ def requeued(cluster: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(slurm, "LIMITS", 2)
     again: list[int] = []
     now = [time.time()]
-    monkeypatch.setattr(job_environment.time, "time", lambda: now[0])
+    monkeypatch.setattr("time.time", lambda: now[0])
     monkeypatch.setattr(theirs.SlurmJobEnvironment, "_requeue", lambda self, left: again.append(left))
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     (cluster / "sbatch").write_text("#!/bin/sh\necho Submitted batch job 7\n")
@@ -164,7 +164,10 @@ from scaling.launch import slurm
 slurm._notice = lambda: signal.SIGUSR2
 signal.signal(signal.SIGTERM, lambda *_: print("let pass", flush=True))  # as submitit has it
 signal.signal(signal.SIGUSR2, lambda *_: print("queued again", flush=True))
-child = "import sys, signal, time; signal.signal(signal.SIGINT, lambda *_: sys.exit(int(sys.argv[1]))); print('up', flush=True); time.sleep(60)"
+child = (
+    "import sys, signal, time; signal.signal(signal.SIGINT, lambda *_: sys.exit(int(sys.argv[1])));"
+    "print('up', flush=True); time.sleep(60)"
+)
 print("status", slurm.Task([sys.executable, "-c", child, sys.argv[1]])(), flush=True)
 """
 
