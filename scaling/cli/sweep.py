@@ -142,7 +142,7 @@ def sweep(
     """
     stop = Stop()
     before = {number: signal.signal(number, lambda *_: stop.ask()) for number in SIGNALS}
-    machine = json.dumps(provenance.commit())
+    machine = json.dumps(provenance.code())
     command = [sys.executable, "-m", "scaling", "worker", str(ledger.folder.absolute()), machine]
     command += ["--population", options.population]
     view = SweepView(plan, ledger, workers)
