@@ -79,19 +79,19 @@ def unfit(arguments: argparse.Namespace, folder: Path) -> list[str]:
         return lines + (ray.missing() if not arguments.dry_run else [])
     if arguments.at_once is not None and arguments.at_once < 1:
         lines.append(f"--at-once = {arguments.at_once}: must be at least 1")
+    lines += _slurm(arguments).faults(folder)
     if arguments.hours is None:
         lines.append(
             "--hours: must be given with --on slurm, e.g. 4: the time limit of a task, which then is queued again"
         )
-    else:
-        lines += _slurm(arguments).faults(folder)
     return lines + slurm.missing(to_submit=not arguments.dry_run)
 
 
 def _slurm(arguments: argparse.Namespace) -> slurm.Request:
     options = dict(word.partition("=")[::2] for word in arguments.slurm or ())
     return slurm.Request(
-        hours=arguments.hours, cpus=arguments.cpus or 1, gpus=arguments.gpus or 0, memory_gb=arguments.memory_gb or 0.0,
+        hours=1.0 if arguments.hours is None else arguments.hours,
+        cpus=arguments.cpus or 1, gpus=arguments.gpus or 0, memory_gb=arguments.memory_gb or 0.0,
         partition=arguments.partition or "", account=arguments.account or "", qos=arguments.qos or "",
         constraint=arguments.constraint or "", options=options, setup=arguments.setup or (),
     )  # fmt: skip
@@ -201,14 +201,18 @@ def _on_slurm(
     if stop.is_set():
         console.print(f"left; job {job_id} goes on. {leave}", highlight=False, soft_wrap=True, markup=False)
         return None
-    outcome = Outcome()
-    lost = study.runs.pending(ledger)
-    if len(lost):
+    outcome, lost = Outcome(), []
+    for planned in study.runs.pending(ledger).runs:
+        if failure := ledger.failure(planned.run.id):
+            outcome.failed[planned.run.id] = failure
+        else:
+            lost.append(planned.run.id)
+    if lost:
+        left = Failure(kind="blocked", reason=f"no task of job {job_id} is left; see logs/slurm")
+        outcome.failed |= dict.fromkeys(lost, left)
         console.print(f"[red]no task of job {job_id} is left, and {len(lost)} runs have no record[/red]; last words:")
         for path, words in slurm.last_words(ledger.folder, job_id)[:8]:
             console.print(f"  {path}: {words}", highlight=False, soft_wrap=True, markup=False)
-        left = Failure(kind="blocked", reason=f"no task of job {job_id} is left; see logs/slurm")
-        outcome.failed = {p.run.id: ledger.failure(p.run.id) or left for p in lost.runs}
     return outcome
 
 

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import IO
 
 from scaling.launch.worker import STOPPED
-from scaling.machine import cores
 
 OVER = (0, 1, STOPPED)  # statuses of one that ended as it should: done, some runs failed, stopped and resumable
 GRACE_SECONDS = 22.0  # from asking to killing: `work` saves within 15, and SLURM by default kills 30 after it asked
@@ -37,9 +36,7 @@ class Participant:
     def __init__(self, command: Sequence[str], *, granted: int, platform: str = "", log: IO[str] | None = None):
         self.status: int | None = None  # as `subprocess` gives it; None while it runs
         self._kill_at: float | None = None
-        environment = dict(os.environ)
-        if granted < len(cores()):
-            environment["SCALING_CORES"] = str(granted)  # see machine.given_cores
+        environment = dict(os.environ) | {"SCALING_CORES": str(granted)}  # see machine.given_cores
         if platform:
             environment["JAX_PLATFORMS"] = platform
         before = signal.pthread_sigmask(signal.SIG_SETMASK, ENGINES_SIGNALS)  # a child inherits the mask

@@ -17,7 +17,7 @@ from typing import Any
 
 from scaling.launch.participant import OVER, Participant
 from scaling.launch.worker import STOPPED
-from scaling.machine import cores
+from scaling.machine import given_cores
 from scaling.spec import Refusal
 
 LIMITS = 50  # how often one task may meet its time limit and be queued again
@@ -110,7 +110,7 @@ class Task:
             told.append(number)
             participant.ask()
 
-        participant = self._participant = Participant(self.command, granted=_granted())
+        participant = self._participant = Participant(self.command, granted=given_cores())
         signal.signal(signal.SIGTERM, ask)  # submitit lets it pass
         status = participant.wait()
         if status not in OVER:
@@ -127,11 +127,6 @@ class Task:
         if self._participant:
             self._participant.stop()
         return DelayedSubmission(Task(self.command))
-
-
-def _granted() -> int:
-    said = os.environ.get("SLURM_CPUS_PER_TASK", "")
-    return int(said) if said.isdecimal() and int(said) else len(cores())
 
 
 def _state() -> str:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from scaling.launch import participant
+from scaling import machine
+from scaling.launch import participant, process
 from scaling.launch.participant import Participant
 
 # Logs each signal; ends with 75 some time after the first one, as a participant that saves does. argv: log, seconds
@@ -57,10 +58,22 @@ def test_a_participant_that_does_not_end_is_killed(tmp_path: Path, monkeypatch: 
     assert started(tmp_path / "log", 60.0).stop() == -signal.SIGKILL
 
 
-def test_a_task_that_is_not_bound_to_its_cores_says_how_many_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.delenv("SCALING_CORES", raising=False)
-    monkeypatch.setattr(participant, "cores", lambda: [0, 1, 2, 3])
-    for name, granted, platform, said in (("a", 2, "", "2 None"), ("b", 4, "cpu", "None cpu")):
-        monkeypatch.delenv("JAX_PLATFORMS", raising=False)
-        started(tmp_path / name, 0.0, granted=granted, platform=platform).stop()
+def test_a_participant_knows_its_cores_and_its_platform(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    for name, cores, platform, said in (("a", 2, "", "2 None"), ("b", 4, "cpu", "4 cpu")):
+        started(tmp_path / name, 0.0, granted=cores, platform=platform).stop()
         assert (tmp_path / name).read_text().splitlines()[0] == f"ready {said}"
+
+
+def test_workers_keep_to_the_cores_that_their_task_was_given(monkeypatch: pytest.MonkeyPatch):
+    """Where the task sees more than that, none is pinned: two tasks of one machine would take its first core."""
+    monkeypatch.setattr(machine, "cores", lambda: [4, 5, 6])
+    for name, said, given in (
+        ("SLURM_CPUS_PER_TASK", "3", 3),
+        ("SLURM_CPUS_PER_TASK", "2", 2),
+        ("SCALING_CORES", "1", 1),
+    ):
+        monkeypatch.setenv(name, said)
+        assert machine.given_cores() == given and machine.cores_are_ours() == (given == 3)
+        assert process._cores_in_words(alone=True) == {"NPROC": "1", "SCALING_CORES": "1"}
+        assert process._cores_in_words(alone=False) == ({} if given == 3 else {"NPROC": str(given)})
