@@ -16,7 +16,7 @@ from queue import Empty
 from queue import SimpleQueue as Queue
 
 from scaling.launch.process import PATIENCE_SECONDS, Event, Worker, ended
-from scaling.machine import cores, cores_are_ours
+from scaling.machine import cores, cores_are_ours, given_cores
 from scaling.plan.clock import AT_HAND_SECONDS, seconds
 from scaling.plan.plan import Plan, Planned, Role
 from scaling.record import Failure, Ledger
@@ -61,7 +61,7 @@ class Stop:
 
 def default_workers() -> int:
     """One a core on a CPU, where a second process buys more than a second thread; one on an accelerator."""
-    return len(cores()) if _on_cpu() else 1
+    return given_cores() if _on_cpu() else 1
 
 
 def default_population() -> int:
