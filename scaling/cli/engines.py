@@ -136,6 +136,7 @@ def dry_run(arguments: argparse.Namespace, study: Study, ledger: Ledger) -> None
 
 def _participant(arguments: argparse.Namespace, ledger: Ledger, *options: str) -> list[str]:
     ours = ["--population", arguments.population, "--patience", f"{arguments.patience:g}"]
+    ours += [word for sink in arguments.sinks for word in ("--log", sink)]
     return work(ledger.folder, *ours, *(["--retry"] if arguments.retry else []), *options)
 
 
