@@ -118,6 +118,7 @@ class LocalSweep:
         self._workers: dict[int, Worker] = {}
         self._unready: Counter[int] = Counter()  # workers that ended before they were ready, by number
         self._elsewhere: dict[str, float] = {}  # run in other hands -> when to ask again
+        self._lost_trunks: set[str] = set()  # recorded, and to be trained again
         self._next_look = 0.0
         self._log_name = f"worker-{holder.name}" if holder.others() else "worker"
         # A plan of one run has every core. The plan decides and not what is pending: a sweep that was stopped goes on
@@ -147,15 +148,21 @@ class LocalSweep:
             p for p in self._plan.pending(self._ledger).runs
             if p.run.id not in self.outcome.failed and (self._only is None or p.run.id in self._only)
         ]  # fmt: skip
-        trunks = {p.run.branch.trunk for p in pending if p.run.branch and self._misses_its_weights(p)}
+        # Of each trunk the branches that leave it at one step need the same.
+        places = {p.run.branch: p for p in pending if p.run.branch}
+        trunks = {branch.trunk for branch, p in places.items() if self._misses_its_weights(p)}
         return [*pending, *(p for p in self._plan.runs if p.run.id in trunks)]
 
     def _misses_its_weights(self, planned: Planned) -> bool:
         """Whether the trunk of a branch is recorded and has not the weights that the branch begins with."""
         branch = planned.run.branch
-        if branch is None or branch.trunk not in self._ledger or self._ledger[branch.trunk].status != "finished":
+        if branch is None or branch.trunk not in self._ledger:
             return False
-        return branch.step not in self._ledger.checkpoint_steps(branch.trunk)
+        if branch.step in self._ledger.checkpoint_steps(branch.trunk):
+            return False
+        trunk = self._ledger[branch.trunk]
+        # One that diverged has the weights of the steps before.
+        return trunk.status == "finished" or branch.step * trunk.run.batch_tokens < trunk.tokens
 
     def run(self) -> Outcome:
         """Make every pending run; returns when all are over, or all workers have stopped."""
@@ -241,6 +248,8 @@ class LocalSweep:
         if self._holder.others() or self._elsewhere:
             for run_id in [run_id for run_id in self._queue if run_id not in mine]:
                 planned = self._queue[run_id]
+                if run_id not in self._ledger:
+                    self._lost_trunks.discard(run_id)  # whoever opened it again trains it
                 if run_id in self._ledger and not self._is_to_be_reopened(planned):
                     self._made_elsewhere(run_id)
                 elif (failure := self._ledger.failure(run_id)) != self._failures.get(run_id) and failure:
@@ -258,7 +267,9 @@ class LocalSweep:
         self._seen(Event(kind="elsewhere", worker=-1, run_id=run_id, values={"status": status}))
 
     def _is_to_be_reopened(self, planned: Planned) -> bool:
-        """Whether a recorded run is in the queue for the weights that a branch needs."""
+        """Whether a recorded run is in the queue for the weights, or the curve, that a branch needs."""
+        if planned.run.id in self._lost_trunks:
+            return True
         waiting = (p for p in self._branches.get(planned.run.id, ()) if p.run.id in self._queue)
         return any(self._misses_its_weights(p) for p in waiting)
 
@@ -300,6 +311,7 @@ class LocalSweep:
                 self._made_elsewhere(run_id)
                 return None
             self._ledger.reopen(run_id)
+        self._lost_trunks.discard(run_id)
         return claim
 
     def _more_to_come(self) -> bool:
@@ -391,6 +403,7 @@ class LocalSweep:
             assert job.run.branch
             trunk = self._planned[job.run.branch.trunk]
             self._queue |= {trunk.run.id: trunk, run_id: job}
+            self._lost_trunks.add(trunk.run.id)
         else:
             kind, reason = event.values["kind"], event.values["reason"]
             self._give_up(run_id, Failure(

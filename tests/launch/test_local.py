@@ -79,7 +79,9 @@ def one(run, branch_steps, progress, stop):
         shutil.rmtree(ledger.run_folder(run.branch.trunk) / "checkpoints")
         raise Failed("trunk_lost", "its weights are gone")
     for step in branch_steps:
-        (ledger.run_folder(run.id) / "checkpoints" / str(step)).mkdir(parents=True, exist_ok=True)
+        saved = ledger.run_folder(run.id) / "checkpoints" / str(step)
+        saved.mkdir(parents=True, exist_ok=True)
+        (saved / "manifest.json").touch()  # what a supervisor asks for
     ledger.commit(RunRecord(run=run, status="finished", reason="", tokens=run.tokens, unique_tokens=run.tokens,
         epochs=1.0, loss=1.0, loss_se=None, bits_per_byte=None, entropy=None, clock=None, data={}, machine={}))
     return "finished"
