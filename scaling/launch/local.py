@@ -20,7 +20,7 @@ from scaling.machine import cores, cores_are_ours, given_cores
 from scaling.plan.clock import AT_HAND_SECONDS, seconds
 from scaling.plan.plan import Plan, Planned, Role
 from scaling.record import Failure, Ledger
-from scaling.record.claims import Claim, Holder
+from scaling.record.claims import Claim, Holder, standing
 from scaling.record.failure import Kind
 from scaling.spec import alike
 
@@ -318,7 +318,14 @@ class LocalSweep:
         """Whether a worker that has nothing to do now may have later."""
         if not self._queue:
             return False
-        return any(worker.jobs for worker in self._workers.values()) or (self._linger and bool(self._elsewhere))
+        if any(worker.jobs for worker in self._workers.values()):
+            return True
+        return any(self._linger or not self._in_living_hands(run_id) for run_id in self._elsewhere)
+
+    def _in_living_hands(self, run_id: str) -> bool:
+        """Of the dead on another machine it is known after a while only; then their runs are there to be taken."""
+        claim = standing(self._ledger.folder, run_id)
+        return claim is not None and self._holder.observer.seen_alive(claim.holder)
 
     def _next_for(self, worker: Worker) -> Planned | None:
         """Fitted runs first, since the forecast waits for them; then the held-out ones, which are the longest; then
