@@ -1,0 +1,73 @@
+"""Storms over small sweeps: is anything lost, finished twice or silently wrong?
+
+python benchmarks/chaos.py --out benchmarks/results/chaos.json
+python benchmarks/chaos.py kills signals --short
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from storms import clock, commits, corruption, disk, kills, race, signals, soak, zoo
+from storms.ground import KINDS, Ground, Row
+from train_step import where  # beside this file
+
+STORMS = {
+    "kills": kills.storm, "signals": signals.storm, "corruption": corruption.storm, "disk": disk.storm,
+    "race": race.storm, "zoo": zoo.storm, "clock": clock.storm, "soak": soak.storm, "commits": commits.storm,
+}  # fmt: skip
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("storms", nargs="*", metavar="STORM", help=f"of {', '.join(STORMS)} (default: all)")
+    parser.add_argument("--short", action="store_true", help="fewer tries of each")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments and the targets")
+    parser.add_argument("--out", type=Path, help="write what was found as JSON")
+    options = parser.parse_args()
+    if unknown := [name for name in options.storms if name not in STORMS]:
+        parser.error(f"no such storm: {', '.join(unknown)}; there are {', '.join(STORMS)}")
+    console, rows = Console(width=120), []
+    with tempfile.TemporaryDirectory(prefix="storm-") as folder:
+        ground = Ground(Path(folder))
+        for name in options.storms or STORMS:
+            began = time.monotonic()
+            row = STORMS[name](ground, options.seed, options.short)
+            row.seconds = round(time.monotonic() - began, 1)
+            rows.append(row)
+            console.print(f"{name}: {row.survived} of {row.tries} in {row.seconds:.0f} s", highlight=False)
+    show(rows, console)
+    if options.out:
+        how = {"seed": options.seed, "short": options.short}
+        document = {"where": where(), **how, "storms": [row.to_json() for row in rows]}
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(json.dumps(document, indent=1) + "\n")
+    return int(any(row.broken for row in rows))
+
+
+def show(rows: list[Row], console: Console) -> None:
+    table = Table("storm", "tries", "survived", "lost", "done twice", "silently wrong", "otherwise", "seconds", "")
+    for row in rows:
+        counts = [str(len(getattr(row.found, kind))) for kind in KINDS]
+        said = row.skipped or "; ".join(f"{name}: {_said(value)}" for name, value in row.said.items())
+        table.add_row(row.storm, str(row.tries), str(row.survived), *counts, f"{row.seconds:.0f}", escape(said))
+    console.print(table)
+    for row in rows:
+        for kind in KINDS:
+            for line in getattr(row.found, kind):
+                console.print(f"[red]{row.storm}, {kind}[/red] {escape(line)}", highlight=False, soft_wrap=True)
+
+
+def _said(value: Any) -> str:
+    return ", ".join(f"{name} {count}" for name, count in value.items()) if isinstance(value, dict) else str(value)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
