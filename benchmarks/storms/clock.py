@@ -39,7 +39,8 @@ def _shifted(environment: dict[str, str], library: Path, days: int) -> dict[str,
     if not days:
         return environment
     return environment | {
-        "LD_PRELOAD": str(library), "FAKETIME": f"{days * DAY:+d}s", "FAKETIME_DONT_FAKE_MONOTONIC": "1", "NO_FAKE_STAT": "1",
+        "LD_PRELOAD": str(library), "FAKETIME": f"{days * DAY:+d}s", "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        "NO_FAKE_STAT": "1",
     }  # fmt: skip
 
 

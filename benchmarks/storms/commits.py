@@ -11,7 +11,10 @@ from typing import NamedTuple
 
 from .ground import Found, Ground, Row
 
-CALLS = "openat,creat,mkdir,mkdirat,write,pwrite64,writev,pwritev,ftruncate,fsync,fdatasync,rename,renameat,renameat2,link,linkat"
+CALLS = (
+    "openat,creat,mkdir,mkdirat,write,pwrite64,writev,pwritev,ftruncate,fsync,fdatasync,rename,renameat,renameat2,"
+    "link,linkat"
+)
 # Who lives (scaling.record.claims), and what was printed: worth nothing after a loss of power.
 WORTHLESS = ("holders", "logs")
 

@@ -128,10 +128,10 @@ def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
-def _damages(rng: random.Random, flips: int) -> Iterator[tuple[str, Callable[[Path], None]]]:
+def _damages(rng: random.Random, flips: int) -> Iterator[tuple[str, Callable[[Path], object]]]:
     yield "deleted", Path.unlink
     yield "cut in half", lambda path: os.truncate(path, path.stat().st_size // 2)
-    yield "made zero", lambda path: path.write_bytes(bytes(path.stat().st_size)) and None
+    yield "made zero", lambda path: path.write_bytes(bytes(path.stat().st_size))
     for flip in range(flips):
         yield f"bit flip {flip + 1}", lambda path: _flip(path, rng)
 

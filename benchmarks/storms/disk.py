@@ -62,7 +62,7 @@ def mounted(folder: Path, cache: Path, seed: int, fills: int) -> Row:
         process = ground.start(out)
         if turn:
             wait_for(lambda out=out: any(out.glob("runs/*/metrics.jsonl")), 60)
-            wait_for(lambda: process.poll() is not None, rng.uniform(0.0, seconds / 4))
+            wait_for(lambda process=process: process.poll() is not None, rng.uniform(0.0, seconds / 4))
             _fill(home / "filler")
         status = ended(process)
         found = _ended_well(out, reference, status, ground.last_words, exact=not turn)

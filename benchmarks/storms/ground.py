@@ -91,8 +91,9 @@ class Row:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Row":
-        own = {name: value for name, value in values.items() if name != "survived"}
-        return cls(**own | {"found": Found(**own["found"])})
+        own: dict[str, Any] = {name: value for name, value in values.items() if name != "survived"}
+        own["found"] = Found(**own["found"])
+        return cls(**own)
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,9 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from .ground import Found, Ground, Results, Row, ended, kill, phases, shown, tree
 from scaling.record import Ledger
+
+from .ground import Found, Ground, Results, Row, ended, kill, phases, shown, tree
 
 TARGETS = ("everything", "everything", "the supervisor", "a worker")
 

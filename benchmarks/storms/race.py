@@ -79,8 +79,10 @@ def _taken_over(out: Path, dead: Sighting | None) -> float:
     """Seconds until the run that was in its hands is in others', or recorded."""
     began = time.monotonic()
     for run_id in dead.runs if dead else ():
-        wait_for(
-            lambda run_id=run_id: run_id in Ledger(out) or getattr(standing(out, run_id), "holder", "") != dead.name,
-            5 * LEASE,
-        )
+
+        def over(run_id: str = run_id, name: str = dead.name if dead else "") -> bool:
+            claim = standing(out, run_id)
+            return run_id in Ledger(out) or (claim is not None and claim.holder != name)
+
+        wait_for(over, 5 * LEASE)
     return time.monotonic() - began

@@ -1,4 +1,4 @@
-"""Python imports this at its start where the folder is on PYTHONPATH: how a storm reaches into every process of a sweep.
+"""Python imports this as it starts where the folder is on PYTHONPATH: a storm reaches every process of a sweep.
 
 So the package itself has no hook to break it. The variable STORM is a JSON object:
 
@@ -11,6 +11,7 @@ So the package itself has no hook to break it. The variable STORM is a JSON obje
 
 import ctypes
 import importlib.abc
+import importlib.util
 import json
 import os
 import sys
@@ -127,8 +128,8 @@ def _hang() -> None:
     time.sleep(3600)
 
 
-FAULTS: dict[str, Callable[[Any], None]] = {
-    "segv": lambda run: ctypes.memset(0, 0, 1) and None,
+FAULTS: dict[str, Callable[[Any], object]] = {
+    "segv": lambda run: ctypes.memset(0, 0, 1),
     "exit": lambda run: os._exit(3),
     "hang": lambda run: _hang(),
     "oom": lambda run: _out_of_memory(),
@@ -139,7 +140,7 @@ FAULTS: dict[str, Callable[[Any], None]] = {
 RATES = {"nan": float("nan"), "inf": float("inf")}
 
 
-def _faults(module: ModuleType) -> None:
+def _faults(module: Any) -> None:
     """scaling.train.loop: break chosen runs as they ask for the learning rates of the chunk with the seventh step.
 
     A rate that is no number spoils the weights by the arithmetic of the step itself.
