@@ -85,6 +85,19 @@ def cores() -> list[int]:
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
 
 
+def given_cores() -> int:
+    """The number of cores that a batch system gave this job, where it says so without binding the job to them."""
+    for name in ("SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE"):
+        if (said := os.environ.get(name, "")).isdecimal() and int(said):
+            return min(int(said), len(cores()))
+    return len(cores())
+
+
+def cores_are_ours() -> bool:
+    """Whether processes may be pinned to `cores()`: others may have been given the same ones otherwise."""
+    return given_cores() == len(cores())
+
+
 @functools.cache
 def processor() -> tuple[str, str]:
     """The processor's name, and a digest of its model and features: what is compiled for one may not run on another."""

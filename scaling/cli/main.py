@@ -20,6 +20,10 @@ Exit status: 0 done, 1 part of the work failed, 2 the request was refused, 75 in
 COMMANDS = {
     "plan": ("what would run, what it costs, what it could resolve", "scaling plan quickstart"),
     "run": ("plan, train, record, fit, report; resumes by itself", "scaling run quickstart --workers 2"),
+    "work": (
+        "take part in the sweep of a results folder, from any machine that sees it",
+        "scaling work results/quickstart --workers 8",
+    ),
     "tune": (
         "how far each learning rate of a study is from the best, whether one rule serves every size, what it costs",
         "scaling tune quickstart --sizes 3 --rates 5",

@@ -2,6 +2,8 @@
 
 import argparse
 
+from scaling.launch.process import PATIENCE_SECONDS
+
 
 def study_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("experiment", metavar="EXPERIMENT")
@@ -19,6 +21,17 @@ def sweep_options(parser: argparse.ArgumentParser) -> None:
         help="runs of one shape that a worker trains in one program: a number, or auto (default): what pays by trial "
         "on an accelerator, 1 on a CPU",
     )  # fmt: skip
+    parser.add_argument(
+        "--retry", action="store_true", help="try again what failed for good before: errors, and what no memory held"
+    )
+    parser.add_argument(
+        "--patience", type=float, default=PATIENCE_SECONDS, metavar="SECONDS",
+        help="of silence in training until a worker is killed and its run tried again (default: %(default)g; longer "
+        "while it compiles, or where its steps are slow)",
+    )  # fmt: skip
+
+
+def dry_run_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
 
 

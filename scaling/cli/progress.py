@@ -10,7 +10,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from scaling.cost import count_params
-from scaling.launch.local import Event
+from scaling.launch.process import Event
 from scaling.plan import Plan
 from scaling.plan.clock import seconds
 from scaling.plan.plan import Planned
@@ -52,18 +52,21 @@ class SweepView:
             self._latest[event.worker] = (planned, known | event.values)
             return
         self._latest.pop(event.worker, None)
-        if event.kind == "done":
+        if event.kind in ("done", "elsewhere"):
             self._done.add(event.run_id)
             left = "" if self.console.is_terminal else f", about {self._time_left():.0f} s left"
-            self.console.print(self._line(planned, event.values["status"]) + left, highlight=False, soft_wrap=True)
+            where = " elsewhere" if event.kind == "elsewhere" else ""
+            line = self._line(planned, event.values["status"]) + where + left
+            self.console.print(line, highlight=False, soft_wrap=True)
         elif event.kind == "failed":
             self.console.print(
                 f"[red]failed[/red]   {label(planned)}: {escape(event.values['reason'])}",
                 highlight=False,
                 soft_wrap=True,
             )
-        elif event.kind == "gone":
-            self.console.print(f"[red]worker lost[/red] in {label(planned)}", highlight=False, soft_wrap=True)
+        elif event.kind in ("gone", "lost"):
+            what = "worker lost" if event.kind == "gone" else "taken over by another participant"
+            self.console.print(f"[red]{what}[/red]: {escape(label(planned))}", highlight=False, soft_wrap=True)
 
     def _line(self, planned: Planned, status: str) -> str:
         record = self._ledger[planned.run.id]

@@ -10,19 +10,18 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.markup import escape
 
 from scaling.cli.exits import DONE, FAILED, INTERRUPTED
 from scaling.cli.locate import results_of, study_of
-from scaling.cli.options import json_option, study_options, sweep_options
+from scaling.cli.options import dry_run_option, json_option, study_options, sweep_options
 from scaling.cli.plan import show
-from scaling.cli.progress import label
-from scaling.cli.sweep import sweep, unfit
+from scaling.cli.sweep import obeying_signals, say_unfinished, sweep, unfit
 from scaling.cost import count_params
-from scaling.launch.local import FolderLock, Outcome, default_workers
+from scaling.launch.local import Outcome, default_workers
 from scaling.plan import Plan, Planned, Study
 from scaling.plan.tuning import Cell, cells, extended, ladder, tuning_plan
 from scaling.record import Ledger, RunRecord, table
+from scaling.record.claims import Holder
 from scaling.record.files import commit_json
 from scaling.record.tuning import same_but_rate
 from scaling.report.words import power, several
@@ -50,6 +49,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", type=int, default=1, metavar="S", help="seeds of every run (default 1)")
     parser.add_argument("--level", type=float, metavar="P", help="of every interval (default: the study's)")
     sweep_options(parser)
+    dry_run_option(parser)
     json_option(parser)
 
 
@@ -99,11 +99,11 @@ def run(arguments: argparse.Namespace) -> int:
     folder = results_of(study, path, arguments.out)
     own, ledger = Ledger(folder), Ledger(folder / "tuning")
     workers = default_workers() if arguments.workers is None else arguments.workers
-    asked = _asked(arguments, study, unfit(study, own, workers, arguments.population))
+    asked = _asked(arguments, study, unfit(study, own, workers, arguments.population, arguments.patience))
     kept = _kept(study, own, ledger)
     plan = asked.plan(ledger)
     whole = _as_study(study, plan + kept)
-    if faults := unfit(whole, ledger, workers, arguments.population):
+    if faults := unfit(whole, ledger, workers, arguments.population, arguments.patience):
         raise Refusal(faults)
     console = Console(stderr=True)
     taken = _adoptable(plan, own, ledger)
@@ -111,32 +111,37 @@ def run(arguments: argparse.Namespace) -> int:
     _say_cost(asked, plan, ledger, len(taken), console)
     if arguments.dry_run:
         return DONE
+    with obeying_signals():
+        plan, outcome = _train(asked, kept, taken, ledger, workers, arguments)
+        if outcome.stopped:
+            out = f" --out {shlex.quote(arguments.out)}" if arguments.out else ""
+            console.print(
+                f"stopped; what is done is kept. To go on: {_command(arguments)}{out}", highlight=False, soft_wrap=True
+            )
+            return INTERRUPTED
+        _close(asked, _as_study(study, plan + kept), own, ledger, arguments)
+    return FAILED if say_unfinished(plan.pending(ledger), ledger, outcome, console) else DONE
+
+
+def _train(
+    asked: Asked, kept: Plan, taken: list[RunRecord], ledger: Ledger, workers: int, arguments: argparse.Namespace
+) -> tuple[Plan, Outcome]:
+    """The last plan, and what became of it. One participant alone: the plan grows with what is found."""
     outcome = Outcome()
-    with FolderLock(ledger.folder) as lock:
+    with Holder(ledger.folder) as holder:
+        for said in holder.others()[:1]:
+            raise Refusal(f"{ledger.folder}: {said.host} (process {said.pid}) is tuning there; wait for it, or stop it")
         for record in taken:
             ledger.commit(record)
-        while not outcome.stopped:
+        while True:
             plan = asked.plan(ledger)
-            whole = _as_study(study, plan + kept)
+            whole = _as_study(asked.study, plan + kept)
             commit_json(ledger.folder / "study.json", whole.to_json() | {"command": _command(arguments)})
-            if not plan.pending(ledger).runs or outcome.failed:
+            if not plan.pending(ledger).runs or outcome.failed or outcome.stopped:
                 break
-            outcome = sweep(whole, ledger, workers, lock, arguments.population)
+            outcome = sweep(whole.runs, ledger, holder, arguments, workers)
         table.write(ledger)
-    if outcome.stopped:
-        out = f" --out {shlex.quote(arguments.out)}" if arguments.out else ""
-        console.print(
-            f"stopped; what is done is kept. To go on: {_command(arguments)}{out}", highlight=False, soft_wrap=True
-        )
-        return INTERRUPTED
-    _close(asked, whole, own, ledger, arguments)
-    for p in plan.pending(ledger).runs:
-        why = outcome.failed.get(p.run.id, "not started")
-        console.print(f"[red]pending[/red] {label(p)} ({p.run.id}): {escape(why)}", highlight=False, soft_wrap=True)
-    if plan.pending(ledger).runs:
-        console.print("the same command tries the pending ones again")
-        return FAILED
-    return DONE
+    return plan, outcome
 
 
 def _asked(arguments: argparse.Namespace, study: Study, further: list[str]) -> Asked:

@@ -5,14 +5,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-Kind = Literal["crash", "hang", "out_of_memory", "disk_full", "error", "folder_lost"]
+# blocked: it waited for what was not made; never written down, for it holds of one sweep alone
+Kind = Literal["crash", "hang", "out_of_memory", "disk_full", "error", "folder_lost", "trunk_lost", "blocked"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
     kind: Kind
     reason: str  # one line
-    attempts: int  # that were made, over all participants
+    attempts: int = 0  # of the participant that gave it up
     log: str = ""  # path from the results folder; empty where there is none
 
     def to_json(self) -> dict[str, Any]:

@@ -15,6 +15,8 @@ import pytest
 from scaling.record import claims
 from scaling.record.claims import Claim, ClaimLost, Holder, Observer, standing
 
+A = "a" * 12
+
 # Takes part, claims what it is told, says so, and waits.
 PARTICIPANT = """
 import sys, time; from pathlib import Path
@@ -43,7 +45,7 @@ class Other:
 
 @pytest.fixture
 def other(tmp_path: Path) -> Iterator[Other]:
-    found = Other(tmp_path, "a")
+    found = Other(tmp_path, A)
     yield found
     found.kill()
 
@@ -58,7 +60,7 @@ def no_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_of_many_participants_one_has_the_claim(tmp_path: Path):
     with ExitStack() as stack:
         holders = [stack.enter_context(Holder(tmp_path)) for _ in range(8)]
-        for run_id in map(str, range(20)):
+        for run_id in (f"{number:012x}" for number in range(20)):
             with ThreadPoolExecutor(8) as pool:
                 won = [claim for claim in pool.map(Holder.claim, holders, [run_id] * 8) if claim]
             assert len(won) == 1 and won[0] == standing(tmp_path, run_id) and won[0].held(tmp_path)
@@ -66,24 +68,24 @@ def test_of_many_participants_one_has_the_claim(tmp_path: Path):
 
 def test_a_claim_is_given_again_to_its_holder_and_to_no_other(tmp_path: Path):
     with Holder(tmp_path) as one, Holder(tmp_path) as two:
-        assert one.claim("a") == one.claim("a") == Claim("a", 1, one.name)
-        assert two.claim("a") is None
-        one.release("a")
-        assert two.claim("a") and not Claim("a", 1, one.name).held(tmp_path)
+        assert one.claim(A) == one.claim(A) == Claim(A, 1, one.name)
+        assert two.claim(A) is None
+        one.release(A)
+        assert two.claim(A) and not Claim(A, 1, one.name).held(tmp_path)
 
 
 def test_a_participant_that_ends_leaves_nothing(tmp_path: Path):
     with Holder(tmp_path) as one:
-        one.claim("a")
-    assert Observer(tmp_path).working() == [] and standing(tmp_path, "a") is None
+        one.claim(A)
+    assert Observer(tmp_path).working() == [] and standing(tmp_path, A) is None
     assert [*(tmp_path / "holders").iterdir()] == []
 
 
 def test_what_was_in_the_hands_of_a_killed_process_is_free_at_once(tmp_path: Path, other: Other):
     with Holder(tmp_path) as mine:
-        assert mine.claim("a") is None and [said.runs for said in mine.others()] == [("a",)]
+        assert mine.claim(A) is None and [said.runs for said in mine.others()] == [(A,)]
         other.kill()
-        assert mine.claim("a").token == other.tokens[0] + 1
+        assert mine.claim(A).token == other.tokens[0] + 1
         assert mine.others() == [] and len(mine.observer.names()) == 1
 
 
@@ -91,7 +93,7 @@ def test_a_silent_machine_loses_its_claims_after_the_lease_and_not_before(tmp_pa
     os.kill(other.process.pid, signal.SIGSTOP)
     with Holder(tmp_path) as mine:
         began = time.monotonic()
-        while (claim := mine.claim("a")) is None:
+        while (claim := mine.claim(A)) is None:
             assert time.monotonic() - began < 2 * claims.LEASE_SECONDS
             time.sleep(0.02)
         assert time.monotonic() - began >= claims.LEASE_SECONDS
@@ -101,10 +103,10 @@ def test_a_silent_machine_loses_its_claims_after_the_lease_and_not_before(tmp_pa
 def test_a_beating_machine_keeps_its_claims(tmp_path: Path, no_kernel, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(claims, "BEAT_SECONDS", 0.05)
     with Holder(tmp_path) as one, Holder(tmp_path) as two:
-        one.claim("a")
+        one.claim(A)
         until = time.monotonic() + 3 * claims.LEASE_SECONDS
         while time.monotonic() < until:
-            assert two.claim("a") is None
+            assert two.claim(A) is None
             time.sleep(0.02)
 
 
@@ -112,28 +114,28 @@ def test_who_comes_back_from_the_dead_finds_its_claim_taken(tmp_path: Path, monk
     monkeypatch.setattr(claims, "LEASE_SECONDS", -1.0)
     monkeypatch.setattr(claims, "_kernel", lambda: "")
     with Holder(tmp_path) as sleeper, Holder(tmp_path) as taker:
-        old = sleeper.claim("a")
-        assert taker.claim("a") is None  # seen for the first time
-        new = taker.claim("a")
+        old = sleeper.claim(A)
+        assert taker.claim(A) is None  # seen for the first time
+        new = taker.claim(A)
         assert new.token == old.token + 1 and new.held(tmp_path)
-        with pytest.raises(ClaimLost, match="run a was taken over"):
+        with pytest.raises(ClaimLost, match="run a+ was taken over"):
             old.check(tmp_path)
-        sleeper.release("a")  # takes nothing from the new holder
+        sleeper.release(A)  # takes nothing from the new holder
         assert new.held(tmp_path)
-        taker.release("a")
+        taker.release(A)
         # Tokens begin again once a run is released; a name with an old token is no claim.
-        assert sleeper.claim("a").token == 1 and not Claim("a", 1, taker.name).held(tmp_path)
+        assert sleeper.claim(A).token == 1 and not Claim(A, 1, taker.name).held(tmp_path)
 
 
 def test_no_wall_clock_is_asked(tmp_path: Path, no_kernel, monkeypatch: pytest.MonkeyPatch):
     """Files dated a day ahead or behind change nothing, nor does a wall clock that jumps."""
     with Holder(tmp_path) as one, Holder(tmp_path) as two:
-        one.claim("a")
+        one.claim(A)
         for day in (-86400, 86400):
             monkeypatch.setattr(time, "time", lambda now=1e9 + day: now)
             for path in [*tmp_path.rglob("claim.*"), *(tmp_path / "holders").iterdir()]:
                 os.utime(path, (1e9 + day, 1e9 + day))
-            assert two.claim("a") is None
+            assert two.claim(A) is None
 
 
 def test_a_folder_that_is_taken_away_is_noticed(tmp_path: Path):
