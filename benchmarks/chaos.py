@@ -9,6 +9,8 @@ import json
 import sys
 import tempfile
 import time
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from storms import clock, commits, corruption, disk, kills, race, signals, soak, zoo
-from storms.ground import KINDS, Ground, Row
+from storms.ground import KINDS, Found, Ground, Row
 from train_step import where  # beside this file
 
 STORMS = {
@@ -39,11 +41,14 @@ def main() -> int:
         ground = Ground(Path(folder))
         for name in options.storms or STORMS:
             began = time.monotonic()
-            row = STORMS[name](ground, options.seed, options.short)
+            row = rage(STORMS[name], name, ground, options.seed, options.short)
             row.seconds = round(time.monotonic() - began, 1)
             rows.append(row)
             console.print(f"{name}: {row.survived} of {row.tries} in {row.seconds:.0f} s", highlight=False)
-    show(rows, console)
+            for kind in KINDS:
+                for line in getattr(row.found, kind):
+                    console.print(f"[red]{kind}[/red] {escape(line)}", highlight=False, soft_wrap=True)
+    console.print(table(rows))
     if options.out:
         how = {"seed": options.seed, "short": options.short}
         document = {"where": where(), **how, "storms": [row.to_json() for row in rows]}
@@ -52,17 +57,24 @@ def main() -> int:
     return int(any(row.broken for row in rows))
 
 
-def show(rows: list[Row], console: Console) -> None:
-    table = Table("storm", "tries", "survived", "lost", "done twice", "silently wrong", "otherwise", "seconds", "")
+def rage(storm: Callable[[Ground, int, bool], Row], name: str, ground: Ground, seed: int, short: bool) -> Row:
+    """One storm; if it breaks down itself, that is what was found."""
+    try:
+        return storm(ground, seed, short)
+    except Exception as error:
+        traceback.print_exc()
+        row = Row(storm=name)
+        row.judge("the storm itself", Found(wrong=[f"{type(error).__name__}: {error}"]))
+        return row
+
+
+def table(rows: list[Row]) -> Table:
+    shown = Table("storm", "tries", "survived", "lost", "done twice", "silently wrong", "otherwise", "seconds", "")
     for row in rows:
         counts = [str(len(getattr(row.found, kind))) for kind in KINDS]
         said = row.skipped or "; ".join(f"{name}: {_said(value)}" for name, value in row.said.items())
-        table.add_row(row.storm, str(row.tries), str(row.survived), *counts, f"{row.seconds:.0f}", escape(said))
-    console.print(table)
-    for row in rows:
-        for kind in KINDS:
-            for line in getattr(row.found, kind):
-                console.print(f"[red]{row.storm}, {kind}[/red] {escape(line)}", highlight=False, soft_wrap=True)
+        shown.add_row(row.storm, str(row.tries), str(row.survived), *counts, f"{row.seconds:.0f}", escape(said))
+    return shown
 
 
 def _said(value: Any) -> str:
