@@ -2,8 +2,9 @@
 
     $XDG_CACHE_HOME/scaling/programs/KEY/   compiled programs, a folder for each jaxlib and processor
     $XDG_CACHE_HOME/scaling/machine.json    speeds and ceilings, an entry for each machine that shares the home folder
+    $XDG_CACHE_HOME/scaling/indexes/         of results folders (scaling.record.index)
 
-Both may be deleted at any time. $XDG_CACHE_HOME is ~/.cache by default.
+All may be deleted at any time. $XDG_CACHE_HOME is ~/.cache by default.
 """
 
 import contextlib
@@ -74,6 +75,11 @@ def cache_folder() -> Path:
 def programs_folder() -> Path:
     """Where compiled programs are kept, for all keys."""
     return cache_folder() / "programs"
+
+
+def indexes_folder() -> Path:
+    """Where the indexes of results folders are kept."""
+    return cache_folder() / "indexes"
 
 
 def table_path() -> Path:

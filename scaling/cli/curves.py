@@ -11,7 +11,7 @@ from rich.table import Table
 
 from scaling.cli.exits import DONE
 from scaling.cli.options import json_option
-from scaling.cli.table import columns_of
+from scaling.cli.source import columns_of
 from scaling.fitting.curves import CURVE_LAWS, CurveFit, Errors, fit_curves, read_curves
 from scaling.fitting.laws import LAWS
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from scaling.cli import table
+from scaling.cli import source
 from scaling.cli.exits import DONE
 from scaling.cli.options import json_option
 from scaling.fitting.fit import fit
@@ -44,7 +44,7 @@ PACKAGES = ("scaling", "numpy", "scipy")  # whose versions are registered
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    table.arguments(parser)
+    source.arguments(parser)
     parser.add_argument(
         "--compute", metavar="FLOPS,...", help="budgets: N and D of the best split, its loss, and the regret of another"
     )
@@ -78,7 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise Refusal(faults)
     if arguments.score is not None:
         return _score(arguments)
-    observations = table.read(arguments, arguments.law)
+    observations = source.read(arguments, arguments.law)
     held, said = _said(arguments, observations, targets)
     seen = _seen(observations, said)
     if seen and arguments.register is not None:
@@ -284,7 +284,7 @@ def _measured(
     if asked.params not in (None, registered_params):
         raise Refusal(f"--params {asked.params}: the forecast counts N as {registered_params}")
     observations = observe(
-        read_table(asked.table, table.columns_of(asked.columns)), params=registered_params, where=asked.where,
+        read_table(asked.table, source.columns_of(asked.columns)), params=registered_params, where=asked.where,
         group=asked.group, drop_bad=asked.drop_bad, roles=("fitted", "held_out"),
     )  # fmt: skip
     losses: list[float | None] = []

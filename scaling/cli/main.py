@@ -29,6 +29,11 @@ COMMANDS = {
         "scaling tune quickstart --sizes 3 --rates 5",
     ),
     "status": ("progress of a sweep: what is done, under way, pending", "scaling status results/quickstart"),
+    "table": ("the table of a results folder, as its records give it now", "scaling table results/quickstart"),
+    "verify": (
+        "whether every file of a results folder is as it was written, and what to do where it is not",
+        "scaling verify results/quickstart",
+    ),
     "fit": (
         "fit a law to a table of runs, with intervals",
         "scaling fit my_runs.csv --law chinchilla --params n_params --columns tokens=D,loss=val_loss --json",

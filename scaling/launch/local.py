@@ -109,7 +109,8 @@ class LocalSweep:
         patience: float = PATIENCE_SECONDS,
     ):
         self._plan, self._ledger, self._command, self._holder = plan, ledger, command, holder
-        self._held_back, self._release, self._seen, self._stop = set(held_back), release, seen, stop
+        self._held_back = {run_id for run_id in held_back if run_id not in ledger}
+        self._release, self._seen, self._stop = release, seen, stop
         self._population, self._linger, self._patience = population, linger, patience
         self._only = None if only is None else set(only)
         self._said: Queue[Event] = Queue()
@@ -118,6 +119,7 @@ class LocalSweep:
         self._unready: Counter[int] = Counter()  # workers that ended before they were ready, by number
         self._elsewhere: dict[str, float] = {}  # run in other hands -> when to ask again
         self._next_look = 0.0
+        self._log_name = f"worker-{holder.name}" if holder.others() else "worker"
         # A plan of one run has every core. The plan decides and not what is pending: a sweep that was stopped goes on
         # as it began, to the same bits.
         self._single = min(workers, len(plan)) > 1
@@ -212,7 +214,7 @@ class LocalSweep:
             self.outcome.failed.setdefault(run_id, Failure(kind="blocked", reason=why))
 
     def _open(self, number: int) -> None:
-        log = self._ledger.folder / "logs" / f"worker-{self._holder.name}-{number}.log"
+        log = self._ledger.folder / "logs" / f"{self._log_name}-{number}.log"
         core = self._cores[number % len(self._cores)]
         self._workers[number] = Worker(
             number, self._command, core, log, self._said, alone=self._single, inherited=(self._holder.fileno(),)

@@ -3,6 +3,7 @@
 import json
 import os
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +40,16 @@ def commit_json(path: Path, value: Any) -> None:
     commit_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
-def read_json(path: Path, *, most: int) -> Any:
-    """One JSON document of at most `most` bytes. Raises OSError, and ValueError, one line, for what is none."""
+def read_json(path: Path, *, most: int, object_hook: Callable[[dict[str, Any]], Any] | None = None) -> Any:
+    """One JSON document of at most `most` bytes. Raises OSError, and ValueError, one line, for what is none.
+
+    `object_hook` as in `json.loads`.
+    """
     size = path.stat().st_size
     if size > most:
         raise ValueError(f"it has {size / 2**20:,.0f} MiB, {most / 2**20:,.0f} are the most")
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(path.read_bytes(), object_hook=object_hook)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 

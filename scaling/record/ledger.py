@@ -18,15 +18,16 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from scaling.record.failure import Failure
 from scaling.record.files import commit_json, create_text, flush_folder, read_json
 from scaling.record.run_record import RunRecord
-from scaling.record.seal import CURVE, file_digest, read_sealed, sealed
-from scaling.spec import Refusal, RunSpec, to_json
+from scaling.record.seal import CURVE, SEAL, file_digest, read_sealed, sealed
+from scaling.spec import Refusal, RunSpec, ill_typed, to_json
 
 RUN_ID = re.compile(r"[0-9a-f]{12}")  # `RunSpec.id`; no other name becomes a path
 MOST_RECORD = 2**24  # bytes of a record, which has some thousands
@@ -144,16 +145,33 @@ class Ledger:
 
     def study(self) -> dict[str, Any]:
         """What `study.json` says. Raises `Refusal` where there is none, or one that plans what can be no run."""
-        path = self.folder / "study.json"
+        return self.read_study(lambda planned: planned)
+
+    def planned(self) -> list[tuple[str, str, str, int]]:
+        """(id, group, role, steps) of every planned run: a study of 100,000 in a fifth of the memory."""
+        of = self.read_study(lambda p: (p["id"], p["group"], p["role"], p["run"]["steps"]))
+        return of["plan"]
+
+    def read_study(self, kept: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
+        """`study`, with what is `kept` of every planned run, made of each as soon as it is read."""
+        path, runs = self.folder / "study.json", []
+
+        def one(value: dict[str, Any]) -> Any:
+            if not PLANNED <= value.keys():
+                return value
+            if fault := _unplanned(value):
+                raise ValueError(fault)
+            runs.append(value["id"])
+            return kept(value)
+
         try:
-            study = read_json(path, most=MOST_STUDY)
+            study = read_json(path, most=MOST_STUDY, object_hook=one)
             if not (isinstance(study, dict) and {"name", "question", "analysis", "plan"} <= study.keys()):
                 raise ValueError("it names no study")
-            if not isinstance(study["plan"], list):
+            if not isinstance(study["plan"], list) or len(study["plan"]) != len(runs):
                 raise ValueError("its plan is no list of runs")
-            for planned in study["plan"]:
-                if fault := unplanned(planned):
-                    raise ValueError(fault)
+            if len(set(runs)) != len(runs):
+                raise ValueError(f"it plans run {next(i for i, n in Counter(runs).items() if n > 1)} twice")
             return study
         except (FileNotFoundError, NotADirectoryError):
             raise Refusal(
@@ -163,13 +181,14 @@ class Ledger:
             raise Refusal(f"{path}: not the study of a results folder ({error})") from None
 
 
-def unplanned(planned: Any) -> str:
+PLANNED = {"id", "group", "role", "run"}  # what `Plan.to_json` says of each run
+
+
+def _unplanned(planned: dict[str, Any]) -> str:
     """What keeps a value of a plan from being a run, its group and its role; empty where nothing does."""
-    if not isinstance(planned, dict) or not {"id", "group", "role", "run"} <= planned.keys():
-        return f"its plan holds {planned!r:.60}, which is no run"
     if not isinstance(planned["id"], str) or not RUN_ID.fullmatch(planned["id"]):
         return f"run id = {planned['id']!r:.60}: must be twelve hex digits, the hash of its run"
-    if not isinstance(planned["run"], dict) or not isinstance(planned["run"].get("steps"), int):
+    if not isinstance(planned["run"], dict) or type(planned["run"].get("steps")) is not int:
         return f"run {planned['id']}: does not say what it is"
     texts = ("group", "role")
     return next((f"run {planned['id']}: {t} = {planned[t]!r:.60}" for t in texts if type(planned[t]) is not str), "")
@@ -178,6 +197,9 @@ def unplanned(planned: Any) -> str:
 def record_of(values: Mapping[str, Any], run_id: str) -> RunRecord:
     """The record in a document. Raises ValueError where it is that of another run."""
     record = RunRecord.from_json(values)
-    if record.run.id != run_id:
-        raise ValueError(f"it is that of run {record.run.id}")
+    if faults := [*ill_typed(record.run), *record.faults()]:
+        raise ValueError(faults[0])
+    # A sealed record is as it was written, with the id that its run had then.
+    if (found := values["id"] if SEAL in values else record.run.id) != run_id:
+        raise ValueError(f"it is that of run {found}")
     return record

@@ -51,6 +51,17 @@ class RunRecord:
     noise_tokens: float | None = None  # gradient noise scale at the end of training (arXiv:1812.06162)
     spikes: int = 0  # rows of the curve with a step far above the row's own mean
 
+    def faults(self) -> list[str]:
+        """One line for each field that holds what no run can show; the spec is `spec.faults`'s."""
+        kinds = {str: ("reason",), int: ("tokens", "unique_tokens", "spikes"), Mapping: ("data", "machine")}
+        kinds[(int, float)] = ("epochs",)
+        kinds[(int, float, type(None))] = (
+            "loss", "loss_se", "bits_per_byte", "entropy", "averaged_loss", "averaged_loss_se", "noise_tokens",
+        )  # fmt: skip
+        strange = [name for kind, names in kinds.items() for name in names if not isinstance(getattr(self, name), kind)]
+        strange += ["status"] if self.status not in ("finished", "diverged", "failed") else []
+        return [f"{name} = {getattr(self, name)!r:.60}" for name in strange]
+
     def to_json(self) -> dict[str, Any]:
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return values | {
