@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from scaling.record import Ledger, RunRecord
+from scaling.record.verify import verify
 
 HERE = Path(__file__).resolve().parents[1]  # benchmarks/
 PATIENCE = 300.0  # seconds after which a command counts as hung
@@ -238,9 +239,10 @@ class Ground:
         return self._undisturbed
 
     def completed(self, out: Path) -> Found:
-        """Run the command until it is done, undisturbed, and compare."""
+        """Run the command once more, undisturbed, and compare; `scaling verify` must have nothing to say."""
         status = self.finish(out)
         wrong = [f"the last command ended with status {status}: {self.last_words}"] if status else []
+        wrong += [f"scaling verify: {fault.where}: {fault.what}" for fault in verify(Ledger(out)).faults]
         return compare(out, self.undisturbed()[0]) + Found(wrong=wrong)
 
 
