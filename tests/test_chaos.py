@@ -36,7 +36,7 @@ def test_what_a_storm_broke_is_found_by_its_kind(tiny: RunSpec, tmp_path: Path):
     (record,) = reference.records
 
     assert compare(tmp_path / "empty", reference) == Found(
-        lost=[f"run {record} has no record"], silent=[], twice=[], wrong=[]
+        lost=[f"run {record} has no record that can be read"], silent=[], twice=[], wrong=[]
     )
     off = compare(results(tmp_path / "off", tiny, loss=1.2500000000000002), reference)
     assert len(off.silent) == 2 and not off.lost  # the run and the table

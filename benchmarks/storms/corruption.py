@@ -118,7 +118,7 @@ def _end(run: RunSpec, case: Path, reference: tuple[dict[str, Any], list[dict[st
     except Exception as error:
         return f"{type(error).__name__}: {error}".splitlines()[0]
     same = (shown(record), Ledger(case).curve(run.id)) == reference
-    noticed = bool(getattr(record, "notes", ())) and any(case.glob("runs/*/checkpoints/bad-*"))
+    noticed = bool(record.notes) and any(case.glob("runs/*/checkpoints/bad-*"))
     if same:
         return "noticed" if noticed else "did not matter"
     return "another result, although it was noticed" if noticed else "silently another result"

@@ -1,5 +1,6 @@
 """What the storms share: a small study, the command that runs it, and the comparison with an undisturbed sweep."""
 
+import contextlib
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ from typing import Any
 
 from scaling.record import Ledger, RunRecord
 from scaling.record.verify import verify
+from scaling.spec import Refusal
 
 HERE = Path(__file__).resolve().parents[1]  # benchmarks/
 PATIENCE = 300.0  # seconds after which a command counts as hung
@@ -108,11 +110,13 @@ class Results:
 
     @classmethod
     def of(cls, out: Path) -> "Results":
-        ledger = Ledger(out)
-        ids = sorted(path.parent.name for path in out.glob("runs/*/record.json"))
+        ledger, records = Ledger(out), {}
+        for path in sorted(out.glob("runs/*/record.json")):
+            with contextlib.suppress(Refusal):  # one that cannot be read counts as none
+                records[path.parent.name] = shown(ledger[path.parent.name])
         return cls(
-            {run_id: shown(ledger[run_id]) for run_id in ids},
-            {run_id: ledger.curve(run_id) for run_id in ids},
+            records,
+            {run_id: ledger.curve(run_id) for run_id in records},
             _bytes(out / "runs.csv"),
             _bytes(out / "forecast.json"),
         )
@@ -126,8 +130,8 @@ def shown(record: RunRecord) -> dict[str, Any]:
 def compare(out: Path, reference: Results) -> Found:
     """A folder whose sweep is over, with the undisturbed one."""
     now, silent = Results.of(out), []
-    noted = {record.run.id for record in Ledger(out) if getattr(record, "notes", ())}
-    lost = [f"run {run_id} has no record" for run_id in reference.records if run_id not in now.records]
+    noted = {run_id for run_id in now.records if Ledger(out)[run_id].notes}
+    lost = [f"run {run_id} has no record that can be read" for run_id in reference.records if run_id not in now.records]
     for run_id, result in now.records.items():
         if result != reference.records.get(run_id):
             silent.append(f"run {run_id}: another result{' (noted)' if run_id in noted else ''}")
@@ -136,6 +140,11 @@ def compare(out: Path, reference: Results) -> Found:
     if not lost:
         silent += [f"{name}: other bytes" for name in ("table", "forecast") if _differ(now, reference, name)]
     return Found(lost=lost, twice=[*_twice(out), *_repeated_rows(out)], silent=silent, wrong=litter(out))
+
+
+def verified(out: Path) -> Found:
+    """What `scaling verify` says of it."""
+    return Found(wrong=[f"scaling verify: {fault.where}: {fault.what}" for fault in verify(Ledger(out)).faults])
 
 
 def _differ(now: Results, reference: Results, name: str) -> bool:
@@ -238,12 +247,15 @@ class Ground:
                 raise SystemExit(f"two undisturbed sweeps differ, so nothing can be compared with them: {found}")
         return self._undisturbed
 
+    def undisturbed_is(self, out: Path, seconds: float) -> None:
+        """Take the sweep in `out` for the undisturbed one."""
+        self._undisturbed = Results.of(out), seconds
+
     def completed(self, out: Path) -> Found:
         """Run the command once more, undisturbed, and compare; `scaling verify` must have nothing to say."""
         status = self.finish(out)
         wrong = [f"the last command ended with status {status}: {self.last_words}"] if status else []
-        wrong += [f"scaling verify: {fault.where}: {fault.what}" for fault in verify(Ledger(out)).faults]
-        return compare(out, self.undisturbed()[0]) + Found(wrong=wrong)
+        return compare(out, self.undisturbed()[0]) + verified(out) + Found(wrong=wrong)
 
 
 def ended(process: subprocess.Popen, patience: float = PATIENCE) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from scaling.record import Ledger
 
-from .ground import Found, Ground, Results, Row, ended, kill, phases, shown, tree
+from .ground import Found, Ground, Results, Row, ended, kill, phases, tree
 
 TARGETS = ("everything", "everything", "the supervisor", "a worker")
 
@@ -53,9 +53,9 @@ def storm(ground: Ground, seed: int, short: bool, tries: int | None = None) -> R
 def _recorded(out: Path, reference: Results) -> dict[str, tuple[int, bool]]:
     """Of every recorded run: the file its record is in, and whether it says what it should."""
     ledger, found = Ledger(out), {}
-    for path in out.glob("runs/*/record.json"):
-        run_id = path.parent.name
-        found[run_id] = (path.stat().st_ino, shown(ledger[run_id]) == reference.records[run_id])
+    for run_id, result in Results.of(out).records.items():
+        file = ledger.run_folder(run_id) / "record.json"
+        found[run_id] = (file.stat().st_ino, result == reference.records[run_id])
     return found
 
 

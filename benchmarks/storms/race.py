@@ -8,7 +8,7 @@ from pathlib import Path
 from scaling.record import Ledger
 from scaling.record.claims import Observer, Sighting, standing
 
-from .ground import OFTEN, Found, Ground, Row, compare, ended, kill, tree, wait_for
+from .ground import OFTEN, Found, Ground, Row, compare, ended, kill, tree, verified, wait_for
 
 RUNS = 40
 LEASE = 6.0  # seconds; a minute as shipped
@@ -56,7 +56,7 @@ def storm(ground: Ground, seed: int, short: bool) -> Row:
         row.tries += RUNS
         wrong = [f"participants that nobody killed ended with {statuses}"] if any(statuses) else []
         wrong += [f"a run was taken over after {taken[-1]:.1f} s"] if max(taken) > 2 * LEASE else []
-        row.note(f"race {turn}", compare(out, reference) + Found(wrong=wrong))
+        row.note(f"race {turn}", compare(out, reference) + verified(out) + Found(wrong=wrong))
     row.said = {"participants": 5 if short else 8, "slowest takeover": f"{max(taken):.1f} s, lease {LEASE:.0f} s"}
     return row
 
