@@ -11,6 +11,7 @@ from scaling.cli.options import dry_run_option, study_options, sweep_options
 from scaling.cli.plan import show
 from scaling.cli.sweep import lay_down, obeying_signals, register, say_unfinished, sweep, unfit
 from scaling.launch.local import Outcome, default_workers
+from scaling.launch.sinks import missing
 from scaling.plan import Study
 from scaling.record import Ledger, table
 from scaling.record.claims import Holder
@@ -69,7 +70,11 @@ def _refuse_unfit(study: Study, ledger: Ledger, workers: int, arguments: argpars
         for law in study.analysis.laws
         if law not in SURFACES
     ]
-    if faults := faults + unfit(study, ledger, workers, arguments.population, arguments.patience):
+    if (
+        faults := faults
+        + missing(arguments.sinks)
+        + unfit(study, ledger, workers, arguments.population, arguments.patience)
+    ):
         raise Refusal(faults)
 
 

@@ -167,6 +167,8 @@ class LocalSweep:
             if self._stop.asked() and asked_at is None:
                 asked_at = time.monotonic()
                 for worker in self._workers.values():
+                    if worker.has_nothing_to_save():
+                        worker.kill()
                     worker.tell(do="stop")
             if asked_at and (self._stop.hurry() or time.monotonic() - asked_at > GRACE_SECONDS):
                 for worker in self._workers.values():

@@ -103,6 +103,10 @@ class Worker:
         silence = time.monotonic() - self._heard
         return silence > max(patience * LONGER.get(self._phase, LONGEST), PACE * usual)
 
+    def has_nothing_to_save(self) -> bool:
+        """Whether it starts or compiles: that can take long, and what it stands on is saved."""
+        return not self.ready or (bool(self.jobs) and self._phase in ("", "compile", "trial"))
+
     def kill(self) -> None:
         self.process.kill()
 

@@ -61,7 +61,12 @@ def read_json(path: Path, *, most: int, object_hook: Callable[[dict[str, Any]], 
 
 def flush_folder(folder: Path) -> None:
     """Put the names in `folder` on the disk: a rename outlives a loss of power only then."""
-    opened = os.open(folder, os.O_RDONLY)
+    flush_file(folder)
+
+
+def flush_file(path: Path) -> None:
+    """Put what was written to `path` on the disk."""
+    opened = os.open(path, os.O_RDONLY)
     try:
         os.fsync(opened)
     finally:

@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from scaling.record import manifest
 from scaling.record.failure import Failure
 from scaling.record.files import commit_json, create_text, flush_folder, read_json
 from scaling.record.run_record import RunRecord
@@ -122,8 +123,9 @@ class Ledger:
         commit_json(self.run_folder(run_id) / "failure.json", failure.to_json())
 
     def checkpoint_steps(self, run_id: str) -> set[int]:
-        """The optimizer steps whose weights are on disk."""
-        return {int(p.name) for p in (self.run_folder(run_id) / "checkpoints").glob("*") if p.name.isdigit()}
+        """The optimizer steps whose weights are on disk, committed. Whether they are sound shows when they are read."""
+        found = (self.run_folder(run_id) / "checkpoints").glob("*")
+        return {int(path.name) for path in found if path.name.isdecimal() and manifest.is_committed(path)}
 
     def curve(self, run_id: str) -> list[dict[str, Any]]:
         """The logged rows of a run, oldest first."""
