@@ -130,7 +130,7 @@ def shown(record: RunRecord) -> dict[str, Any]:
 def compare(out: Path, reference: Results) -> Found:
     """A folder whose sweep is over, with the undisturbed one."""
     now, silent = Results.of(out), []
-    noted = {run_id for run_id in now.records if Ledger(out)[run_id].to_json().get("notes")}
+    noted = {run_id for run_id in now.records if Ledger(out)[run_id].notes}
     lost = [f"run {run_id} has no record that can be read" for run_id in reference.records if run_id not in now.records]
     for run_id, result in now.records.items():
         if result != reference.records.get(run_id):
@@ -228,7 +228,7 @@ class Ground:
     @property
     def last_words(self) -> str:
         lines = self.said_by(self._commands).read_text().strip().splitlines()
-        return lines[-1].strip() if lines else "it said nothing"
+        return lines[-1].strip() if lines else ""
 
     def finish(self, out: Path, *words: str, environment: Mapping[str, str] | None = None) -> int:
         """The exit status of the whole command."""

@@ -32,7 +32,7 @@ def storm(ground: Ground, seed: int, short: bool) -> Row:
         process = ground.start(out, environment=ground.environment(out) | cold)
         _reach(phase, process, out, rng)
         alive, everything = tree(process.pid), rng.random() < 0.4
-        at = phases(out, alive) or ["close" if _recorded(out) else "start"]
+        at = phases(out, alive) or ["close" if ground.last_words else "start"]
         sent = time.monotonic()
         kill(alive if everything else alive[:1], number or signal.SIGTERM)
         if number is None:
@@ -46,7 +46,7 @@ def storm(ground: Ground, seed: int, short: bool) -> Row:
             (took if number else again).append(seconds)
             name = f"{number.name}{' to all' if everything else ''}" if number else "SIGTERM twice"
             what = f"{name} in {' and '.join(at)}"
-            row.judge(what, _left(process.pid, out, status, seconds, number is None, ground.last_words))
+            row.judge(what, _left(out, status, seconds, number is None, ground.last_words))
         if status == 0:
             row.note(f"sweep {sweeps}, at its end", ground.completed(out))
             sweeps += 1
@@ -78,15 +78,15 @@ def _reach(phase: str, process, out: Path, rng: random.Random) -> None:
     elif phase == "any":
         time.sleep(rng.uniform(0.5, 8.0))
     else:
-        wait_for(lambda: bool(phases(out, tree(process.pid)[1:])), 10)
+        wait_for(lambda: process.poll() is not None or bool(phases(out, tree(process.pid)[1:])), 60)
         time.sleep(rng.uniform(0.0, 1.0) if phase == "train" else 0.0)
         wait_for(there, 6 if phase != "close" else 30)
 
 
-def _left(pid: int, out: Path, status: int, seconds: float, twice: bool, said: str) -> Found:
-    """What is wrong with how it ended. Before the sweep begins, the signal may end Python as it does any program."""
-    wrong, begun = [], (out / "study.json").exists()
-    if status not in (INTERRUPTED, 0) and not (status < 0 and (twice or not begun)):
+def _left(out: Path, status: int, seconds: float, twice: bool, said: str) -> Found:
+    """What is wrong with how it ended. Before it says a word, the signal may end Python as it does any program."""
+    wrong = []
+    if status not in (INTERRUPTED, 0) and not (status < 0 and (twice or not said)):
         wrong.append(f"it ended with status {status}: {said}")
     if (limit := AT_ONCE_SECONDS if twice else LIMIT_SECONDS) < seconds:
         wrong.append(f"it took {seconds:.1f} s to end, and {limit:.0f} are allowed")
