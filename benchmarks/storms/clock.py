@@ -5,7 +5,7 @@ import random
 import time
 from pathlib import Path
 
-from .ground import Found, Ground, Row, ended, kill, tree
+from .ground import Ground, Row, kill, tree
 
 DAY = 86_400
 LIBRARY = ("/usr/lib/*/faketime/libfaketimeMT.so.1", "/usr/lib*/faketime/libfaketimeMT.so.1")  # the package faketime
@@ -27,9 +27,8 @@ def storm(ground: Ground, seed: int, short: bool) -> Row:
             kill(tree(process.pid))
             process.wait()
             _date_anew(out, rng)
-        status = ended(ground.start(out, environment=_shifted(ground.environment(out), libraries[0], shifts[0])))
-        wrong = [f"under a shifted clock it ended with status {status}: {ground.last_words}"] if status else []
-        row.judge(f"days {shifts}", Found(wrong=wrong) + ground.completed(out))
+        shifted = ground.finish(out, environment=_shifted(ground.environment(out), libraries[0], shifts[0]))
+        row.judge(f"days {shifts}", shifted + ground.completed(out))
     row.said = {"clocks": "a day ahead, a day behind; dates of files at random"}
     return row
 

@@ -65,7 +65,7 @@ def mounted(folder: Path, cache: Path, seed: int, fills: int) -> Row:
             wait_for(lambda process=process: process.poll() is not None, rng.uniform(0.0, seconds / 4))
             _fill(home / "filler")
         status = ended(process)
-        found = _ended_well(out, reference, status, ground.last_words, exact=not turn)
+        found = _ended_well(out, reference, status, ground.last_words(process), exact=not turn)
         (home / "filler").unlink(missing_ok=True)
         subprocess.run(["mount", "-o", f"remount,size={LARGE}", str(home)], check=True)
         row.judge(what, found + ground.completed(out))

@@ -195,7 +195,7 @@ class Ground:
         self.study.write_text(study)
         self.cache = cache or folder / "cache"
         self._undisturbed: tuple[Results, float] | None = None
-        self._commands = 0
+        self._said: dict[int, Path] = {}  # by process
 
     def environment(self, out: Path, **storm: Any) -> dict[str, str]:
         marks(out).mkdir(parents=True, exist_ok=True)
@@ -214,33 +214,33 @@ class Ground:
         return self.command(out, *command, environment=environment)
 
     def command(self, out: Path, *words: str, environment: Mapping[str, str] | None = None) -> subprocess.Popen:
-        self._commands += 1
-        with open(self.said_by(self._commands), "w") as said:
+        path = self.folder / f"said-{len(self._said)}.txt"
+        with open(path, "w") as said:
             process = subprocess.Popen(
                 [sys.executable, "-m", "scaling", *words], stdin=subprocess.DEVNULL, stdout=said, stderr=said,
                 env=dict(environment or self.environment(out)), start_new_session=True, cwd=self.folder,
             )  # fmt: skip
+        self._said[process.pid] = path
         return process
 
-    def said_by(self, command: int) -> Path:
-        return self.folder / f"said-{command}.txt"
-
-    @property
-    def last_words(self) -> str:
-        lines = self.said_by(self._commands).read_text().strip().splitlines()
+    def last_words(self, process: subprocess.Popen) -> str:
+        """The last line that a command of this ground said; empty where it said none."""
+        lines = self._said[process.pid].read_text().strip().splitlines()
         return lines[-1].strip() if lines else ""
 
-    def finish(self, out: Path, *words: str, environment: Mapping[str, str] | None = None) -> int:
-        """The exit status of the whole command."""
-        return ended(self.start(out, *words, environment=environment))
+    def finish(self, out: Path, *words: str, environment: Mapping[str, str] | None = None) -> Found:
+        """The whole command, which has to end with status 0."""
+        process = self.start(out, *words, environment=environment)
+        status = ended(process)
+        return Found(wrong=[f"a command ended with status {status}: {self.last_words(process)}"] if status else [])
 
     def undisturbed(self) -> tuple[Results, float]:
         """What the study shows when nothing happens to it, and the seconds that takes with a warm cache."""
         if self._undisturbed is None:
             for name in ("cold", "undisturbed"):
                 out, began = self.folder / name, time.monotonic()
-                if status := self.finish(out):
-                    raise SystemExit(f"the undisturbed sweep ended with status {status}: {self.last_words}")
+                if found := self.finish(out):
+                    raise SystemExit(f"the undisturbed sweep: {found.wrong}")
                 seconds = time.monotonic() - began
             self._undisturbed = Results.of(out), seconds
             if found := compare(self.folder / "cold", self._undisturbed[0]).silent:
@@ -253,9 +253,7 @@ class Ground:
 
     def completed(self, out: Path) -> Found:
         """Run the command once more, undisturbed, and compare; `scaling verify` must have nothing to say."""
-        status = self.finish(out)
-        wrong = [f"the last command ended with status {status}: {self.last_words}"] if status else []
-        return compare(out, self.undisturbed()[0]) + verified(out) + Found(wrong=wrong)
+        return self.finish(out) + compare(out, self.undisturbed()[0]) + verified(out)
 
 
 def ended(process: subprocess.Popen, patience: float = PATIENCE) -> int:

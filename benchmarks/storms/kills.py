@@ -29,7 +29,7 @@ def storm(ground: Ground, seed: int, short: bool, tries: int | None = None) -> R
                 if status == 0:
                     break
                 if status != 1:  # 1: two of its runs' workers were killed, as it says
-                    row.note(f"kill {row.tries}", Found(wrong=[f"status {status}: {ground.last_words}"]))
+                    row.note(f"kill {row.tries}", Found(wrong=[f"status {status}: {ground.last_words(process)}"]))
                 process = ground.start(out)
                 continue
             victims = {"everything": alive, "the supervisor": alive[:1]}.get(target, [rng.choice(alive[1:] or alive)])

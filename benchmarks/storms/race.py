@@ -57,9 +57,14 @@ def storm(ground: Ground, seed: int, short: bool) -> Row:
         taken.append(_taken_over(out, frozen))
         time.sleep(1.0)
         kill(everything, signal.SIGCONT)
-        statuses = [ended(process) for process in processes if process not in victims[1:]]
+        others = [process for process in processes if process not in victims[1:]]
         row.tries += RUNS
-        wrong = [f"participants that nobody killed ended with {statuses}"] if any(statuses) else []
+        wrong = [
+            f"{'the frozen participant' if process is victims[0] else 'one that was left alone'} ended with status "
+            f"{status}: {ours.last_words(process)}"
+            for process in others
+            if (status := ended(process))
+        ]
         late = [seconds for seconds in taken[-len(victims) :] if seconds > 2 * LEASE]
         wrong += [f"a run was taken over after {seconds:.1f} s, the lease is {LEASE:.0f}" for seconds in late]
         row.note(f"race {turn}", compare(out, reference) + verified(out) + Found(wrong=wrong))

@@ -32,7 +32,7 @@ def storm(ground: Ground, seed: int, short: bool) -> Row:
         process = ground.start(out, environment=ground.environment(out) | cold)
         _reach(phase, process, out, rng)
         alive, everything = tree(process.pid), rng.random() < 0.4
-        at = phases(out, alive) or ["close" if ground.last_words else "start"]
+        at = phases(out, alive) or ["close" if ground.last_words(process) else "start"]
         sent = time.monotonic()
         kill(alive if everything else alive[:1], number or signal.SIGTERM)
         if number is None:
@@ -46,7 +46,7 @@ def storm(ground: Ground, seed: int, short: bool) -> Row:
             (took if number else again).append(seconds)
             name = f"{number.name}{' to all' if everything else ''}" if number else "SIGTERM twice"
             what = f"{name} in {' and '.join(at)}"
-            row.judge(what, _left(out, status, seconds, number is None, ground.last_words))
+            row.judge(what, _left(out, status, seconds, number is None, ground.last_words(process)))
         if status == 0:
             row.note(f"sweep {sweeps}, at its end", ground.completed(out))
             sweeps += 1

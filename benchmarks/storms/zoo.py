@@ -86,7 +86,7 @@ def _watched(ground: Ground, out: Path, environment: dict[str, str], words: tupl
                 lived[pid] = time.monotonic() - began[pid]
         time.sleep(0.1)
     if process.returncode != 1:
-        row.note("the command", Found(wrong=[f"status {process.returncode}: {ground.last_words}"]))
+        row.note("the command", Found(wrong=[f"status {process.returncode}: {ground.last_words(process)}"]))
     return [*lived.values()]
 
 
