@@ -78,7 +78,10 @@ def rage(storm: Callable[[Ground, int, bool], Row], name: str, ground: Ground, s
     """One storm; if it breaks down itself, that is what was found."""
     try:
         return storm(ground, seed, short)
-    except Exception as error:
+    except BaseException as error:
+        ground.end()
+        if not isinstance(error, Exception):
+            raise
         traceback.print_exc()
         row = Row(storm=name)
         row.judge("the storm itself", Found(wrong=[f"{type(error).__name__}: {error}"]))

@@ -195,7 +195,7 @@ class Ground:
         self.study.write_text(study)
         self.cache = cache or folder / "cache"
         self._undisturbed: tuple[Results, float] | None = None
-        self._said: dict[int, Path] = {}  # by process
+        self._started: list[tuple[subprocess.Popen, Path]] = []  # with what each says
 
     def environment(self, out: Path, **storm: Any) -> dict[str, str]:
         marks(out).mkdir(parents=True, exist_ok=True)
@@ -214,19 +214,26 @@ class Ground:
         return self.command(out, *command, environment=environment)
 
     def command(self, out: Path, *words: str, environment: Mapping[str, str] | None = None) -> subprocess.Popen:
-        path = self.folder / f"said-{len(self._said)}.txt"
+        path = self.folder / f"said-{len(self._started)}.txt"
         with open(path, "w") as said:
             process = subprocess.Popen(
                 [sys.executable, "-m", "scaling", *words], stdin=subprocess.DEVNULL, stdout=said, stderr=said,
                 env=dict(environment or self.environment(out)), start_new_session=True, cwd=self.folder,
             )  # fmt: skip
-        self._said[process.pid] = path
+        self._started.append((process, path))
         return process
 
     def last_words(self, process: subprocess.Popen) -> str:
         """The last line that a command of this ground said; empty where it said none."""
-        lines = self._said[process.pid].read_text().strip().splitlines()
+        lines = dict(self._started)[process].read_text().strip().splitlines()
         return lines[-1].strip() if lines else ""
+
+    def end(self) -> None:
+        """Kill what is still at work here, as when a storm was broken off."""
+        for process, _ in self._started:
+            if process.poll() is None:
+                kill(tree(process.pid))
+                process.wait()
 
     def finish(self, out: Path, *words: str, environment: Mapping[str, str] | None = None) -> Found:
         """The whole command, which has to end with status 0."""
