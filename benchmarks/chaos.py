@@ -35,7 +35,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from storms import clock, commits, corruption, disk, kills, race, signals, soak, zoo
-from storms.ground import KINDS, Found, Ground, Row
+from storms.ground import KINDS, Found, Ground, Row, end_all
 from train_step import where  # beside this file
 
 STORMS = {
@@ -79,7 +79,7 @@ def rage(storm: Callable[[Ground, int, bool], Row], name: str, ground: Ground, s
     try:
         return storm(ground, seed, short)
     except BaseException as error:
-        ground.end()
+        end_all()
         if not isinstance(error, Exception):
             raise
         traceback.print_exc()

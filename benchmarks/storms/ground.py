@@ -18,6 +18,7 @@ from scaling.record.verify import verify
 from scaling.spec import Refusal
 
 HERE = Path(__file__).resolve().parents[1]  # benchmarks/
+STARTED: list[subprocess.Popen] = []  # every command
 PATIENCE = 300.0  # seconds after which a command counts as hung
 
 # 3 trunks, 9 branches and a held-out run. On the source that makes its own text, so that nothing has to be read.
@@ -195,7 +196,7 @@ class Ground:
         self.study.write_text(study)
         self.cache = cache or folder / "cache"
         self._undisturbed: tuple[Results, float] | None = None
-        self._started: list[tuple[subprocess.Popen, Path]] = []  # with what each says
+        self._said: dict[subprocess.Popen, Path] = {}
 
     def environment(self, out: Path, **storm: Any) -> dict[str, str]:
         marks(out).mkdir(parents=True, exist_ok=True)
@@ -214,26 +215,20 @@ class Ground:
         return self.command(out, *command, environment=environment)
 
     def command(self, out: Path, *words: str, environment: Mapping[str, str] | None = None) -> subprocess.Popen:
-        path = self.folder / f"said-{len(self._started)}.txt"
+        path = self.folder / f"said-{len(self._said)}.txt"
         with open(path, "w") as said:
             process = subprocess.Popen(
                 [sys.executable, "-m", "scaling", *words], stdin=subprocess.DEVNULL, stdout=said, stderr=said,
                 env=dict(environment or self.environment(out)), start_new_session=True, cwd=self.folder,
             )  # fmt: skip
-        self._started.append((process, path))
+        self._said[process] = path
+        STARTED.append(process)
         return process
 
     def last_words(self, process: subprocess.Popen) -> str:
         """The last line that a command of this ground said; empty where it said none."""
-        lines = dict(self._started)[process].read_text().strip().splitlines()
+        lines = self._said[process].read_text().strip().splitlines()
         return lines[-1].strip() if lines else ""
-
-    def end(self) -> None:
-        """Kill what is still at work here, as when a storm was broken off."""
-        for process, _ in self._started:
-            if process.poll() is None:
-                kill(tree(process.pid))
-                process.wait()
 
     def finish(self, out: Path, *words: str, environment: Mapping[str, str] | None = None) -> Found:
         """The whole command, which has to end with status 0."""
@@ -261,6 +256,14 @@ class Ground:
     def completed(self, out: Path) -> Found:
         """Run the command once more, undisturbed, and compare; `scaling verify` must have nothing to say."""
         return self.finish(out) + compare(out, self.undisturbed()[0]) + verified(out)
+
+
+def end_all() -> None:
+    """Kill every command that is still at work, as when a storm was broken off."""
+    for process in STARTED:
+        if process.poll() is None:
+            kill(tree(process.pid))
+            process.wait()
 
 
 def ended(process: subprocess.Popen, patience: float = PATIENCE) -> int:
