@@ -30,7 +30,8 @@ COMMANDS = {
         "how far each learning rate of a study is from the best, whether one rule serves every size, what it costs",
         "scaling tune quickstart --sizes 3 --rates 5",
     ),
-    "status": ("progress of a sweep: what is done, under way, pending", "scaling status results/quickstart"),
+    "status": ("progress of a sweep: what is done, under way, pending", "scaling status results/quickstart --follow"),
+    "log": ("copy the curves of a results folder to TensorBoard or W&B", "scaling log results/quickstart --to wandb"),
     "table": ("the table of a results folder, as its records give it now", "scaling table results/quickstart"),
     "verify": (
         "whether every file of a results folder is as it was written, and what to do where it is not",

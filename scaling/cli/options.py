@@ -34,11 +34,19 @@ def sweep_options(parser: argparse.ArgumentParser) -> None:
         help="of silence in training until a worker is killed and its run tried again (default: %(default)g; longer "
         "while it compiles, or where its steps are slow)",
     )  # fmt: skip
+    log_option(parser)
+
+
+def log_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--log", action="append", default=[], choices=("tensorboard", "wandb"), dest="sinks",
+        help="copy the curves there as they grow; may be repeated",
+    )  # fmt: skip
 
 
 def dry_run_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
 
 
-def json_option(parser: argparse.ArgumentParser) -> None:
+def json_option(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON document on standard output")

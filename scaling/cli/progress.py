@@ -16,7 +16,7 @@ from scaling.plan import Plan
 from scaling.plan.clock import seconds
 from scaling.plan.plan import Planned
 from scaling.record import Ledger
-from scaling.report.words import short
+from scaling.report.words import plain, short
 
 SLOW = 2.0  # times the usual pace from which a run is said to be slow
 SLOW_AFTER = 4  # runs, when it is known what is usual
@@ -66,7 +66,7 @@ class SweepView:
             self.console.print(line, highlight=False, soft_wrap=True)
         elif event.kind == "failed":
             self.console.print(
-                f"[red]failed[/red]   {label(planned)}: {escape(event.values['reason'])}",
+                f"[red]failed[/red]   {label(planned)}: {escape(plain(event.values['reason']))}",
                 highlight=False,
                 soft_wrap=True,
             )

@@ -14,24 +14,16 @@ from scaling import data
 from scaling.cli.locate import unwritable
 from scaling.cli.progress import SweepView, label
 from scaling.launch import provenance
-from scaling.launch.local import LocalSweep, Outcome, Stop, default_population
+from scaling.launch.local import Event, LocalSweep, Outcome, Stop, default_population
+from scaling.launch.mirror import mirrored
 from scaling.plan import Plan, Study
 from scaling.record import Failure, Ledger, table
 from scaling.record.claims import Holder, Observer
 from scaling.record.files import commit_json
+from scaling.report.words import plain
 from scaling.spec import Refusal
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-WAY_OUT = {
-    "crash": "the same command tries it again",
-    "hang": "the same command tries it again; --patience SECONDS waits longer",
-    "out_of_memory": "a machine with more memory, or a smaller model or batch; then --retry",
-    "disk_full": "make room; the same command goes on with it",
-    "error": "mend the cause; then the same command with --retry",
-    "folder_lost": "bring the folder back; the same command goes on",
-    "trunk_lost": "the same command trains its trunk again",
-    "blocked": "the same command goes on once that is done",
-}
 
 
 def unfit(study: Study, ledger: Ledger, workers: int, population: str, patience: float) -> list[str]:
@@ -139,12 +131,17 @@ def sweep(
     """
     stop = Stop()
     before = {number: signal.signal(number, lambda *_: stop.ask()) for number in SIGNALS}
-    machine = json.dumps(provenance.commit())
+    machine = json.dumps(provenance.code())
     command = [sys.executable, "-m", "scaling", "worker", str(ledger.folder.absolute()), machine]
     command += ["--population", options.population]
     view = SweepView(plan, ledger, workers)
     try:
-        with view:
+        with view, mirrored(options.sinks, ledger, plan, ledger.study()["name"], label) as mirror:
+
+            def see(event: Event) -> None:
+                view(event)
+                mirror(event)
+
             return LocalSweep(
                 plan,
                 ledger,
@@ -154,7 +151,7 @@ def sweep(
                 population=default_population() if options.population == "auto" else int(options.population),
                 held_back=held_back,
                 release=lambda: release(view.console),
-                seen=view,
+                seen=see,
                 stop=stop,
                 only=only,
                 linger=linger,
@@ -193,12 +190,12 @@ def say_unfinished(plan: Plan, ledger: Ledger, outcome: Outcome, console: Consol
             failure = outcome.failed.get(run_id) or ledger.failure(run_id)
             failure = failure or Failure(kind="blocked", reason="not started")
             status = "pending" if failure.kind == "blocked" else f"failed ({failure.kind})"
-            reason, way = failure.reason, WAY_OUT[failure.kind]
+            reason, way = failure.reason, failure.way_out
             if failure.log:
                 reason += f"; see {failure.log}"
         unfinished += 1
         console.print(
-            f"[red]{status}[/red] {escape(label(planned))} ({run_id}): {escape(reason)}"
+            f"[red]{status}[/red] {escape(label(planned))} ({run_id}): {escape(plain(reason))}"
             + (f"; {escape(way)}" if way else ""),
             highlight=False,
             soft_wrap=True,

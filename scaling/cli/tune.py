@@ -19,6 +19,7 @@ from scaling.cli.plan import show
 from scaling.cli.sweep import obeying_signals, say_unfinished, sweep, unfit
 from scaling.cost import count_params
 from scaling.launch.local import Outcome, default_workers
+from scaling.launch.sinks import missing
 from scaling.plan import Plan, Planned, Study
 from scaling.plan.tuning import Cell, cells, extended, ladder, tuning_plan
 from scaling.record import Ledger, RunRecord, table
@@ -100,7 +101,8 @@ def run(arguments: argparse.Namespace) -> int:
     folder = results_of(study, path, arguments.out)
     own, ledger = Ledger(folder), Ledger(folder / "tuning")
     workers = default_workers() if arguments.workers is None else arguments.workers
-    asked = _asked(arguments, study, unfit(study, own, workers, arguments.population, arguments.patience))
+    unready = missing(arguments.sinks) + unfit(study, own, workers, arguments.population, arguments.patience)
+    asked = _asked(arguments, study, unready)
     kept = _kept(study, own, ledger)
     plan = asked.plan(ledger)
     whole = _as_study(study, plan + kept)

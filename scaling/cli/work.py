@@ -10,6 +10,7 @@ from scaling.cli.locate import unwritable
 from scaling.cli.options import sweep_options
 from scaling.cli.sweep import obeying_signals, register, say_unfinished, sweep, unfit_options
 from scaling.launch.local import default_workers
+from scaling.launch.sinks import missing
 from scaling.plan import Plan
 from scaling.record import Ledger, table
 from scaling.record.claims import Holder
@@ -40,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
     faults += [
         f"--only {run_id}: {ledger.folder} plans no such run" for run_id in arguments.only if run_id not in known
     ]
-    if faults:
+    if faults := faults + missing(arguments.sinks):
         raise Refusal(faults)
     console = Console(stderr=True)
     with obeying_signals(), Holder(ledger.folder) as holder:

@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
             for claim in ours.values():
                 claim.check(ledger.folder)
 
-        watch, together = Watch(progress=progress, stop=stop), len(job.runs)
+        watch, together = Watch(progress=progress, stop=stop, fence=fence), len(job.runs)
         if together > 1 and arguments.population == "auto":
             progress({"phase": "trial"})
             together = fastest(job.runs[0], together, known=cache_folder() / "populations.json")
@@ -66,9 +66,13 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _kind(error: Exception, folder: Path) -> str:
     """What kind of failure it is, where trying again may mend it or where its cause is known."""
-    if isinstance(error, MemoryError):
+    from scaling.train import DiskFull, OutOfMemory, TrunkLost
+
+    if isinstance(error, OutOfMemory | MemoryError):
         return "out_of_memory"
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if isinstance(error, TrunkLost):
+        return "trunk_lost"
+    if isinstance(error, DiskFull) or (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)):
         return "disk_full"
     if isinstance(error, OSError) and (not folder.is_dir() or error.errno in (errno.EROFS, errno.EIO, errno.ESTALE)):
         return "folder_lost"

@@ -8,6 +8,17 @@ from typing import Any, Literal, get_args
 # blocked: it waited for what was not made; never written down, for it holds of one sweep alone
 Kind = Literal["crash", "hang", "out_of_memory", "disk_full", "error", "folder_lost", "trunk_lost", "blocked"]
 
+WAY_OUT: dict[Kind, str] = {
+    "crash": "the same command tries it again",
+    "hang": "the same command tries it again; --patience SECONDS waits longer",
+    "out_of_memory": "a machine with more memory, or a smaller model or batch; then --retry",
+    "disk_full": "make room; the same command goes on with it",
+    "error": "mend the cause; then the same command with --retry",
+    "folder_lost": "bring the folder back; the same command goes on",
+    "trunk_lost": "the same command trains its trunk again",
+    "blocked": "the same command goes on once that is done",
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
@@ -15,6 +26,11 @@ class Failure:
     reason: str  # one line
     attempts: int = 0  # of the participant that gave it up
     log: str = ""  # path from the results folder; empty where there is none
+
+    @property
+    def way_out(self) -> str:
+        """What has the run tried again."""
+        return WAY_OUT[self.kind]
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

@@ -9,8 +9,13 @@ from typing import Any
 
 
 def commit_text(path: Path, text: str) -> None:
-    """Replace `path` by `text`: written aside, flushed to the disk, renamed, the folder flushed too."""
-    aside = _written_aside(path, text)
+    """`commit_bytes` of a text, in UTF-8."""
+    commit_bytes(path, text.encode())
+
+
+def commit_bytes(path: Path, content: bytes) -> None:
+    """Replace `path` by `content`: written aside, flushed to the disk, renamed, the folder flushed too."""
+    aside = _written_aside(path, content)
     try:
         os.replace(aside, path)
     except BaseException:
@@ -24,7 +29,7 @@ def create_text(path: Path, text: str) -> bool:
 
     Of any number of processes that try, on machines that share the folder, exactly one is told True.
     """
-    aside = _written_aside(path, text)
+    aside = _written_aside(path, text.encode())
     try:
         os.link(aside, path)
     except FileExistsError:
@@ -56,20 +61,25 @@ def read_json(path: Path, *, most: int, object_hook: Callable[[dict[str, Any]], 
 
 def flush_folder(folder: Path) -> None:
     """Put the names in `folder` on the disk: a rename outlives a loss of power only then."""
-    opened = os.open(folder, os.O_RDONLY)
+    flush_file(folder)
+
+
+def flush_file(path: Path) -> None:
+    """Put what was written to `path` on the disk."""
+    opened = os.open(path, os.O_RDONLY)
     try:
         os.fsync(opened)
     finally:
         os.close(opened)
 
 
-def _written_aside(path: Path, text: str) -> Path:
-    """A flushed file with `text` beside `path`, under a name that no other process or thread uses."""
+def _written_aside(path: Path, content: bytes) -> Path:
+    """A flushed file with `content` beside `path`, under a name that no other process or thread uses."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     try:
-        with open(aside, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
+        with open(aside, "wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
     except BaseException:

@@ -7,6 +7,7 @@
     runs/<id>/record.json    what it showed; there only when the run is over, sealed (scaling.record.seal)
     runs/<id>/record.N.json  records that it had before it was reopened
     runs/<id>/failure.json   why it was given up; there only without a record
+    jobs.json                what an engine was last asked for (scaling.cli.engines)
     runs.csv                 one row per evaluated run, made from the records
     tuning.json              how far its learning rates are from the best (scaling.record.tuning)
     tuning/                  the runs that tell: a results folder of its own
@@ -24,6 +25,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from scaling.record import manifest
 from scaling.record.failure import Failure
 from scaling.record.files import commit_json, create_text, flush_folder, read_json
 from scaling.record.run_record import RunRecord
@@ -123,8 +125,9 @@ class Ledger:
         commit_json(self.run_folder(run_id) / "failure.json", failure.to_json())
 
     def checkpoint_steps(self, run_id: str) -> set[int]:
-        """The optimizer steps whose weights are on disk."""
-        return {int(p.name) for p in (self.run_folder(run_id) / "checkpoints").glob("*") if p.name.isdigit()}
+        """The optimizer steps whose weights are on disk, committed. Whether they are sound shows when they are read."""
+        found = (self.run_folder(run_id) / "checkpoints").glob("*")
+        return {int(path.name) for path in found if path.name.isdecimal() and manifest.is_committed(path)}
 
     def curve(self, run_id: str) -> list[dict[str, Any]]:
         """The logged rows of a run, oldest first."""

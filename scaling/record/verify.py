@@ -187,6 +187,8 @@ class _Check:
             if role != "trunk":
                 self.lines[run_id] = table.line(table.row(record, group, role, self.tuning))
         except BROKEN as error:
+            if not os.path.lexists(path):  # opened again by a sweep under way
+                return None, None
             self.unsound = True
             self.add("fault", path, f"not a run record ({_said(error)})", AGAIN)
             return None, None
@@ -222,7 +224,8 @@ class _Check:
             said = "left over: the run has a record" if recorded else f"given up ({failure.kind}): {failure.reason}"
             self.add("note", path, said, "delete it" if recorded else "`scaling run --retry` tries it again")
         except BROKEN as error:
-            self.add("fault", path, f"does not say why the run failed ({_said(error)})", "delete it")
+            if os.path.lexists(path):  # or the run got its record meanwhile
+                self.add("fault", path, f"does not say why the run failed ({_said(error)})", "delete it")
 
     def curve(self, path: Path, steps: int | None, recorded: bool, seal: dict[str, Any] | None) -> None:
         """A run without a record writes its curve anew when it goes on, so that what is wrong with it is no fault."""
@@ -268,7 +271,8 @@ class _Check:
                 self.add("note", path, "has no manifest, so it counts as none", "delete it where no sweep runs")
             else:
                 self.found.counts["checkpoints"] += 1
-                for fault in () if self.quick else manifest.check(path, {"run": run_id, "step": int(name)}):
+                faults = [] if self.quick else manifest.check(path, {"run": run_id, "step": int(name)})
+                for fault in faults if path.exists() else ():  # a sweep under way may have dropped it
                     self.add("fault", path, fault, "a run that needs it sets it aside and goes on from one before it")
 
     def left_over(self, path: Path) -> None:

@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +24,28 @@ class Curve:
     """Appends to metrics.jsonl; rows beyond the step a run goes on from are dropped, so no step is logged twice.
 
     A row is an interval of optimizer steps, wherever the run is stopped and gone on with: `mark` puts what an interval
-    holds so far beside the checkpoint that the run would go on from, as a line with `open` that is no row.
+    holds so far beside the checkpoint that the run would go on from, as a line with `open` that is no row. There is one
+    for the last two marks, and for those at the steps `kept`, as there is a checkpoint. `fence` is called before the
+    file is replaced.
     """
 
-    def __init__(self, path: Path, run: RunSpec, before: list[dict[str, Any]], resumed_at: int):
+    def __init__(
+        self,
+        path: Path,
+        run: RunSpec,
+        before: list[dict[str, Any]],
+        resumed_at: int,
+        kept: Collection[int] = (),
+        fence: Callable[[], None] = lambda: None,
+    ):
         self.diverged_at: int | None = None  # first step whose loss, gradient or change was not finite
         self.rows = [row for row in before if "open" not in row and row["step"] <= resumed_at]
-        begun = [row for row in before if "open" in row and row["step"] == resumed_at]
         self._run, self._interval, self._path = run, max(1, run.steps // ROWS), path
-        self._open: dict[str, Any] | None = begun[-1] if begun else None
-        self._steps: list[tuple[float, ...]] = [tuple(_numbers(step)) for step in begun[-1]["open"]] if begun else []
+        self._kept, self._fence = kept, fence
+        self._open = {line["step"]: line for line in before if "open" in line and line["step"] <= resumed_at}
+        begun = self._open.get(resumed_at, {"open": ()})["open"]
+        self._steps: list[tuple[float, ...]] = [tuple(_numbers(step)) for step in begun]
+        self._marks = sorted(self._open)[-2:]
         self._rewrite()
         self._file = open(path, "a", encoding="utf-8")
 
@@ -41,10 +54,14 @@ class Curve:
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
+        if self.diverged_at is not None or (self.rows and self.rows[-1]["step"] == self._run.steps):
+            self._open = {step: line for step, line in self._open.items() if step in self._kept}
         self._rewrite()
 
     def _rewrite(self) -> None:
-        lines = [*self.rows, *([self._open] if self._open else [])]
+        self._fence()
+        self._path.parent.stat()  # raises where the folder is gone: it is not made again without its weights
+        lines = [*self.rows, *self._open.values()]
         commit_text(self._path, "".join(json.dumps(line) + "\n" for line in lines))
 
     @property
@@ -67,11 +84,14 @@ class Curve:
         self._file.flush()
 
     def mark(self, step: int) -> None:
-        """Put down what the interval under way holds, for a run that goes on from `step`."""
-        self._open = {"step": step, "open": [_cells(values) for values in self._steps]} if self._steps else None
-        if self._open:
-            self._file.write(json.dumps(self._open) + "\n")
-            self._file.flush()
+        """Put down, and on the disk, what the interval under way holds, for a run that goes on from `step`."""
+        if self._steps:
+            self._open[step] = {"step": step, "open": [_cells(values) for values in self._steps]}
+            self._file.write(json.dumps(self._open[step]) + "\n")
+        self._marks = [*self._marks, step][-2:]
+        self._open = {at: line for at, line in self._open.items() if at in self._marks or at in self._kept}
+        self._file.flush()
+        os.fsync(self._file.fileno())
 
     def _row(self, step: int) -> None:
         of = StepMetrics(*np.array(self._steps).T)
@@ -92,7 +112,6 @@ class Curve:
         self.rows.append(row)
         self._file.write(json.dumps(row) + "\n")
         self._steps.clear()
-        self._open = None
 
 
 def _cells(values: tuple[float, ...]) -> list[float | None]:

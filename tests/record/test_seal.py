@@ -121,6 +121,13 @@ def test_no_name_but_an_id_becomes_a_path(ledger: Ledger, name):
         ledger.study()
 
 
+def test_a_study_that_plans_a_run_twice_is_refused(ledger: Ledger, tiny: RunSpec):
+    planned = {"id": tiny.id, "group": "g", "role": "fitted", "run": {"steps": 1}}
+    commit_json(ledger.folder / "study.json", {"name": "s", "question": "?", "analysis": {}, "plan": [planned] * 2})
+    with pytest.raises(Refusal, match=f"plans run {tiny.id} twice"):
+        ledger.study()
+
+
 @pytest.mark.parametrize("inner", ["", "checkpoints"])
 def test_a_link_that_leads_out_of_the_folder_is_not_followed(ledger: Ledger, tiny: RunSpec, tmp_path: Path, inner: str):
     outside = tmp_path / "outside"

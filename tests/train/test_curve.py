@@ -48,6 +48,22 @@ def test_a_run_that_stops_within_a_row_goes_on_with_it(long: RunSpec, tmp_path):
     assert path.read_text() == (tmp_path / "whole.jsonl").read_text()
 
 
+def test_a_run_goes_on_with_a_row_from_each_checkpoint_that_is_kept(long: RunSpec, tmp_path):
+    """The last two, and those of branches."""
+    losses, path = np.linspace(5, 4, long.steps), tmp_path / "curve.jsonl"
+    marks = [105, 222, 333, 338]
+    with Curve(path, long, [], resumed_at=0, kept=[105]) as curve:
+        for start, end in zip([0, *marks], marks, strict=False):
+            curve.add(start, end, metrics(losses[start:end]))
+            curve.mark(end)
+    before = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [line["step"] for line in before if "open" in line] == [105, 333, 338]
+    for step in (105, 333, 338):
+        with Curve(path, long, before, resumed_at=step) as curve:
+            curve.add(step, 1000, metrics(losses[step:]))
+        assert [row["loss_max"] for row in curve.rows] == list(losses[::10])
+
+
 def test_a_diverging_run_keeps_the_steps_before(long: RunSpec, tmp_path):
     losses = np.array([5.0] * 23 + [4.0, np.nan, np.nan])
     with Curve(tmp_path / "curve.jsonl", long, [], resumed_at=0) as curve:
