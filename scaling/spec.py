@@ -390,6 +390,8 @@ def _run_faults(run: RunSpec) -> list[str]:
         lines.append(
             f"seed = {run.seed}: must be below 2**32: weights are drawn from 32 bits, and the rest would be lost"
         )
+    if run.steps >= 1 << 31:
+        lines.append(f"steps = {run.steps}: must be below 2**31, as steps are counted in 32 bits")
     if run.eval.tokens < 2 * run.model.context:
         lines.append(
             f"eval.tokens = {run.eval.tokens}: must hold two windows of model.context = {run.model.context}, or the "

@@ -36,6 +36,8 @@ from scaling.fitting.forecast import (
 from scaling.fitting.laws import SURFACES
 from scaling.fitting.observe import Observations, observe, read_table
 from scaling.fitting.tournament import Tournament, tournament
+from scaling.record.files import read_json
+from scaling.report.findings import MOST_FORECASTS
 from scaling.report.words import short
 from scaling.spec import Refusal
 
@@ -118,10 +120,10 @@ def _faults(asked: argparse.Namespace) -> list[str]:
             faults.append(f"--law {asked.law}: must be a law of N and D, {', '.join(SURFACES)}, or all")
         if asked.register is not None and os.path.lexists(asked.register):
             faults.append(f"--register {asked.register}: is there already and stays as it is; give another name")
-        elif asked.register is not None and not Path(asked.register).parent.is_dir():
-            faults.append(f"--register {asked.register}: there is no folder {Path(asked.register).parent}")
-        elif asked.register is not None and (why := unwritable(Path(asked.register).parent)):
-            faults.append(f"--register {asked.register}: {why}")
+        elif asked.register is not None:
+            folder = Path(asked.register).parent
+            why = unwritable(folder) if folder.exists() else f"there is no folder {folder}"
+            faults += [f"--register {asked.register}: cannot be written: {why}"] if why else []
     if not 0 < asked.level < 1:
         faults.append(f"--level {asked.level:g}: must lie between 0 and 1")
     if asked.seed < 0:
@@ -238,11 +240,11 @@ def _version(package: str) -> str:
 
 def _registered(path: Path) -> tuple[dict[str, Any], list[Projection]]:
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = read_json(path, most=MOST_FORECASTS)
     except OSError as error:
         raise Refusal(f"--score {path}: cannot be read: {error.strerror}") from None
-    except ValueError:
-        raise Refusal(f"--score {path}: is no JSON document") from None
+    except ValueError as error:
+        raise Refusal(f"--score {path}: is no JSON document: {error}") from None
     if not isinstance(document, dict) or document.get("kind") != KIND or "registered" not in document:
         raise Refusal(f"--score {path}: is no forecast that `scaling forecast --register` wrote")
     try:

@@ -40,9 +40,9 @@ def results_of(study: Study, path: Path, out: str | None) -> Path:
 
 def unwritable(folder: Path) -> str:
     """What keeps files from being written into a folder, which may be still to be made; empty where nothing does."""
-    nearest = next(p for p in [folder, *folder.absolute().parents] if p.exists())
+    nearest = next(p for p in [folder, *folder.absolute().parents] if os.path.lexists(p))
     if not nearest.is_dir():
-        return f"{nearest} is a file, not a folder"
+        return f"{nearest} is a {'link that leads to no' if nearest.is_symlink() else 'file, not a'} folder"
     return "" if os.access(nearest, os.W_OK | os.X_OK) else f"{nearest} cannot be written to"
 
 

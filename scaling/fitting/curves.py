@@ -109,6 +109,8 @@ class CurveFit:
 def read_curves(path: str | Path, columns: Mapping[str, str] | None = None) -> list[Curve]:
     """Curves of a table with columns `run_id`, `step`, `lr` and `loss`, or of a results folder's runs/*/metrics.jsonl.
 
+    They are in the order of their names, whatever that of the rows.
+
     Between logged steps the learning rate runs straight, and before the first it rises straight from 0: a schedule
     that jumps needs rows on both sides of the jump, which may have an empty loss. A step is counted from 1 on; its
     loss is that after it. In a results folder a loss is the mean since the row before and counts at the middle of that
@@ -127,7 +129,7 @@ def read_curves(path: str | Path, columns: Mapping[str, str] | None = None) -> l
         )
     label = np.array([text_of(cell) for cell in table["run_id"]])
     found, faults = [], []
-    for name in dict.fromkeys(label.tolist()):
+    for name in sorted(set(label.tolist())):
         try:
             found.append(_curve(name, table.loc[label == name]))
         except Refusal as refusal:

@@ -131,9 +131,16 @@ def forecast(fits: Sequence[Fit], n: float, d: float, flops: float, *, level: fl
 
 
 def forecast_from_json(document: Mapping[str, Any]) -> Forecast:
-    """The forecast that `Forecast.to_json` wrote."""
+    """The forecast that `Forecast.to_json` wrote. Raises KeyError, TypeError or ValueError for anything else."""
     predictions = tuple(Prediction(**prediction) for prediction in document["predictions"])
-    return Forecast(**{**document, "predictions": predictions, "warnings": tuple(document["warnings"])})
+    said = Forecast(**{**document, "predictions": predictions, "warnings": tuple(map(str, document["warnings"]))})
+    numbers = [said.n, said.d, said.flops, said.level, said.loss, said.low, said.high, said.extrapolation]
+    numbers += [number for one in predictions for number in (one.loss, one.low, one.high)]
+    if strange := [number for number in numbers if type(number) not in (int, float)]:
+        raise ValueError(f"{strange[0]!r:.60} is no number")
+    if said.headline not in [one.law for one in predictions]:
+        raise ValueError(f"{said.headline!r:.60} is no law that it asked")
+    return said
 
 
 def score(forecast: Forecast, measured: float) -> Score:

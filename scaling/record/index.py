@@ -75,7 +75,7 @@ class Index:
 
     def __init__(self, ledger: Ledger, home: Path):
         self.ledger = ledger
-        name = f"{platform.node()}:{ledger.folder.resolve()}"  # a home folder may be shared by machines
+        name = f"{platform.node()}:{os.path.realpath(ledger.folder)}"  # a home folder may be shared by machines
         self.path = Path(home) / f"{hashlib.sha256(os.fsencode(name)).hexdigest()[:24]}.sqlite"
         self._db: sqlite3.Connection | None = None
 

@@ -3,7 +3,6 @@
 Made by `scaling tune` (`scaling.fitting.tuning` writes a group's part); read to fill columns of `runs.csv`.
 """
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -11,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from scaling.cost import count_params
+from scaling.record.files import read_json
 from scaling.spec import Refusal, RunSpec
 
 BEYOND = 2.0  # factor in N or D outside the tuned range up to which the plane is believed
+MOST = 2**26  # bytes of a tuning.json
 REACH = 4.0  # factor from the best rate up to which its parabola is
 
 
@@ -78,7 +79,7 @@ class Tuning:
         """What `tuning.json` in a results folder says, or nothing. Raises `Refusal` for a file that is none."""
         path = folder / "tuning.json"
         try:
-            return cls.from_json(json.loads(path.read_text(encoding="utf-8")))
+            return cls.from_json(read_json(path, most=MOST))
         except FileNotFoundError:
             return cls(groups={})
         except (KeyError, ValueError, TypeError, AttributeError) as error:

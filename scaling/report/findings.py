@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from scaling.cost import count_params, train_flops
@@ -18,7 +19,7 @@ from scaling.fitting.isoflop import IsoFlop, isoflop
 from scaling.fitting.observe import Observations, observe, read_table
 from scaling.fitting.uncertainty import Interval
 from scaling.record import Ledger
-from scaling.record.files import commit_json, create_text
+from scaling.record.files import commit_json, create_text, read_json
 from scaling.report.words import interval, of_loss, power, short
 from scaling.spec import Refusal, RunSpec, from_json
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     import pandas
 
 PARAMS_COLUMN = {"matmul": "n_params", "kaplan": "n_params_kaplan", "total": "n_params_total"}
+MOST_FORECASTS = 2**26  # bytes of a forecast.json, which has some thousands for each held-out run
 Concept = Literal["model scale", "data scale", "compute", "algorithms"]
 
 
@@ -163,7 +165,7 @@ def register(ledger: Ledger) -> list[str]:
     path = ledger.folder / "forecast.json"
     study, table = _asked(ledger), read_table(ledger.folder / "runs.csv")
     stands = path.exists()
-    documents = json.loads(path.read_text(encoding="utf-8")) if stands else []
+    documents = [{"run_id": run_id} | said.to_json() for run_id, said in _forecasts(path)]
     said = {document["run_id"] for document in documents}
     held_out = [planned for planned in study["plan"] if planned["role"] == "held_out"]
     fresh = [planned for planned in held_out if planned["id"] not in said and planned["id"] not in ledger]
@@ -189,17 +191,24 @@ def _coordinates(planned: Mapping[str, Any], params: str) -> tuple[float, float,
     return getattr(count_params(run.model), params), run.tokens, train_flops(run)
 
 
+def _forecasts(path: Path) -> list[tuple[str, Forecast]]:
+    """(run, forecast) of `forecast.json`; none where there is no file. Raises `Refusal` for one that is not ours."""
+    try:
+        documents = read_json(path, most=MOST_FORECASTS)
+        return [(str(one.pop("run_id")), forecast_from_json(one)) for one in documents]
+    except FileNotFoundError:
+        return []
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise Refusal(f"{path}: holds no forecasts as they were registered ({error}); bring back a copy") from error
+
+
 def registered(ledger: Ledger, table: "pandas.DataFrame") -> tuple[Registered, ...]:
     """The forecasts of `forecast.json`, scored where their run is finished."""
-    path = ledger.folder / "forecast.json"
-    documents = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
     planned = {planned["id"] for planned in ledger.study()["plan"]}
     found = []
-    for document in documents:
-        run_id = document.pop("run_id")
+    for run_id, said in _forecasts(ledger.folder / "forecast.json"):
         if run_id not in planned:
             continue
-        said = forecast_from_json(document)
         row = table.loc[(table["run_id"] == run_id) & (table["status"] == "finished")]
         measured = float(row["loss"].to_numpy()[0]) if len(row) else None
         se = float(row["loss_se"].to_numpy()[0]) if len(row) else None
