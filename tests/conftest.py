@@ -2,6 +2,8 @@
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -19,6 +21,17 @@ def a_machine_that_nobody_measured(tmp_path_factory: pytest.TempPathFactory) -> 
         machine.cache_folder().mkdir()
         machine.programs_folder().symlink_to(programs)
         yield
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """gs:// is an empty store in memory (tests/bucket): its `objects`, and what happens `before` a request."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent / "bucket"))
+    import gcsfs
+
+    monkeypatch.setattr(gcsfs, "objects", gcsfs.Memory())
+    monkeypatch.setattr(gcsfs, "before", lambda what, name: None)
+    return gcsfs
 
 
 @pytest.fixture(scope="session")

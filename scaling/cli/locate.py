@@ -5,6 +5,7 @@ import importlib.util
 from pathlib import Path
 
 from scaling.plan import Study
+from scaling.record.files import folder_of
 from scaling.spec import Refusal
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"  # of this checkout
@@ -32,7 +33,7 @@ def study_of(experiment: str, changes: list[str]) -> tuple[Study, Path]:
 def results_of(study: Study, path: Path, out: str | None) -> Path:
     """`--out`, else results/NAME beside the experiments folder that the file lies in, else under this folder."""
     if out:
-        return Path(out)
+        return folder_of(out)
     home = path.parent.parent if path.parent.name == "experiments" else Path.cwd()
     return home / "results" / study.name
 

@@ -1,12 +1,12 @@
 """`scaling report`: fits, figures and the page of a results folder, made again from its records."""
 
 import argparse
-from pathlib import Path
 
 from rich.console import Console
 
 from scaling.cli.exits import DONE
 from scaling.record import Ledger, table
+from scaling.record.files import folder_of
 from scaling.spec import Refusal
 
 
@@ -18,7 +18,7 @@ def run(arguments: argparse.Namespace) -> int:
     from scaling.report import findings, page
     from scaling.report.table import closing
 
-    ledger = Ledger(Path(arguments.folder))
+    ledger = Ledger(folder_of(arguments.folder))
     ledger.study()
     if not any(ledger.folder.glob("runs/*/record.json")):
         raise Refusal(

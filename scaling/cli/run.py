@@ -9,7 +9,7 @@ from scaling.cli.exits import DONE, FAILED, INTERRUPTED
 from scaling.cli.locate import results_of, study_of
 from scaling.cli.options import dry_run_option, study_options, sweep_options
 from scaling.cli.plan import show
-from scaling.cli.sweep import lay_down, obeying_signals, register, say_unfinished, sweep, unfit
+from scaling.cli.sweep import lay_down, obeying_signals, register, say_unfinished, sweep, unfit, unfit_sinks
 from scaling.launch.local import Outcome, default_workers
 from scaling.launch.sinks import missing
 from scaling.plan import Study
@@ -73,6 +73,7 @@ def _refuse_unfit(study: Study, ledger: Ledger, workers: int, arguments: argpars
     if (
         faults := faults
         + missing(arguments.sinks)
+        + unfit_sinks(ledger, arguments.sinks)
         + unfit(study, ledger, workers, arguments.population, arguments.patience)
     ):
         raise Refusal(faults)

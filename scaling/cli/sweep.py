@@ -19,7 +19,7 @@ from scaling.launch.mirror import mirrored
 from scaling.plan import Plan, Study
 from scaling.record import Failure, Ledger, table
 from scaling.record.claims import Holder, Observer
-from scaling.record.files import commit_json
+from scaling.record.files import commit_json, on_store
 from scaling.report.words import plain
 from scaling.spec import Refusal
 
@@ -29,6 +29,11 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 def unfit(study: Study, ledger: Ledger, workers: int, population: str, patience: float) -> list[str]:
     """What can only be known here: the workers, the folder, the text that earlier runs were trained on."""
     faults = unfit_options(workers, population, patience)
+    if on_store(ledger.folder):
+        try:
+            return faults + (_other_study(study, ledger) or changed_texts(study.runs, ledger))
+        except OSError as error:
+            return [*faults, f"--out = {ledger.folder}: cannot be read ({error})"]
     nearest = next(p for p in [ledger.folder, *ledger.folder.absolute().parents] if p.exists())
     if not nearest.is_dir():
         faults.append(f"--out = {ledger.folder}: {nearest} is a file, not a folder")
@@ -46,6 +51,16 @@ def unfit_options(workers: int, population: str, patience: float) -> list[str]:
     if not patience > 0:
         faults.append(f"--patience = {patience}: must be a positive number of seconds")
     return faults
+
+
+def unfit_sinks(ledger: Ledger, sinks: Collection[str]) -> list[str]:
+    """Why curves cannot be copied as they grow."""
+    if not on_store(ledger.folder):
+        return []
+    return [
+        f"--log {name}: needs a results folder on a disk; copy {ledger.folder} there, and `scaling log`"
+        for name in sinks
+    ]
 
 
 def _other_study(study: Study, ledger: Ledger) -> list[str]:
@@ -135,7 +150,7 @@ def sweep(
     stop = Stop()
     before = {number: signal.signal(number, lambda *_: stop.ask()) for number in SIGNALS}
     machine = json.dumps(provenance.code())
-    command = [sys.executable, "-m", "scaling", "worker", str(ledger.folder.absolute()), machine]
+    command = [sys.executable, "-m", "scaling", "worker", os.fspath(ledger.folder.absolute()), machine]
     command += ["--population", options.population]
     view = SweepView(plan, ledger, workers)
     try:

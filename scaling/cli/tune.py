@@ -23,7 +23,7 @@ from scaling.plan import Plan, Planned, Study
 from scaling.plan.tuning import Cell, cells, extended, ladder, tuning_plan
 from scaling.record import Ledger, RunRecord, table
 from scaling.record.claims import Holder
-from scaling.record.files import commit_json
+from scaling.record.files import commit_json, disk_folder_of
 from scaling.record.tuning import same_but_rate
 from scaling.report.words import power, several
 from scaling.spec import Refusal, RunSpec, from_json, to_json
@@ -98,6 +98,7 @@ class Asked:
 def run(arguments: argparse.Namespace) -> int:
     study, path = study_of(arguments.experiment, arguments.changes)
     folder = results_of(study, path, arguments.out)
+    disk_folder_of(folder, "tune")
     own, ledger = Ledger(folder), Ledger(folder / "tuning")
     workers = default_workers() if arguments.workers is None else arguments.workers
     unready = missing(arguments.sinks) + unfit(study, own, workers, arguments.population, arguments.patience)

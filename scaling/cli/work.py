@@ -1,18 +1,18 @@
 """`scaling work`: take part in the sweep of a results folder, from any machine that sees it."""
 
 import argparse
-from pathlib import Path
 
 from rich.console import Console
 
 from scaling.cli.exits import DONE, FAILED, INTERRUPTED
 from scaling.cli.options import sweep_options
-from scaling.cli.sweep import obeying_signals, register, say_unfinished, sweep, unfit_options
+from scaling.cli.sweep import obeying_signals, register, say_unfinished, sweep, unfit_options, unfit_sinks
 from scaling.launch.local import default_workers
 from scaling.launch.sinks import missing
 from scaling.plan import Plan
 from scaling.record import Ledger, table
 from scaling.record.claims import Holder
+from scaling.record.files import folder_of
 from scaling.spec import Refusal
 
 
@@ -30,7 +30,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    ledger = Ledger(Path(arguments.folder))
+    ledger = Ledger(folder_of(arguments.folder))
     plan = Plan.from_json(ledger.study()["plan"])
     workers = default_workers() if arguments.workers is None else arguments.workers
     faults = unfit_options(workers, arguments.population, arguments.patience) + plan.faults()
@@ -38,7 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
     faults += [
         f"--only {run_id}: {ledger.folder} plans no such run" for run_id in arguments.only if run_id not in known
     ]
-    if faults := faults + missing(arguments.sinks):
+    if faults := faults + missing(arguments.sinks) + unfit_sinks(ledger, arguments.sinks):
         raise Refusal(faults)
     console = Console(stderr=True)
     with obeying_signals(), Holder(ledger.folder) as holder:

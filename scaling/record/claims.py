@@ -22,11 +22,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scaling.record.files import create_text
+from scaling.record.files import commit_text, create_text, names, on_store
 from scaling.record.ledger import Ledger
+from scaling.spec import Refusal
 
 BEAT_SECONDS = 5.0
 LEASE_SECONDS = 60.0  # without a change of the counter, as a watcher sees it
+STORE_BEAT_SECONDS, STORE_LEASE_SECONDS = 20.0, 120.0  # in a bucket, where every write is paid for
+STORE_PAUSE_SECONDS = 1.5  # between two writes of one object, which a store refuses when they come faster
 
 
 class ClaimLost(Exception):
@@ -52,11 +55,7 @@ class Claim:
 def standing(folder: Path, run_id: str) -> Claim | None:
     """The claim to a run that counts, if there is any."""
     home = Ledger(folder).run_folder(run_id)
-    try:
-        names = [name for name in os.listdir(home) if name.startswith("claim.")]
-    except FileNotFoundError:
-        return None
-    for name in sorted(names, reverse=True):
+    for name in reversed([name for name in names(home) if name.startswith("claim.")]):
         with contextlib.suppress(FileNotFoundError, ValueError):  # released meanwhile; no claim of ours
             token = int(name.removeprefix("claim."))
             return Claim(run_id, token, (home / name).read_text(encoding="utf-8").strip())
@@ -85,10 +84,7 @@ class Observer:
         self._seen: dict[str, tuple[int, float]] = {}  # name -> (beat, when it was first seen, monotonic)
 
     def names(self) -> list[str]:
-        try:
-            return sorted(name for name in os.listdir(self._folder / "holders") if not name.startswith("."))
-        except FileNotFoundError:
-            return []
+        return [name for name in names(self._folder / "holders") if not name.startswith(".")]
 
     def sighting(self, name: str) -> Sighting | None:
         """What a participant says; None when it is gone, or is just writing."""
@@ -111,7 +107,7 @@ class Observer:
         if said is None or said.beat != beat:
             self._seen[name] = (said.beat if said else beat, time.monotonic())
             return True
-        return time.monotonic() - since <= LEASE_SECONDS
+        return time.monotonic() - since <= (STORE_LEASE_SECONDS if on_store(path) else LEASE_SECONDS)
 
     def working(self) -> list[Sighting]:
         """The participants that may be at work."""
@@ -125,7 +121,8 @@ class Observer:
 class Holder:
     """This process as a participant in the sweep of a results folder; `with` ends it, and its claims with it.
 
-    Child processes that inherit `fileno()` are part of it: the participant lives until the last of them has ended.
+    Child processes that inherit `files` are part of it: the participant lives until the last of them has ended. In a
+    bucket there are no locks: it lives as long as its counter changes.
     """
 
     def __init__(self, folder: Path):
@@ -133,6 +130,18 @@ class Holder:
         self._folder, self._path = folder, folder / "holders" / self.name
         self._claims: dict[str, Claim] = {}
         self._beat, self._writing, self._end = 0, threading.Lock(), threading.Event()
+        self._file, self._locks = None, False
+        if on_store(folder):
+            try:
+                self._say()
+            except OSError as error:
+                raise Refusal(f"{folder}: cannot be written to ({error})") from error
+        else:
+            self._lock()
+        threading.Thread(target=self._live, daemon=True).start()
+
+    def _lock(self) -> None:
+        """Make its file, locked before anybody sees it."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         aside = self._path.with_name(f".{self.name}.part")
         self._file = os.open(aside, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
@@ -140,10 +149,9 @@ class Holder:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._locks = True
         except OSError:  # a file system without locks: its counter alone says that it lives
-            self._locks = False
+            pass
         self._say()
         os.rename(aside, self._path)
-        threading.Thread(target=self._live, daemon=True).start()
 
     def __enter__(self) -> "Holder":
         return self
@@ -152,12 +160,15 @@ class Holder:
         self._end.set()
         for run_id in [*self._claims]:
             self.release(run_id)
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError), self._writing:
             self._path.unlink()
-        os.close(self._file)
+        if self._file is not None:
+            os.close(self._file)
 
-    def fileno(self) -> int:
-        return self._file
+    @property
+    def files(self) -> tuple[int, ...]:
+        """Open ones, for child processes to inherit."""
+        return () if self._file is None else (self._file,)
 
     def others(self) -> list[Sighting]:
         """The other participants that may be at work; files of those that are seen dead are removed."""
@@ -171,6 +182,7 @@ class Holder:
         """The claim to a run, new or held already; None while another participant holds it."""
         now = standing(self._folder, run_id)
         if now and now.holder == self.name:
+            self._claims[run_id] = now  # where its making was answered too late to be heard
             return now
         if now and self.observer.live(now.holder):
             return None
@@ -178,7 +190,7 @@ class Holder:
         if not create_text(self._file_of(mine), self.name + "\n"):
             return None
         self._claims[run_id] = mine
-        self._say()
+        self._tell()
         return mine
 
     def release(self, run_id: str) -> None:
@@ -191,29 +203,47 @@ class Holder:
             for token in range(1, mine.token + 1):
                 with contextlib.suppress(OSError):
                     self._file_of(Claim(run_id, token, "")).unlink()
-        if not self._end.is_set():
-            self._say()
+        self._tell()
 
     def lost(self) -> str:
         """Why nothing more can come of this participation, or nothing: the folder was deleted, or moved away."""
-        gone = not self._path.exists()
+        # A holder that was silent for long is cleared away by others, and says its name again.
+        gone = not (self._folder / "study.json" if on_store(self._folder) else self._path).exists()
         return f"{self._folder}: the results folder was deleted, moved or unmounted" if gone else ""
 
     def _file_of(self, claim: Claim) -> Path:
         return Ledger(self._folder).run_folder(claim.run_id) / f"claim.{claim.token:06d}"
 
     def _live(self) -> None:
-        while not self._end.wait(BEAT_SECONDS):
+        said, at = self._runs(), time.monotonic()
+        while not self._end.wait(STORE_PAUSE_SECONDS if self._file is None else BEAT_SECONDS):
+            runs, now = self._runs(), time.monotonic()
+            if self._file is not None or runs != said or now - at >= STORE_BEAT_SECONDS:
+                said, at = runs, now
+                with contextlib.suppress(OSError):  # a store that is away for a while
+                    self._say()
+
+    def _runs(self) -> list[str]:
+        return sorted([*self._claims])
+
+    def _tell(self) -> None:
+        """At once, that its runs are others; in a bucket the next look of `_live` does."""
+        if self._file is not None and not self._end.is_set():
             self._say()
 
     def _say(self) -> None:
-        """In place, so that who shares the disk sees it without looking the name up again."""
+        """On a disk in place, so that who shares it sees it without looking the name up again."""
         with self._writing:
+            if self._end.is_set():
+                return
             self._beat += 1
             values: dict[str, Any] = {
-                "beat": self._beat, "host": platform.node(), "kernel": _kernel(), "locks": self._locks,
-                "pid": os.getpid(), "runs": sorted(self._claims), "job": os.environ.get("SLURM_JOB_ID", ""),
+                "beat": self._beat, "host": platform.node(), "kernel": "" if self._file is None else _kernel(),
+                "locks": self._locks, "pid": os.getpid(), "runs": self._runs(),
+                "job": os.environ.get("SLURM_JOB_ID", ""),
             }  # fmt: skip
+            if self._file is None:
+                return commit_text(self._path, json.dumps(values) + "\n")
             text = (json.dumps(values) + "\n").encode()
             with contextlib.suppress(OSError):  # a full disk stops no sweep; a silent one is taken for dead
                 os.pwrite(self._file, text, 0)

@@ -253,7 +253,7 @@ def test_workers_end_with_their_supervisor_and_its_claims_are_free(tiny: RunSpec
         "import os, signal, subprocess, sys; from pathlib import Path; from scaling.record.claims import Holder; "
         "holder = Holder(Path(sys.argv[1])); holder.claim(sys.argv[2]); "
         "child = subprocess.Popen(sys.argv[3:], stdin=subprocess.PIPE, stdout=subprocess.PIPE, "
-        "pass_fds=(holder.fileno(),), start_new_session=True); "
+        "pass_fds=holder.files, start_new_session=True); "
         "child.stdout.readline(); print(child.pid, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
     )
     words = [sys.executable, "-c", code, str(tmp_path), run_id, *sweep.command]
