@@ -30,7 +30,7 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     import gcsfs
 
     monkeypatch.setattr(gcsfs, "objects", gcsfs.Memory())
-    monkeypatch.setattr(gcsfs, "before", lambda what, name: None)
+    monkeypatch.setattr(gcsfs, "before", gcsfs.nothing)
     return gcsfs
 
 
