@@ -285,8 +285,8 @@ def _measured(
     if asked.params not in (None, registered_params):
         raise Refusal(f"--params {asked.params}: the forecast counts N as {registered_params}")
     observations = observe(
-        read_table(folder_of(asked.table), source.columns_of(asked.columns)), params=registered_params, where=asked.where,
-        group=asked.group, drop_bad=asked.drop_bad, roles=("fitted", "held_out"),
+        read_table(folder_of(asked.table), source.columns_of(asked.columns)), params=registered_params,
+        where=asked.where, group=asked.group, drop_bad=asked.drop_bad, roles=("fitted", "held_out"),
     )  # fmt: skip
     losses: list[float | None] = []
     warnings = []

@@ -21,7 +21,7 @@ from etils.epath.gpath import PosixGPath
 
 from scaling.spec import Refusal
 
-INSTALL = 'pip install "scaling[gcs]"'
+INSTALL = "pip install '.[gcs]' in the checkout, or pip install --upgrade gcsfs"
 LARGE_BYTES = 64 << 20  # of an object, from which on it is read in parts
 CLIENTS = ("gcsfs", "fsspec", "aiohttp", "google", "requests")  # packages whose errors are the store's
 
@@ -172,9 +172,9 @@ def path_of(text: str) -> StorePath:
     try:
         from gcsfs import GCSFileSystem  # pyright: ignore[reportMissingImports]
     except ImportError:
-        raise Refusal(f"{text}: needs the package gcsfs; {INSTALL}") from None
+        raise Refusal(f"{text}: the package gcsfs is not installed; {INSTALL}") from None
     if "mode" not in inspect.signature(GCSFileSystem._pipe_file).parameters:
-        raise Refusal(f"{text}: this gcsfs cannot make an object that must not exist yet; {INSTALL} --upgrade")
+        raise Refusal(f"{text}: this gcsfs cannot make an object that must not exist yet; {INSTALL}")
     return StorePath(text.rstrip("/"))
 
 

@@ -1,8 +1,8 @@
 """A bucket for tests, under the name of the client that it stands in for: objects by name, nothing else.
 
 An object is put whole or not at all, may be made on the condition that there is none, and is listed at once. There are
-no folders; whoever renames, copies or appends fails. Objects are in memory, or where SCALING_TEST_BUCKET names a folder,
-in that, so that processes share them.
+no folders; whoever renames, copies or appends fails. Objects are in memory, or, where SCALING_TEST_BUCKET names a
+folder, in that, so that processes share them.
 """
 
 import io

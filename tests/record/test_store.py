@@ -64,7 +64,7 @@ def test_without_the_client_the_way_out_is_said(bucket: ModuleType, monkeypatch:
 
     monkeypatch.setattr(builtins, "__import__", without)
     assert main(["status", "gs://bucket/study"]) == 2
-    assert 'pip install "scaling[gcs]"' in capsys.readouterr().err
+    assert "gcsfs is not installed; pip install '.[gcs]'" in capsys.readouterr().err
 
 
 def test_a_client_that_cannot_create_on_a_condition_is_refused(bucket: ModuleType, monkeypatch: pytest.MonkeyPatch):
