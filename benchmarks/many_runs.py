@@ -29,7 +29,6 @@ from scaling.record.files import commit_json
 from scaling.record.seal import CURVE, file_digest, sealed
 from scaling.spec import DataSpec, EvalSpec, ModelSpec, OptimSpec, RunSpec, to_json
 
-LIMITS = {"list": 2.0, "table": 2.0, "rebuild": 15.0}  # seconds
 LIST = "from scaling.record.index import Index\nprint(len(Index(ledger, home).runs()))"
 TABLE = "from scaling.cli.main import main\nmain(['table', str(ledger.folder)])"
 DIRECT = "from scaling.record import table\ntable.write(ledger)"
@@ -65,13 +64,13 @@ def main() -> None:
         print(f"{options.runs:,} runs made in {time.perf_counter() - began:.0f} s", flush=True)
         os.environ["XDG_CACHE_HOME"] = f"{top}/cache"
         found = measure(ledger, Path(top) / "cache", options.rounds)
-    for name, of in found.items():
-        said = f"{statistics.median(of['wall']):8.2f} s   processor {statistics.median(of['cpu']):8.2f} s"
-        print(f"{name:44} {said}   peak {max(of['peak']) / 2**20:7.0f} MiB")
-    if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        report = {"where": where(), "load": os.getloadavg(), "runs": options.runs, "measured": found}
-        options.out.write_text(json.dumps(report, indent=1) + "\n")
+        for name, of in found.items():
+            said = f"{statistics.median(of['wall']):8.2f} s   processor {statistics.median(of['cpu']):8.2f} s"
+            print(f"{name:44} {said}   peak {max(of['peak']) / 2**20:7.0f} MiB", flush=True)
+        if options.out:
+            options.out.parent.mkdir(parents=True, exist_ok=True)
+            report = {"where": where(), "load": os.getloadavg(), "runs": options.runs, "measured": found}
+            options.out.write_text(json.dumps(report, indent=1) + "\n")
 
 
 def measure(ledger: Ledger, cache: Path, rounds: int) -> dict[str, dict[str, list[float]]]:

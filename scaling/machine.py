@@ -92,8 +92,11 @@ def cores() -> list[int]:
 
 
 def given_cores() -> int:
-    """The number of cores that a batch system gave this job, where it says so without binding the job to them."""
-    for name in ("SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE"):
+    """The number of cores that a batch system gave this job, where it says so without binding the job to them.
+
+    SCALING_CORES is how we say it ourselves: to a task of an engine that has no such variable, to a worker of several.
+    """
+    for name in ("SCALING_CORES", "SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE"):
         if (said := os.environ.get(name, "")).isdecimal() and int(said):
             return min(int(said), len(cores()))
     return len(cores())
@@ -132,7 +135,7 @@ def key() -> str:
 
 def ceiling_key(dtype: str, devices: int) -> str:
     """Of a process: its cores limit a CPU, its devices an accelerator."""
-    return f"{dtype}, {len(cores())} cores, {devices} devices"
+    return f"{dtype}, {given_cores()} cores, {devices} devices"
 
 
 def accelerators() -> str:

@@ -2,9 +2,11 @@
 
 import argparse
 import shlex
+import sys
 
 from rich.console import Console
 
+from scaling.cli import engines
 from scaling.cli.exits import DONE, FAILED, INTERRUPTED
 from scaling.cli.locate import results_of, study_of
 from scaling.cli.options import dry_run_option, study_options, sweep_options
@@ -22,6 +24,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     study_options(parser)
     sweep_options(parser)
     dry_run_option(parser)
+    engines.engine_options(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -31,6 +34,8 @@ def run(arguments: argparse.Namespace) -> int:
     workers = default_workers() if arguments.workers is None else arguments.workers
     _refuse_unfit(study, ledger, workers, arguments)
     console = Console(stderr=True)
+    if arguments.on != "local":
+        return _on_engine(arguments, study, ledger, console)
     show(study, ledger, workers, console)
     if arguments.dry_run:
         return DONE
@@ -56,6 +61,27 @@ def run(arguments: argparse.Namespace) -> int:
         return _close(study, ledger, outcome, console)
 
 
+def _on_engine(arguments: argparse.Namespace, study: Study, ledger: Ledger, console: Console) -> int:
+    show(study, ledger, engines.workers(arguments, study, ledger), console)
+    if arguments.dry_run:
+        engines.dry_run(arguments, study, ledger)
+        return DONE
+
+    def laid_down() -> None:
+        with Holder(ledger.folder) as holder:
+            lay_down(study, ledger, holder, _command(arguments))
+
+    again = shlex.join(["scaling", *(word for word in sys.argv[1:] if word != "--detach")])
+    outcome = engines.sweep(arguments, study, ledger, console, lay_down=laid_down, follow=again)
+    if outcome is None:
+        return DONE if arguments.detach else INTERRUPTED
+    table.write(ledger)
+    if outcome.stopped:
+        console.print(f"stopped; what is done is kept. To go on: {again}", highlight=False, soft_wrap=True)
+        return INTERRUPTED
+    return _close(study, ledger, outcome, console)
+
+
 def _command(arguments: argparse.Namespace) -> str:
     """What makes these results again, wherever they go."""
     changes = [word for change in arguments.changes for word in ("--set", change)]
@@ -70,12 +96,8 @@ def _refuse_unfit(study: Study, ledger: Ledger, workers: int, arguments: argpars
         for law in study.analysis.laws
         if law not in SURFACES
     ]
-    if (
-        faults := faults
-        + missing(arguments.sinks)
-        + unfit_sinks(ledger, arguments.sinks)
-        + unfit(study, ledger, workers, arguments.population, arguments.patience)
-    ):
+    faults += missing(arguments.sinks) + unfit_sinks(ledger, arguments.sinks) + engines.unfit(arguments, ledger.folder)
+    if faults := faults + unfit(study, ledger, workers, arguments.population, arguments.patience):
         raise Refusal(faults)
 
 

@@ -18,11 +18,11 @@ from queue import Empty
 from queue import SimpleQueue as Queue
 
 from scaling.launch.process import PATIENCE_SECONDS, Event, Worker, ended
-from scaling.machine import cache_folder, cores, cores_are_ours
+from scaling.machine import cache_folder, cores, cores_are_ours, given_cores
 from scaling.plan.clock import AT_HAND_SECONDS, seconds
 from scaling.plan.plan import Plan, Planned, Role
 from scaling.record import Failure, Ledger
-from scaling.record.claims import Claim, Holder
+from scaling.record.claims import Claim, Holder, standing
 from scaling.record.failure import Kind
 from scaling.record.files import on_store
 from scaling.spec import alike
@@ -65,7 +65,7 @@ class Stop:
 
 def default_workers() -> int:
     """One a core on a CPU, where a second process buys more than a second thread; one on an accelerator."""
-    return len(cores()) if _on_cpu() else 1
+    return given_cores() if _on_cpu() else 1
 
 
 def default_population() -> int:
@@ -122,6 +122,7 @@ class LocalSweep:
         self._workers: dict[int, Worker] = {}
         self._unready: Counter[int] = Counter()  # workers that ended before they were ready, by number
         self._elsewhere: dict[str, float] = {}  # run in other hands -> when to ask again
+        self._lost_trunks: set[str] = set()  # recorded, and to be trained again
         self._next_look = 0.0
         self._in_store, self._next_round = on_store(ledger.folder), 0.0
         self._look_seconds = STORE_LOOK_SECONDS if self._in_store else LOOK_SECONDS
@@ -155,15 +156,21 @@ class LocalSweep:
             p for p in self._plan.pending(self._ledger).runs
             if p.run.id not in self.outcome.failed and (self._only is None or p.run.id in self._only)
         ]  # fmt: skip
-        trunks = {p.run.branch.trunk for p in pending if p.run.branch and self._misses_its_weights(p)}
+        # Of each trunk the branches that leave it at one step need the same.
+        places = {p.run.branch: p for p in pending if p.run.branch}
+        trunks = {branch.trunk for branch, p in places.items() if self._misses_its_weights(p)}
         return [*pending, *(p for p in self._plan.runs if p.run.id in trunks)]
 
     def _misses_its_weights(self, planned: Planned) -> bool:
         """Whether the trunk of a branch is recorded and has not the weights that the branch begins with."""
         branch = planned.run.branch
-        if branch is None or branch.trunk not in self._ledger or self._ledger[branch.trunk].status != "finished":
+        if branch is None or branch.trunk not in self._ledger:
             return False
-        return branch.step not in self._ledger.checkpoint_steps(branch.trunk)
+        if branch.step in self._ledger.checkpoint_steps(branch.trunk):
+            return False
+        trunk = self._ledger[branch.trunk]
+        # One that diverged has the weights of the steps before.
+        return trunk.status == "finished" or branch.step * trunk.run.batch_tokens < trunk.tokens
 
     def run(self) -> Outcome:
         """Make every pending run; returns when all are over, or all workers have stopped."""
@@ -262,6 +269,8 @@ class LocalSweep:
         if self._holder.others() or self._elsewhere:
             for run_id in [run_id for run_id in self._queue if run_id not in mine]:
                 planned = self._queue[run_id]
+                if run_id not in self._ledger:
+                    self._lost_trunks.discard(run_id)  # whoever opened it again trains it
                 if run_id in self._ledger and not self._is_to_be_reopened(planned):
                     self._made_elsewhere(run_id)
                 elif (failure := self._ledger.failure(run_id)) != self._failures.get(run_id) and failure:
@@ -279,7 +288,9 @@ class LocalSweep:
         self._seen(Event(kind="elsewhere", worker=-1, run_id=run_id, values={"status": status}))
 
     def _is_to_be_reopened(self, planned: Planned) -> bool:
-        """Whether a recorded run is in the queue for the weights that a branch needs."""
+        """Whether a recorded run is in the queue for the weights, or the curve, that a branch needs."""
+        if planned.run.id in self._lost_trunks:
+            return True
         waiting = (p for p in self._branches.get(planned.run.id, ()) if p.run.id in self._queue)
         return any(self._misses_its_weights(p) for p in waiting)
 
@@ -321,13 +332,21 @@ class LocalSweep:
                 self._made_elsewhere(run_id)
                 return None
             self._ledger.reopen(run_id)
+        self._lost_trunks.discard(run_id)
         return claim
 
     def _more_to_come(self) -> bool:
         """Whether a worker that has nothing to do now may have later."""
         if not self._queue:
             return False
-        return any(worker.jobs for worker in self._workers.values()) or (self._linger and bool(self._elsewhere))
+        if any(worker.jobs for worker in self._workers.values()):
+            return True
+        return any(self._linger or not self._in_living_hands(run_id) for run_id in self._elsewhere)
+
+    def _in_living_hands(self, run_id: str) -> bool:
+        """Of the dead on another machine it is known after a while only; then their runs are there to be taken."""
+        claim = standing(self._ledger.folder, run_id)
+        return claim is not None and self._holder.observer.seen_alive(claim.holder)
 
     def _next_for(self, worker: Worker) -> Planned | None:
         """Fitted runs first, since the forecast waits for them; then the held-out ones, which are the longest; then
@@ -414,6 +433,7 @@ class LocalSweep:
             assert job.run.branch
             trunk = self._planned[job.run.branch.trunk]
             self._queue |= {trunk.run.id: trunk, run_id: job}
+            self._lost_trunks.add(trunk.run.id)
         else:
             kind, reason = event.values["kind"], event.values["reason"]
             self._give_up(run_id, Failure(

@@ -12,6 +12,7 @@ from pathlib import Path
 from queue import SimpleQueue as Queue
 from typing import Any
 
+from scaling.machine import cores_are_ours, given_cores
 from scaling.plan.plan import Planned
 from scaling.record.claims import Claim
 from scaling.spec import to_json
@@ -20,6 +21,13 @@ PATIENCE_SECONDS = 60.0  # of silence in training until a worker is taken to han
 LONGER = {"train": 1, "evaluate": 2}  # times that patience, by phase
 LONGEST = 15  # times, in a phase that says nothing while it lasts: start, compilation, a trial of sizes
 PACE = 10  # times the usual silence of this job, where that is longer
+
+
+def _cores_in_words(alone: bool) -> dict[str, str]:
+    """What a worker's environment says of its cores: NPROC, which XLA reads, bounds its threads."""
+    if alone:
+        return {"NPROC": "1", "SCALING_CORES": "1"}
+    return {} if cores_are_ours() else {"NPROC": str(given_cores())}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +73,7 @@ class Worker:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log_file,
-                env=dict(os.environ) | ({"NPROC": "1"} if core is not None or alone else {}),
+                env=dict(os.environ) | _cores_in_words(alone or core is not None),
                 text=True,
                 pass_fds=tuple(inherited),
                 start_new_session=True,  # Ctrl-C reaches the supervisor alone

@@ -82,6 +82,7 @@ class Observer:
     def __init__(self, folder: Path):
         self._folder = folder
         self._seen: dict[str, tuple[int, float]] = {}  # name -> (beat, when it was first seen, monotonic)
+        self._beating: set[str] = set()  # whose counter was seen to change
 
     def names(self) -> list[str]:
         return [name for name in names(self._folder / "holders") if not name.startswith(".")]
@@ -105,9 +106,17 @@ class Observer:
             return False
         beat, since = self._seen.get(name, (-1, 0.0))
         if said is None or said.beat != beat:
+            if name in self._seen:
+                self._beating.add(name)
             self._seen[name] = (said.beat if said else beat, time.monotonic())
             return True
         return time.monotonic() - since <= (STORE_LEASE_SECONDS if on_store(path) else LEASE_SECONDS)
+
+    def seen_alive(self, name: str) -> bool:
+        """Whether a participant is known to live, and not only not known to be dead."""
+        said = self.sighting(name)
+        here = bool(said and said.locks and said.kernel and said.kernel == _kernel())
+        return self.live(name) and (here or name in self._beating)
 
     def working(self) -> list[Sighting]:
         """The participants that may be at work."""

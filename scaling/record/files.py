@@ -34,7 +34,7 @@ def folder_of(text: str | os.PathLike[str]) -> Path:
         )
     from scaling.record.store import path_of
 
-    return path_of(os.fspath(text))  # pyright: ignore[reportReturnType]
+    return path_of(os.fspath(text))
 
 
 def disk_folder_of(text: str | os.PathLike[str], command: str) -> Path:
@@ -50,12 +50,12 @@ def on_store(path: object) -> "TypeGuard[StorePath]":
 
 
 def commit_text(path: Path, text: str) -> None:
-    """Replace `path` by `text`."""
+    """`commit_bytes` of a text, in UTF-8."""
     commit_bytes(path, text.encode())
 
 
 def commit_bytes(path: Path, content: bytes) -> None:
-    """Replace `path`: written aside, flushed to the disk, renamed, the folder flushed too."""
+    """Replace `path` by `content`: written aside, flushed to the disk, renamed, the folder flushed too."""
     if on_store(path):
         path.write_bytes(content)
         return
@@ -119,7 +119,7 @@ def names(folder: Path) -> list[str]:
 def files_below(folder: Path) -> Iterator[tuple[str, Path]]:
     """Name below `folder`, with forward slashes, and path, of everything there but folders."""
     if on_store(folder):
-        yield from folder.below()  # pyright: ignore[reportReturnType]
+        yield from folder.below()
         return
     for root, _, found in os.walk(folder):
         for name in found:

@@ -15,11 +15,14 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
-
-from etils.epath.gpath import PosixGPath
+from typing import IO, TYPE_CHECKING, Any
 
 from scaling.spec import Refusal
+
+if TYPE_CHECKING:  # it is used where a `Path` is
+    from pathlib import Path as PosixGPath
+else:
+    from etils.epath.gpath import PosixGPath
 
 INSTALL = "pip install '.[gcs]' in the checkout, or pip install --upgrade gcsfs"
 LARGE_BYTES = 64 << 20  # of an object, from which on it is read in parts

@@ -18,7 +18,7 @@ from scaling.fitting.isoflop import IsoFlop, isoflop
 from scaling.fitting.observe import Observations, observe, read_table
 from scaling.fitting.uncertainty import Interval
 from scaling.record import Ledger
-from scaling.record.files import commit_json
+from scaling.record.files import commit_json, create_text
 from scaling.report.words import interval, of_loss, power, short
 from scaling.spec import Refusal, RunSpec, from_json
 
@@ -138,7 +138,8 @@ def register(ledger: Ledger) -> list[str]:
     """
     path = ledger.folder / "forecast.json"
     study, table = ledger.study(), read_table(ledger.folder / "runs.csv")
-    documents = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    stands = path.exists()
+    documents = json.loads(path.read_text(encoding="utf-8")) if stands else []
     said = {document["run_id"] for document in documents}
     held_out = [planned for planned in study["plan"] if planned["role"] == "held_out"]
     fresh = [planned for planned in held_out if planned["id"] not in said and planned["id"] not in ledger]
@@ -147,7 +148,10 @@ def register(ledger: Ledger) -> list[str]:
         for planned in fresh:
             n, d, flops = _coordinates(planned, study["analysis"]["params"])
             documents.append({"run_id": planned["id"]} | forecast(fits, n, d, flops, level=level).to_json())
-        commit_json(path, documents)
+        if stands:
+            commit_json(path, documents)
+        elif not create_text(path, json.dumps(documents, indent=1, allow_nan=False) + "\n"):
+            return register(ledger)  # another participant was first: what it wrote stands
     late = [planned["id"] for planned in held_out if planned["id"] not in {d["run_id"] for d in documents}]
     return [
         f"forecast of {r.run_id}, {r.forecast.extrapolation:.2g} times the largest fitted compute: loss "

@@ -16,7 +16,7 @@ import pytest
 from scaling.launch.local import LocalSweep, Outcome, Stop, default_workers
 from scaling.launch.process import Event
 from scaling.plan import Plan, straight, trunks
-from scaling.record import Ledger
+from scaling.record import Ledger, claims
 from scaling.record.claims import Holder
 from scaling.record.files import commit_json
 from scaling.spec import RunSpec
@@ -79,7 +79,9 @@ def one(run, branch_steps, progress, stop):
         shutil.rmtree(ledger.run_folder(run.branch.trunk) / "checkpoints")
         raise Failed("trunk_lost", "its weights are gone")
     for step in branch_steps:
-        (ledger.run_folder(run.id) / "checkpoints" / str(step)).mkdir(parents=True, exist_ok=True)
+        saved = ledger.run_folder(run.id) / "checkpoints" / str(step)
+        saved.mkdir(parents=True, exist_ok=True)
+        (saved / "manifest.json").touch()  # what a supervisor asks for
     ledger.commit(RunRecord(run=run, status="finished", reason="", tokens=run.tokens, unique_tokens=run.tokens,
         epochs=1.0, loss=1.0, loss_se=None, bits_per_byte=None, entropy=None, clock=None, data={}, machine={}))
     return "finished"
@@ -288,6 +290,19 @@ def test_who_does_not_linger_leaves_what_others_have_in_hand(tiny: RunSpec, tmp_
         other.claim(plan.runs[0].run.id)
         outcome = Sweep(tmp_path, plan).run(1, linger=False)
     assert not outcome.recorded and not outcome.failed
+
+
+def test_who_does_not_linger_still_waits_for_what_may_be_in_dead_hands(
+    tiny: RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A participant on another machine that died says nothing of it: its run is taken over after the lease."""
+    monkeypatch.setattr(claims, "_kernel", lambda: "")
+    monkeypatch.setattr(claims, "LEASE_SECONDS", 1.0)
+    monkeypatch.setattr(claims.Holder, "_live", lambda self: None)
+    plan = seeds(tiny, 0)
+    with Holder(tmp_path) as other:
+        other.claim(plan.runs[0].run.id)
+        assert [*Sweep(tmp_path, plan).run(1, linger=False).recorded] == [plan.runs[0].run.id]
 
 
 def test_who_lingers_goes_on_with_the_runs_of_the_dead(tiny: RunSpec, tmp_path: Path):
