@@ -27,7 +27,7 @@ def a_machine_that_nobody_measured(tmp_path_factory: pytest.TempPathFactory) -> 
 def bucket(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """gs:// is an empty store in memory (tests/bucket): its `objects`, and what happens `before` a request."""
     monkeypatch.syspath_prepend(str(Path(__file__).parent / "bucket"))
-    import gcsfs
+    import gcsfs  # pyright: ignore[reportMissingImports]
 
     monkeypatch.setattr(gcsfs, "objects", gcsfs.Memory())
     monkeypatch.setattr(gcsfs, "before", gcsfs.nothing)

@@ -10,10 +10,11 @@ import pytest
 from scaling.plan import Analysis, Study, trunks
 from scaling.record import Ledger, manifest, table
 from scaling.record.claims import ClaimLost
-from scaling.record.files import commit_json, folder_of, names
+from scaling.record.files import commit_json, commit_text, folder_of, names
 from scaling.record.verify import verify
 from scaling.spec import RunSpec
 from scaling.train import Interrupted, Placement, TrunkLost, Watch, forget_weights, train
+from scaling.train.bucket import checkpoints_of
 
 HERE = Placement()  # known to fit
 pytestmark = pytest.mark.usefixtures("small_chunks")
@@ -168,3 +169,22 @@ def test_a_copy_on_a_disk_holds_the_results(
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(bucket.objects.get(name))
     assert same(study, tmp_path, on_disk) and not verify(Ledger(tmp_path)).faults
+
+
+def test_a_checkpoint_that_is_half_deleted_is_none(folder: Path, bucket: ModuleType):
+    home, deleted = Ledger(folder).run_folder("a" * 12), iter([None])
+    for name in ("a", "z", manifest.NAME):
+        commit_text(home / "checkpoints" / f"5.{'0' * 32}" / name, "{}")
+
+    def dies(what: str, name: str) -> None:
+        if what == "delete" and next(deleted, "second"):
+            raise Killed
+
+    with checkpoints_of(home) as checkpoints:
+        assert checkpoints.steps() == [5]
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+            patch.setattr(bucket, "before", dies)
+            checkpoints.drop(5)
+        assert not checkpoints.steps() and len(names(home / "checkpoints")) == 1
+        checkpoints.open()
+    assert not names(home)
