@@ -11,8 +11,8 @@ from scaling.cli.exits import DONE, FAILED, INTERRUPTED
 from scaling.cli.locate import results_of, study_of
 from scaling.cli.options import dry_run_option, study_options, sweep_options
 from scaling.cli.plan import show
-from scaling.cli.sweep import lay_down, obeying_signals, register, say_unfinished, sweep, unfit, unfit_sinks
-from scaling.launch.local import Outcome, default_workers
+from scaling.cli.sweep import lay_down, obeying_signals, register, say_unfinished, sweep, unfit, unfit_sinks, workers_of
+from scaling.launch.local import Outcome
 from scaling.launch.sinks import missing
 from scaling.plan import Study
 from scaling.record import Ledger, table
@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
     study, path = study_of(arguments.experiment, arguments.changes)
     folder = results_of(study, path, arguments.out)
     ledger = Ledger(folder)
-    workers = default_workers() if arguments.workers is None else arguments.workers
+    workers = workers_of(arguments, ledger)
     _refuse_unfit(study, ledger, workers, arguments)
     console = Console(stderr=True)
     if arguments.on != "local":
@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
         return DONE
     with obeying_signals():
         with Holder(folder) as holder:
-            lay_down(study, ledger, holder, _command(arguments))
+            lay_down(study, ledger, holder, _command(arguments), workers)
             outcome = sweep(
                 study.runs,
                 ledger,
@@ -69,7 +69,7 @@ def _on_engine(arguments: argparse.Namespace, study: Study, ledger: Ledger, cons
 
     def laid_down() -> None:
         with Holder(ledger.folder) as holder:
-            lay_down(study, ledger, holder, _command(arguments))
+            lay_down(study, ledger, holder, _command(arguments), 1 if arguments.gpus else len(study.runs))
 
     again = shlex.join(["scaling", *(word for word in sys.argv[1:] if word != "--detach")])
     outcome = engines.sweep(arguments, study, ledger, console, lay_down=laid_down, follow=again)

@@ -15,7 +15,7 @@ from scaling.cli.exits import DONE, FAILED, INTERRUPTED
 from scaling.cli.locate import results_of, study_of
 from scaling.cli.options import dry_run_option, json_option, study_options, sweep_options
 from scaling.cli.plan import show
-from scaling.cli.sweep import obeying_signals, say_unfinished, sweep, unfit
+from scaling.cli.sweep import lay_down, obeying_signals, say_unfinished, sweep, unfit
 from scaling.cost import count_params
 from scaling.launch.local import Outcome, default_workers
 from scaling.launch.sinks import missing
@@ -139,7 +139,7 @@ def _train(
         while True:
             plan = asked.plan(ledger)
             whole = _as_study(asked.study, plan + kept)
-            commit_json(ledger.folder / "study.json", whole.to_json() | {"command": _command(arguments)})
+            lay_down(whole, ledger, holder, _command(arguments), workers)
             if not plan.pending(ledger).runs or outcome.failed or outcome.stopped:
                 break
             outcome = sweep(whole.runs, ledger, holder, arguments, workers)

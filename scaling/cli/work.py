@@ -6,8 +6,7 @@ from rich.console import Console
 
 from scaling.cli.exits import DONE, FAILED, INTERRUPTED
 from scaling.cli.options import sweep_options
-from scaling.cli.sweep import obeying_signals, register, say_unfinished, sweep, unfit_options, unfit_sinks
-from scaling.launch.local import default_workers
+from scaling.cli.sweep import obeying_signals, register, say_unfinished, sweep, unfit_options, unfit_sinks, workers_of
 from scaling.launch.sinks import missing
 from scaling.plan import Plan
 from scaling.record import Ledger, table
@@ -32,7 +31,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     ledger = Ledger(folder_of(arguments.folder))
     plan = Plan.from_json(ledger.study()["plan"])
-    workers = default_workers() if arguments.workers is None else arguments.workers
+    workers = workers_of(arguments, ledger)
     faults = unfit_options(workers, arguments.population, arguments.patience) + plan.faults()
     known = {p.run.id for p in plan.runs}
     faults += [
