@@ -5,11 +5,12 @@ import shlex
 import sys
 
 from rich.console import Console
+from rich.markup import escape
 
 from scaling.cli import engines
 from scaling.cli.exits import DONE, FAILED, INTERRUPTED
 from scaling.cli.locate import results_of, study_of
-from scaling.cli.options import dry_run_option, study_options, sweep_options
+from scaling.cli.options import dry_run_option, study_options, sweep_options, typed
 from scaling.cli.plan import show
 from scaling.cli.sweep import lay_down, obeying_signals, register, say_unfinished, sweep, unfit, unfit_sinks, workers_of
 from scaling.launch.local import Outcome
@@ -53,10 +54,9 @@ def run(arguments: argparse.Namespace) -> int:
             )
             table.write(ledger)
         if outcome.stopped:
-            out = f" --out {shlex.quote(arguments.out)}" if arguments.out else ""
-            console.print(
-                f"stopped; what is done is kept. To go on: {_command(arguments)}{out}", highlight=False, soft_wrap=True
-            )
+            out = f" --out {shlex.quote(typed(arguments.out))}" if arguments.out else ""
+            again = escape(f"{_command(arguments)}{out}")
+            console.print(f"stopped; what is done is kept. To go on: {again}", highlight=False, soft_wrap=True)
             return INTERRUPTED
         return _close(study, ledger, outcome, console)
 
@@ -85,7 +85,7 @@ def _on_engine(arguments: argparse.Namespace, study: Study, ledger: Ledger, cons
 def _command(arguments: argparse.Namespace) -> str:
     """What makes these results again, wherever they go."""
     changes = [word for change in arguments.changes for word in ("--set", change)]
-    return shlex.join(["scaling", "run", arguments.experiment, *changes])
+    return shlex.join(["scaling", "run", typed(arguments.experiment), *changes])
 
 
 def _refuse_unfit(study: Study, ledger: Ledger, workers: int, arguments: argparse.Namespace) -> None:

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import signal
 import sys
 from collections.abc import Callable, Collection, Iterator
@@ -12,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from scaling import data
+from scaling.cli.locate import unwritable
 from scaling.cli.progress import SweepView, label
 from scaling.launch import provenance
 from scaling.launch.local import LocalSweep, Outcome, Stop, default_population, default_workers, one_core_each
@@ -37,11 +37,8 @@ def unfit(study: Study, ledger: Ledger, workers: int, population: str, patience:
             return faults + (_other_study(study, ledger) or changed_texts(study.runs, ledger))
         except OSError as error:
             return [*faults, f"--out = {ledger.folder}: cannot be read ({error})"]
-    nearest = next(p for p in [ledger.folder, *ledger.folder.absolute().parents] if p.exists())
-    if not nearest.is_dir():
-        faults.append(f"--out = {ledger.folder}: {nearest} is a file, not a folder")
-    elif not os.access(nearest, os.W_OK):
-        faults.append(f"--out = {ledger.folder}: {nearest} cannot be written to; give another --out")
+    if why := unwritable(ledger.folder):
+        faults.append(f"--out = {ledger.folder}: {why}; give another --out")
     else:
         faults += _other_study(study, ledger) or changed_texts(study.runs, ledger)
     return faults
