@@ -77,6 +77,10 @@ def test_an_object_is_made_once_and_replaced_whole(folder: Path):
     with ThreadPoolExecutor(8) as pool:
         made = [*pool.map(lambda number: create_text(folder / "x", str(number)), range(8))]
     assert made.count(True) == 1 and (folder / "x").read_text() == str(made.index(True))
+    before = (folder / "x").stat()
+    commit_text(folder / "x", "9")
+    after = (folder / "x").stat()
+    assert before.st_size == after.st_size == 1 and before.st_ino != after.st_ino, "another version is seen"
     commit_text(folder / "x", "é")
     commit_text(folder / "y" / "z", "")
     assert (folder / "x").read_text() == "é" and names(folder) == ["x", "y"]
@@ -89,8 +93,14 @@ def test_a_neighbour_whose_name_begins_alike_is_another_folder(folder: Path):
     assert not names(folder) and not [*files_below(folder)] and not folder.exists()
 
 
-def test_of_many_participants_one_has_the_claim(folder: Path):
-    holders = [Holder(folder) for _ in range(8)]
+def test_of_many_participants_one_has_the_claim(folder: Path, bucket: ModuleType, monkeypatch: pytest.MonkeyPatch):
+    holders, together = [Holder(folder) for _ in range(8)], threading.Barrier(8)
+
+    def at_once(what: str, name: str) -> None:
+        if "/claim." in name and what in ("create", "overwrite"):
+            together.wait(5)
+
+    monkeypatch.setattr(bucket, "before", at_once)
     with ThreadPoolExecutor(8) as pool:
         found = [claim for claim in pool.map(lambda holder: holder.claim(A), holders) if claim]
     assert len(found) == 1 and found[0].token == 1 and found[0].held(folder)
@@ -116,8 +126,11 @@ def test_a_holder_says_what_it_has_in_hand(folder: Path, monkeypatch: pytest.Mon
     with Holder(folder) as holder:
         holder.claim(A)
         waited, observer = threading.Event(), Observer(folder)
-        while observer.working_on() != {A: holder.name}:
-            assert not waited.wait(0.01)
+        for _ in range(300):
+            if observer.working_on() == {A: holder.name}:
+                break
+            waited.wait(0.01)
+        assert observer.working_on() == {A: holder.name}
         said = observer.sighting(holder.name)
         assert not said.locks and not said.kernel and not holder.files
         beat = said.beat
