@@ -2,8 +2,9 @@
 
     $XDG_CACHE_HOME/scaling/programs/KEY/   compiled programs, a folder for each jaxlib and processor
     $XDG_CACHE_HOME/scaling/machine.json    speeds and ceilings, an entry for each machine that shares the home folder
+    $XDG_CACHE_HOME/scaling/indexes/         of results folders (scaling.record.index)
 
-Both may be deleted at any time. $XDG_CACHE_HOME is ~/.cache by default.
+All may be deleted at any time. $XDG_CACHE_HOME is ~/.cache by default.
 """
 
 import contextlib
@@ -76,6 +77,11 @@ def programs_folder() -> Path:
     return cache_folder() / "programs"
 
 
+def indexes_folder() -> Path:
+    """Where the indexes of results folders are kept."""
+    return cache_folder() / "indexes"
+
+
 def table_path() -> Path:
     return cache_folder() / "machine.json"
 
@@ -83,6 +89,22 @@ def table_path() -> Path:
 def cores() -> list[int]:
     """The cores that this process may run on."""
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+
+
+def given_cores() -> int:
+    """The number of cores that a batch system gave this job, where it says so without binding the job to them.
+
+    SCALING_CORES is how we say it ourselves: to a task of an engine that has no such variable, to a worker of several.
+    """
+    for name in ("SCALING_CORES", "SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE"):
+        if (said := os.environ.get(name, "")).isdecimal() and int(said):
+            return min(int(said), len(cores()))
+    return len(cores())
+
+
+def cores_are_ours() -> bool:
+    """Whether processes may be pinned to `cores()`: others may have been given the same ones otherwise."""
+    return given_cores() == len(cores())
 
 
 @functools.cache
@@ -113,7 +135,7 @@ def key() -> str:
 
 def ceiling_key(dtype: str, devices: int) -> str:
     """Of a process: its cores limit a CPU, its devices an accelerator."""
-    return f"{dtype}, {len(cores())} cores, {devices} devices"
+    return f"{dtype}, {given_cores()} cores, {devices} devices"
 
 
 def accelerators() -> str:

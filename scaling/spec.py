@@ -163,10 +163,23 @@ def alike(run: RunSpec) -> RunSpec:
     return dataclasses.replace(run, optim=compiled_in(run.optim), seed=0, data=data, branch=branch)
 
 
+@functools.cache
+def _hints(kind: type) -> dict[str, Any]:
+    """Types by field. Kept, for a sweep's runs are read by the hundred thousand."""
+    return typing.get_type_hints(kind)
+
+
+@functools.cache
+def _fields(kind: type) -> dict[str, tuple[dataclasses.Field, Any]]:
+    """By name: the field, and the spec class that it holds or None."""
+    hints = _hints(kind)
+    return {field.name: (field, _spec_type(hints[field.name])) for field in dataclasses.fields(kind)}
+
+
 def _changed(spec: Any) -> dict[str, Any]:
     """The fields that differ from their defaults, nested."""
-    changed, hints = {}, typing.get_type_hints(type(spec))
-    for field in dataclasses.fields(spec):
+    changed, hints = {}, _hints(type(spec))
+    for field, _ in _fields(type(spec)).values():
         value = getattr(spec, field.name)
         if value != field.default:
             if dataclasses.is_dataclass(value):
@@ -185,19 +198,18 @@ def to_json(spec: Any) -> dict[str, Any]:
 
 def from_json(kind: type[S], values: Mapping[str, Any]) -> S:
     """A spec from what `to_json` gave; unknown and missing names are refused together."""
-    hints = typing.get_type_hints(kind)
-    fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    fields = _fields(kind)
     faults = [
         f"{name}: {kind.__name__} has no such field{_did_you_mean(name, fields)}" for name in values.keys() - fields
     ]
     faults += [
         f"{name}: {kind.__name__} needs this field"
-        for name, field in fields.items()
+        for name, (field, _) in fields.items()
         if name not in values and field.default is dataclasses.MISSING
     ]
     if faults:
         raise Refusal(sorted(faults))
-    nested = {name: _spec_type(hints[name]) for name in values}
+    nested = {name: fields[name][1] for name in values}
     return kind(
         **{name: from_json(nested[name], v) if nested[name] and v is not None else v for name, v in values.items()}
     )
@@ -231,7 +243,7 @@ def override(run: RunSpec, changes: Mapping[str, str]) -> RunSpec:
 
 def _replaced(spec: S, path: list[str], text: str, whole: str) -> S:
     name, *rest = path
-    hints = typing.get_type_hints(type(spec))
+    hints = _hints(type(spec))
     if name == "branch":
         raise Refusal(f"--set {whole}={text}: a branch follows from the plan and cannot be set")
     if name not in hints:
@@ -275,10 +287,12 @@ def faults(run: RunSpec) -> list[str]:
 
 def ill_typed(spec: Any, prefix: str = "") -> list[str]:
     """One line for each field that does not hold a value of its type."""
-    lines = []
-    for name, hint in typing.get_type_hints(type(spec)).items():
-        value, path = getattr(spec, name), f"{prefix}{name}"
-        kind = _spec_type(hint)
+    lines, hints = [], _hints(type(spec))
+    for name, (_, kind) in _fields(type(spec)).items():
+        value, hint = getattr(spec, name), hints[name]
+        if type(value) is hint and not kind and (hint is not float or math.isfinite(value)):
+            continue
+        path = f"{prefix}{name}"
         if kind:
             if isinstance(value, kind):
                 lines += ill_typed(value, f"{path}.")
@@ -290,7 +304,7 @@ def ill_typed(spec: Any, prefix: str = "") -> list[str]:
         elif hint is float:
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
                 lines.append(f"{path} = {value!r}: must be a finite number")
-        elif type(value) is not hint:
+        else:
             name_of = {int: "a whole number", bool: "true or false", str: "text"}[hint]
             lines.append(f"{path} = {value!r}: must be {name_of}")
     return lines
@@ -372,6 +386,10 @@ def _optim_faults(run: RunSpec) -> list[str]:
 def _run_faults(run: RunSpec) -> list[str]:
     lines = _below(1, batch=run.batch, steps=run.steps, data__max_epochs=run.data.max_epochs)
     lines += _below(0, seed=run.seed, data__seed=run.data.seed)
+    if run.seed >= 1 << 32:
+        lines.append(
+            f"seed = {run.seed}: must be below 2**32: weights are drawn from 32 bits, and the rest would be lost"
+        )
     if run.eval.tokens < 2 * run.model.context:
         lines.append(
             f"eval.tokens = {run.eval.tokens}: must hold two windows of model.context = {run.model.context}, or the "

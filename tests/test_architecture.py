@@ -34,6 +34,8 @@ AT_HOME = {
     "orbax": ("train",),
     "matplotlib": ("report",),
     "subprocess": ("launch",),
+    "submitit": ("launch",),
+    "ray": ("launch",),
 }
 
 
@@ -113,6 +115,9 @@ def test_nothing_evaluates_text():
         "report.findings",
         "launch.local",
         "launch.bench",
+        "launch.slurm",
+        "launch.ray",
+        "cli.engines",
     ],
 )
 def test_the_login_node_side_never_imports_jax(room: str):

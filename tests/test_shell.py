@@ -198,6 +198,10 @@ def test_check_with_arguments_is_pytest_and_without_is_everything(ready):
     assert ready.call(".ci/run")[1].splitlines() == everything
 
 
+def test_check_runs_the_suites_of_clusters_alone(ready):
+    assert ready.call("check", "--slurm", "-x")[1] == "-m pytest tests/cluster/test_slurm.py -x\n"
+
+
 def test_check_fails_with_its_first_failure(ready):
     ready.call("check")
     (ready.clone / ".venv/bin/ruff").write_text("#!/bin/sh\nexit 3\n")

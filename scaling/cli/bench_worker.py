@@ -2,12 +2,11 @@
 
 import argparse
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from scaling.launch.worker import Stopped, serve
-from scaling.spec import RunSpec
+from scaling.launch.worker import Job, Stopped, serve
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,12 +23,11 @@ def run(arguments: argparse.Namespace) -> int:
     use_every_core()
 
     def make(
-        runs: Sequence[RunSpec],
-        branch_steps: tuple[int, ...],
+        job: Job,
         progress: Callable[[dict[str, Any]], None],
         stop: Callable[[], bool],
     ) -> Iterator[tuple[str, str]]:
-        (spec,) = runs
+        (spec,) = job.runs
         try:
             progress(measure(spec, search=arguments.largest_batch, stop=stop))
         except Interrupted as interrupted:

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.markup import escape
 
-from scaling.cli import table
+from scaling.cli import source
 from scaling.cli.exits import DONE
 from scaling.cli.options import json_option
 from scaling.fitting.compare import Comparison, compare
 from scaling.fitting.observe import observe, read_table
 from scaling.fitting.rescale import Rescaling, rescale
+from scaling.record.files import folder_of
 from scaling.spec import Refusal
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    table.arguments(parser)
+    source.arguments(parser)
     parser.add_argument(
         "--baseline", required=True, metavar="GROUP", help="the group that every other group is priced in"
     )
@@ -32,7 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.group is not None:
         raise Refusal("--group: every group takes part; leave some out with --where 'group!=NAME'")
     frame, elsewhere = _of_one_source(
-        read_table(arguments.table, table.columns_of(arguments.columns)), arguments.baseline
+        read_table(folder_of(arguments.table), source.columns_of(arguments.columns)), arguments.baseline
     )
     observations = observe(
         frame,

@@ -14,7 +14,7 @@ from scaling import machine
 from scaling.cli.exits import DONE, FAILED
 from scaling.cli.options import json_option
 from scaling.launch.local import default_workers
-from scaling.launch.provenance import devices
+from scaling.launch.provenance import code, devices
 
 CORE = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "pandas", "matplotlib", "rich")
 EXTRAS = {
@@ -23,7 +23,8 @@ EXTRAS = {
     "dev": ("pytest", "./check"),
     "slurm": ("submitit", "sweeps on SLURM"),
     "ray": ("ray", "sweeps on Ray"),
-    "wandb": ("wandb", "metrics to Weights & Biases"),
+    "tensorboard": ("tensorboardX", "curves to TensorBoard"),
+    "wandb": ("wandb", "curves to Weights & Biases"),
     "hf": ("tokenizers", "training a tokenizer"),
     "tables": ("pyarrow", "Parquet tables"),
     "gcs": ("gcsfs", "results in gs:// buckets"),
@@ -57,6 +58,7 @@ def examine() -> dict:
         "cores": len(machine.cores()),
         "workers": default_workers(),
         "versions": versions,
+        "code": code(),
         "devices": seen,
         "extras": {name: importlib.util.find_spec(module) is not None for name, (module, _) in EXTRAS.items()},
         "caches": caches(),
@@ -77,6 +79,16 @@ def caches() -> dict:
     }
 
 
+def _code(said: dict[str, str]) -> str:
+    """The commit, and how this environment stands to the lock."""
+    dirty = {"yes": " with changes", "unknown": ", unknown changes"}.get(said.get("dirty", ""), "")
+    where = f"commit {said['commit'][:12]}{dirty}" if "commit" in said else "not in a git checkout"
+    if "lock" not in said:
+        return where
+    differs = said.get("lock_differs")
+    return f"{where}, " + (f"other than the lock {said['lock']} (have/pinned): {differs}" if differs else "as locked")
+
+
 def _version(name: str) -> str:
     try:
         return importlib.metadata.version(name)
@@ -93,6 +105,7 @@ def show(found: dict, console: Console) -> None:
         highlight=False,
         soft_wrap=True,
     )
+    console.print(f"code: {_code(found['code'])}", highlight=False, soft_wrap=True)
     if "error" not in found["devices"]:
         console.print(
             f"devices: {found['devices']['count']} x {found['devices']['kind']} ({found['devices']['backend']}); "

@@ -8,8 +8,9 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 
-from scaling.cli import table
+from scaling.cli import source
 from scaling.cli.exits import DONE
+from scaling.cli.locate import unwritable
 from scaling.cli.options import json_option
 from scaling.cli.published import show_approaches, show_replication
 from scaling.cli.tournament import show_tournament
@@ -29,7 +30,7 @@ ESTIMATORS = ("surface", "huber", "isoflop", "envelope", "all")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    table.arguments(parser)
+    source.arguments(parser)
     parser.add_argument(
         "--law", default="chinchilla", metavar="NAME",
         help="a law of `scaling laws` (default chinchilla), or all: every law of N and D, judged by how it predicts "
@@ -69,8 +70,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.procedure:
         return _as_published(arguments, console)
     documents = []
-    for params in table.conventions(arguments):
-        observations = table.read(arguments, arguments.law, params=params, x=arguments.x)
+    for params in source.conventions(arguments):
+        observations = source.read(arguments, arguments.law, params=params, x=arguments.x)
         if arguments.estimator == "all":
             documents.append(_side_by_side(arguments, observations, console))
         elif arguments.estimator in ("isoflop", "envelope"):
@@ -85,7 +86,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _as_published(arguments: argparse.Namespace, console: Console) -> int:
-    found = as_published(table.frame(arguments), arguments.procedure, seed=arguments.seed)
+    found = as_published(source.frame(arguments), arguments.procedure, seed=arguments.seed)
     if arguments.json:
         print(json.dumps(found.to_json(), indent=1, allow_nan=False))
     else:
@@ -178,6 +179,8 @@ def _draw(
 def _faults(asked: argparse.Namespace) -> list[str]:
     """Options that contradict one another; what `fit` itself refuses is left to it."""
     faults = []
+    if asked.figures and (why := unwritable(Path(asked.figures))):
+        faults.append(f"--figures {asked.figures}: {why}")
     if asked.seed < 0:
         faults.append(f"--seed {asked.seed}: must be at least 0")
     if asked.calibrate is not None and asked.calibrate < FEWEST:

@@ -1,5 +1,6 @@
 """The live view of a sweep, on standard error: a line a worker on a terminal, a line a finished run elsewhere."""
 
+import statistics
 import time
 from typing import Any
 
@@ -10,12 +11,16 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from scaling.cost import count_params
-from scaling.launch.local import Event
+from scaling.launch.process import Event
 from scaling.plan import Plan
 from scaling.plan.clock import seconds
 from scaling.plan.plan import Planned
 from scaling.record import Ledger
-from scaling.report.words import short
+from scaling.report.words import plain, short
+
+SLOW = 2.0  # times the usual pace from which a run is said to be slow
+SLOW_AFTER = 4  # runs, when it is known what is usual
+SLOW_SECONDS = 1.0  # of training, below which a pace is noise
 
 
 class SweepView:
@@ -30,6 +35,7 @@ class SweepView:
         self._before = len(plan) - len(pending)
         self._latest: dict[int, tuple[Planned, dict[str, Any]]] = {}  # by worker
         self._done: set[str] = set()
+        self._paces: list[float] = []  # seconds in training over those estimated, of the runs done here
         self._workers = min(workers, max(1, len(pending)))
         self._started = time.monotonic()
         self._live = Live(get_renderable=self._render, console=self.console, refresh_per_second=4, transient=True)
@@ -52,18 +58,21 @@ class SweepView:
             self._latest[event.worker] = (planned, known | event.values)
             return
         self._latest.pop(event.worker, None)
-        if event.kind == "done":
+        if event.kind in ("done", "elsewhere"):
             self._done.add(event.run_id)
             left = "" if self.console.is_terminal else f", about {self._time_left():.0f} s left"
-            self.console.print(self._line(planned, event.values["status"]) + left, highlight=False, soft_wrap=True)
+            where = " elsewhere" if event.kind == "elsewhere" else ""
+            line = self._line(planned, event.values["status"]) + where + self._slowness(planned) + left
+            self.console.print(line, highlight=False, soft_wrap=True)
         elif event.kind == "failed":
             self.console.print(
-                f"[red]failed[/red]   {label(planned)}: {escape(event.values['reason'])}",
+                f"[red]failed[/red]   {label(planned)}: {escape(plain(event.values['reason']))}",
                 highlight=False,
                 soft_wrap=True,
             )
-        elif event.kind == "gone":
-            self.console.print(f"[red]worker lost[/red] in {label(planned)}", highlight=False, soft_wrap=True)
+        elif event.kind in ("gone", "lost"):
+            what = "worker lost" if event.kind == "gone" else "taken over by another participant"
+            self.console.print(f"[red]{what}[/red]: {escape(label(planned))}", highlight=False, soft_wrap=True)
 
     def _line(self, planned: Planned, status: str) -> str:
         record = self._ledger[planned.run.id]
@@ -76,6 +85,16 @@ class SweepView:
         )
         count = f"{self._before + len(self._done):3d}/{len(self._planned)}"
         return f"{count} {label(planned):<46} {result:<12} {speed}"
+
+    def _slowness(self, planned: Planned) -> str:
+        """Said of a run that took much longer than the others did, by their estimates: something else was at work."""
+        clock, estimate = self._ledger[planned.run.id].clock, self._estimate.get(planned.run.id)
+        if clock is None or not estimate:
+            return ""
+        pace, usual = clock.train / estimate, statistics.median(self._paces or [0.0])
+        self._paces.append(pace)
+        slow = len(self._paces) > SLOW_AFTER and pace > SLOW * usual and clock.train > SLOW_SECONDS
+        return f" [yellow]slow: {pace / usual:.1f} times the usual[/yellow]" if slow else ""
 
     def _fraction(self, planned: Planned, values: dict[str, Any]) -> float:
         begin = planned.run.branch.step if planned.run.branch else 0

@@ -1,35 +1,66 @@
-"""A sweep in a results folder, as `scaling run` and `scaling tune` make one: what refuses it, and how it is watched."""
+"""A sweep in a results folder, as `scaling run`, `work` and `tune` make one: what refuses it, and how it is watched."""
 
+import argparse
 import json
-import os
 import signal
 import sys
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
+from rich.markup import escape
 
 from scaling import data
-from scaling.cli.progress import SweepView
+from scaling.cli.locate import unwritable
+from scaling.cli.progress import SweepView, label
 from scaling.launch import provenance
-from scaling.launch.local import FolderLock, LocalSweep, Outcome, default_population
+from scaling.launch.local import LocalSweep, Outcome, Stop, default_population, default_workers, one_core_each
+from scaling.launch.mirror import mirrored
+from scaling.launch.process import Event
 from scaling.plan import Plan, Study
-from scaling.record import Ledger
+from scaling.record import Failure, Ledger, table
+from scaling.record.claims import Holder, Observer
+from scaling.record.files import commit_json, on_store
+from scaling.record.litter import clear
+from scaling.report.words import plain
+from scaling.spec import Refusal
+
+SINGLE = "one_core_each"  # in study.json: whether every worker has one thread
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
-def unfit(study: Study, ledger: Ledger, workers: int, population: str) -> list[str]:
+def unfit(study: Study, ledger: Ledger, workers: int, population: str, patience: float) -> list[str]:
     """What can only be known here: the workers, the folder, the text that earlier runs were trained on."""
-    faults = [] if workers >= 1 else [f"--workers = {workers}: must be at least 1"]
-    if population != "auto" and not (population.isdecimal() and int(population)):
-        faults.append(f"--population = {population}: must be auto or a whole number of at least 1")
-    nearest = next(p for p in [ledger.folder, *ledger.folder.absolute().parents] if p.exists())
-    if not nearest.is_dir():
-        faults.append(f"--out = {ledger.folder}: {nearest} is a file, not a folder")
-    elif not os.access(nearest, os.W_OK):
-        faults.append(f"--out = {ledger.folder}: {nearest} cannot be written to; give another --out")
+    faults = unfit_options(workers, population, patience)
+    if on_store(ledger.folder):
+        try:
+            return faults + (_other_study(study, ledger) or changed_texts(study.runs, ledger))
+        except OSError as error:
+            return [*faults, f"--out = {ledger.folder}: cannot be read ({error})"]
+    if why := unwritable(ledger.folder):
+        faults.append(f"--out = {ledger.folder}: {why}; give another --out")
     else:
         faults += _other_study(study, ledger) or changed_texts(study.runs, ledger)
     return faults
+
+
+def unfit_options(workers: int, population: str, patience: float) -> list[str]:
+    faults = [] if workers >= 1 else [f"--workers = {workers}: must be at least 1"]
+    if population != "auto" and not (population.isdecimal() and int(population)):
+        faults.append(f"--population = {population}: must be auto or a whole number of at least 1")
+    if not patience > 0:
+        faults.append(f"--patience = {patience}: must be a positive number of seconds")
+    return faults
+
+
+def unfit_sinks(ledger: Ledger, sinks: Collection[str]) -> list[str]:
+    """Why curves cannot be copied as they grow."""
+    if not on_store(ledger.folder):
+        return []
+    return [
+        f"--log {name}: needs a results folder on a disk; copy {ledger.folder} there, and `scaling log`"
+        for name in sinks
+    ]
 
 
 def _other_study(study: Study, ledger: Ledger) -> list[str]:
@@ -40,12 +71,22 @@ def _other_study(study: Study, ledger: Ledger) -> list[str]:
     if before["name"] != study.name:
         return [f"--out = {ledger.folder}: holds the study {before['name']}; give another --out"]
     made = [p["id"] for p in before["plan"] if p["id"] in ledger and p["id"] not in planned]
-    if not made:
+    if made:
+        return [
+            f"--out = {ledger.folder}: holds {len(made)} finished runs that this plan has not, e.g. {made[0]}: the "
+            "study or a --set changed; give another --out"
+        ]
+    if _asks_the_same(before, study):
         return []
     return [
-        f"--out = {ledger.folder}: holds {len(made)} finished runs that this plan has not, e.g. {made[0]}: the study "
-        "or a --set changed; give another --out"
+        f"--out = {ledger.folder}: {said.host} (process {said.pid}) is at work there on another plan of this study; "
+        "wait for it, stop it, or give another --out"
+        for said in Observer(ledger.folder).working()[:1]
     ]
+
+
+def _asks_the_same(before: dict, study: Study) -> bool:
+    return {k: v for k, v in before.items() if k not in ("command", SINGLE)} == json.loads(json.dumps(study.to_json()))
 
 
 def changed_texts(plan: Plan, ledger: Ledger) -> list[str]:
@@ -64,38 +105,142 @@ def changed_texts(plan: Plan, ledger: Ledger) -> list[str]:
     return lines
 
 
-def sweep(
-    study: Study,
-    ledger: Ledger,
-    workers: int,
-    lock: FolderLock,
-    population: str,
-    release: Callable[[Console], None] = lambda _: None,
-) -> Outcome:
-    """Train what is pending; Ctrl-C stops it.
+def lay_down(study: Study, ledger: Ledger, holder: Holder, command: str, workers: int) -> None:
+    """Write `study.json`. While others are at work on the same it stays as it is; on another plan they stop nobody.
 
-    `population` is auto or the most runs that one program trains; `release` is called when the held-out runs may begin.
+    It also says how many cores a worker has, one or all of its participant's: sums run in another order on several, so
+    whoever takes part later, or goes on, does as it was begun.
     """
-    stop = threading.Event()
-    before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
-    machine = json.dumps(provenance.commit())
-    command = [sys.executable, "-m", "scaling", "worker", str(ledger.folder.absolute()), machine]
-    command += ["--population", population]
-    view = SweepView(study.runs, ledger, workers)
+    path = ledger.folder / "study.json"
+    before = ledger.study() if path.exists() else {}
+    if before and holder.others():
+        if faults := _other_study(study, ledger):
+            raise Refusal(faults)
+        return
+    begun = any(p.run.id in ledger or ledger.curve_lines(p.run.id) for p in study.runs.runs)
+    single = before.get(SINGLE) if begun else None
+    if single is None:
+        single = one_core_each(study.runs, workers)
+    commit_json(path, study.to_json() | {"command": command, SINGLE: single})
+
+
+def workers_of(arguments: argparse.Namespace, ledger: Ledger) -> int:
+    """`--workers`, else one where a worker has all cores in this sweep, else what the machine has."""
+    if arguments.workers is not None:
+        return arguments.workers
+    begun = (ledger.folder / "study.json").exists() and ledger.study().get(SINGLE) is False
+    return 1 if begun else default_workers()
+
+
+@contextmanager
+def obeying_signals() -> Iterator[None]:
+    """Every signal that asks a process to end interrupts it as Ctrl-C does, so that it leaves with status 75."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in SIGNALS}
     try:
-        with view:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def sweep(
+    plan: Plan,
+    ledger: Ledger,
+    holder: Holder,
+    options: argparse.Namespace,
+    workers: int,
+    *,
+    release: Callable[[Console], None] = lambda _: None,
+    held_back: Collection[str] = (),
+    only: Collection[str] | None = None,
+    linger: bool = True,
+) -> Outcome:
+    """Train what is pending; a signal stops it, a second one at once.
+
+    `options` are those of `scaling.cli.options.sweep_options`; `release` is called when the runs that are held back may
+    begin. The rest is as in `LocalSweep`.
+    """
+    stop = Stop()
+    before = {number: signal.signal(number, lambda *_: stop.ask()) for number in SIGNALS}
+    machine = json.dumps(provenance.code())
+    study = ledger.study()
+    single = study.get(SINGLE, one_core_each(plan, workers))
+    if single != one_core_each(plan, workers):
+        how = "one core" if single else "all cores"
+        print(f"workers have {how} each, as this sweep was begun with: the same bits for every run", file=sys.stderr)
+    if not holder.others():
+        clear(ledger, [p.run.id for p in plan.runs], [p.run.id for p in plan.runs if p.role != "trunk"])
+    command = [sys.executable, "-m", "scaling", "worker", os.fspath(ledger.folder.absolute()), machine]
+    command += ["--population", options.population]
+    view = SweepView(plan, ledger, workers)
+    try:
+        with view, mirrored(options.sinks, ledger, plan, study["name"], label) as mirror:
+
+            def see(event: Event) -> None:
+                view(event)
+                mirror(event)
+
             return LocalSweep(
-                study.runs,
+                plan,
                 ledger,
                 command=command,
                 workers=workers,
-                lock=lock,
-                population=default_population() if population == "auto" else int(population),
-                held_back=[p.run.id for p in study.held_out.runs],
+                holder=holder,
+                population=default_population() if options.population == "auto" else int(options.population),
+                held_back=held_back,
                 release=lambda: release(view.console),
-                seen=view,
+                seen=see,
                 stop=stop,
+                only=only,
+                linger=linger,
+                retry=options.retry,
+                patience=options.patience,
+                single=single,
             ).run()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def register(ledger: Ledger, console: Console) -> None:
+    """The forecast of the held-out runs, before they are trained."""
+    from scaling.report import findings
+
+    table.write(ledger)
+    try:
+        lines = findings.register(ledger)
+    except Refusal as refusal:
+        lines = [f"no forecast: {fault}" for fault in refusal.faults]
+    for line in lines:
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+def say_unfinished(plan: Plan, ledger: Ledger, outcome: Outcome, console: Console) -> int:
+    """Every run of the plan that is not finished, with its reason and the way out; returns how many there are."""
+    unfinished = 0
+    for planned in plan.runs:
+        run_id = planned.run.id
+        if run_id in ledger:
+            record = ledger[run_id]
+            if record.status == "finished":
+                continue
+            status, reason, way = record.status, record.reason, ""
+        else:
+            failure = outcome.failed.get(run_id) or ledger.failure(run_id)
+            failure = failure or Failure(kind="blocked", reason="not started")
+            status = "pending" if failure.kind == "blocked" else f"failed ({failure.kind})"
+            reason, way = failure.reason, failure.way_out
+            if failure.log:
+                reason += f"; see {failure.log}"
+        unfinished += 1
+        console.print(
+            f"[red]{status}[/red] {escape(label(planned))} ({run_id}): {escape(plain(reason))}"
+            + (f"; {escape(way)}" if way else ""),
+            highlight=False,
+            soft_wrap=True,
+        )
+    return unfinished

@@ -14,16 +14,17 @@ from rich.markup import escape
 
 from scaling.cli.exits import DONE, FAILED, INTERRUPTED
 from scaling.cli.locate import results_of, study_of
-from scaling.cli.options import json_option, study_options, sweep_options
+from scaling.cli.options import dry_run_option, json_option, study_options, sweep_options, typed
 from scaling.cli.plan import show
-from scaling.cli.progress import label
-from scaling.cli.sweep import sweep, unfit
+from scaling.cli.sweep import lay_down, obeying_signals, say_unfinished, sweep, unfit
 from scaling.cost import count_params
-from scaling.launch.local import FolderLock, Outcome, default_workers
+from scaling.launch.local import Outcome, default_workers
+from scaling.launch.sinks import missing
 from scaling.plan import Plan, Planned, Study
 from scaling.plan.tuning import Cell, cells, extended, ladder, tuning_plan
 from scaling.record import Ledger, RunRecord, table
-from scaling.record.files import commit_json
+from scaling.record.claims import Holder
+from scaling.record.files import commit_json, disk_folder_of
 from scaling.record.tuning import same_but_rate
 from scaling.report.words import power, several
 from scaling.spec import Refusal, RunSpec, from_json, to_json
@@ -50,6 +51,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", type=int, default=1, metavar="S", help="seeds of every run (default 1)")
     parser.add_argument("--level", type=float, metavar="P", help="of every interval (default: the study's)")
     sweep_options(parser)
+    dry_run_option(parser)
     json_option(parser)
 
 
@@ -97,13 +99,15 @@ class Asked:
 def run(arguments: argparse.Namespace) -> int:
     study, path = study_of(arguments.experiment, arguments.changes)
     folder = results_of(study, path, arguments.out)
+    disk_folder_of(folder, "tune")
     own, ledger = Ledger(folder), Ledger(folder / "tuning")
     workers = default_workers() if arguments.workers is None else arguments.workers
-    asked = _asked(arguments, study, unfit(study, own, workers, arguments.population))
+    unready = missing(arguments.sinks) + unfit(study, own, workers, arguments.population, arguments.patience)
+    asked = _asked(arguments, study, unready)
     kept = _kept(study, own, ledger)
     plan = asked.plan(ledger)
     whole = _as_study(study, plan + kept)
-    if faults := unfit(whole, ledger, workers, arguments.population):
+    if faults := unfit(whole, ledger, workers, arguments.population, arguments.patience):
         raise Refusal(faults)
     console = Console(stderr=True)
     taken = _adoptable(plan, own, ledger)
@@ -111,32 +115,36 @@ def run(arguments: argparse.Namespace) -> int:
     _say_cost(asked, plan, ledger, len(taken), console)
     if arguments.dry_run:
         return DONE
+    with obeying_signals():
+        plan, outcome = _train(asked, kept, taken, ledger, workers, arguments)
+        if outcome.stopped:
+            out = f" --out {shlex.quote(typed(arguments.out))}" if arguments.out else ""
+            again = escape(f"{_command(arguments)}{out}")
+            console.print(f"stopped; what is done is kept. To go on: {again}", highlight=False, soft_wrap=True)
+            return INTERRUPTED
+        _close(asked, _as_study(study, plan + kept), own, ledger, arguments)
+    return FAILED if say_unfinished(plan.pending(ledger), ledger, outcome, console) else DONE
+
+
+def _train(
+    asked: Asked, kept: Plan, taken: list[RunRecord], ledger: Ledger, workers: int, arguments: argparse.Namespace
+) -> tuple[Plan, Outcome]:
+    """The last plan, and what became of it. One participant alone: the plan grows with what is found."""
     outcome = Outcome()
-    with FolderLock(ledger.folder) as lock:
+    with Holder(ledger.folder) as holder:
+        for said in holder.others()[:1]:
+            raise Refusal(f"{ledger.folder}: {said.host} (process {said.pid}) is tuning there; wait for it, or stop it")
         for record in taken:
             ledger.commit(record)
-        while not outcome.stopped:
+        while True:
             plan = asked.plan(ledger)
-            whole = _as_study(study, plan + kept)
-            commit_json(ledger.folder / "study.json", whole.to_json() | {"command": _command(arguments)})
-            if not plan.pending(ledger).runs or outcome.failed:
+            whole = _as_study(asked.study, plan + kept)
+            lay_down(whole, ledger, holder, _command(arguments), workers)
+            if not plan.pending(ledger).runs or outcome.failed or outcome.stopped:
                 break
-            outcome = sweep(whole, ledger, workers, lock, arguments.population)
+            outcome = sweep(whole.runs, ledger, holder, arguments, workers)
         table.write(ledger)
-    if outcome.stopped:
-        out = f" --out {shlex.quote(arguments.out)}" if arguments.out else ""
-        console.print(
-            f"stopped; what is done is kept. To go on: {_command(arguments)}{out}", highlight=False, soft_wrap=True
-        )
-        return INTERRUPTED
-    _close(asked, whole, own, ledger, arguments)
-    for p in plan.pending(ledger).runs:
-        why = outcome.failed.get(p.run.id, "not started")
-        console.print(f"[red]pending[/red] {label(p)} ({p.run.id}): {escape(why)}", highlight=False, soft_wrap=True)
-    if plan.pending(ledger).runs:
-        console.print("the same command tries the pending ones again")
-        return FAILED
-    return DONE
+    return plan, outcome
 
 
 def _asked(arguments: argparse.Namespace, study: Study, further: list[str]) -> Asked:
@@ -295,7 +303,7 @@ def _console() -> Console:
 
 def _command(arguments: argparse.Namespace) -> str:
     """What makes these results again, wherever they go."""
-    words = ["scaling", "tune", arguments.experiment]
+    words = ["scaling", "tune", typed(arguments.experiment)]
     words += [word for change in arguments.changes for word in ("--set", change)]
     words += [word for name in arguments.groups for word in ("--group", name)]
     usual = {"sizes": "3", "horizons": "2", "rates": 5, "step": 2.0, "seeds": 1, "level": None}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -26,6 +27,9 @@ LONGEST_LINE = 2**20  # bytes
 MOST_CELLS = 2_000_000  # of a table: the size on disk says little about a Parquet file
 CONSTANTS = {"ln2": math.log(2)}  # 1 bit = ln 2 nats
 
+# An apostrophe before what a spreadsheet would run, in full width too, or before white space that it would drop.
+MARKED = re.compile("'([\\t\\r\\n]|[ \\t\\r\\n']*[=+@\uff1d\uff0b\uff0d\uff20-])")
+
 Lines = list[tuple[int, list[str]]]  # line number, cells
 
 
@@ -41,7 +45,7 @@ def read_table(path: str | Path, columns: Mapping[str, str] | None = None) -> pa
     """
     import pandas
 
-    path = _file(Path(path))
+    path = _file(Path(path) if isinstance(path, str) else path)
     read = OTHERS.get(path.suffix.lower(), _csv)
     header, lines = read(path)
     if not lines:
@@ -55,6 +59,11 @@ def read_table(path: str | Path, columns: Mapping[str, str] | None = None) -> pa
 def text_of(cell: Any) -> str:
     """A cell as text; empty where it holds nothing."""
     return "" if cell is None or (isinstance(cell, float) and math.isnan(cell)) else str(cell).strip()
+
+
+def plain(cell: str) -> str:
+    """A cell of a CSV as it was before a mark made it text for a spreadsheet, which would run it as a formula."""
+    return cell[1:] if MARKED.match(cell) else cell
 
 
 def number_of(text: str) -> float:
@@ -137,7 +146,7 @@ def _csv(path: Path) -> tuple[list[str], Lines]:
     width = 0
     try:
         for row in reader:
-            cells = [cell.strip() for cell in row]
+            cells = [plain(cell.strip()) for cell in row]
             if any(cells):
                 lines.append((number, cells))
                 width = max(width, len(cells))  # short rows are filled up to it

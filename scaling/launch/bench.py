@@ -9,7 +9,8 @@ from pathlib import Path
 from queue import SimpleQueue as Queue
 from typing import Any
 
-from scaling.launch.local import GRACE_SECONDS, Event, FolderLock, Worker
+from scaling.launch.local import GRACE_SECONDS
+from scaling.launch.process import Event, Worker, ended
 from scaling.machine import cores
 from scaling.plan import Planned
 from scaling.spec import RunSpec
@@ -42,7 +43,6 @@ class Team:
         self._team: dict[int, Worker] = {}
 
     def __enter__(self) -> "Team":
-        self._lock = FolderLock(self._folder)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -56,7 +56,6 @@ class Team:
                 worker.process.kill()
                 worker.process.wait()
             worker.close()
-        self._lock.__exit__()
 
     def measure(self, run: RunSpec) -> Found:
         """Of a shape that fails on any worker there is a reason and no number; a worker that ended is replaced."""
@@ -86,7 +85,7 @@ class Team:
         began, waits = time.monotonic(), []
         for number in missing:
             log, core = self._folder / f"worker-{number}.log", self._cores[number % len(self._cores)]
-            self._team[number] = Worker(number, self._command(number), core, self._lock, log, self._said)
+            self._team[number] = Worker(number, self._command(number), core, log, self._said)
         while len(waits) < len(missing):
             event = self._said.get()
             if event.kind == "gone":
@@ -99,6 +98,4 @@ class Team:
         """Take leave of a worker that ended; the last words of its log are the reason."""
         worker = self._team.pop(event.worker)
         worker.close()
-        lines = (self._folder / f"worker-{event.worker}.log").read_text(errors="replace").split("\n")
-        said = next((line for line in reversed(lines) if line.strip()), "without a word")
-        return f"its worker ended with status {event.values['status']}: {said.strip()[:200]}"
+        return f"its worker ended with {ended(event.values['status'])}: {worker.last_words()}"

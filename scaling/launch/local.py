@@ -1,13 +1,13 @@
 """A sweep on this machine: supervised worker processes, one pinned to each core on a CPU.
 
-The supervisor holds the only copy of the queue, and the results folder holds everything else: kill it at any moment,
-start it again, and it goes on with what has no record. A worker that dies takes down its run, not the sweep.
+A supervisor is one participant in a results folder that others may share (`scaling.record.claims`). It holds the only
+copy of its queue, and the folder holds everything else: kill it at any moment, start it again, and it goes on with what
+has no record. A worker that dies or hangs takes down its run, not the sweep.
 """
 
-import fcntl
-import json
+import functools
 import os
-import subprocess
+import platform
 import threading
 import time
 from collections import Counter
@@ -16,27 +16,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty
 from queue import SimpleQueue as Queue
-from typing import Any
 
-from scaling.machine import cores
+from scaling.launch.process import PATIENCE_SECONDS, Event, Worker, ended
+from scaling.machine import cache_folder, cores, cores_are_ours, given_cores
 from scaling.plan.clock import AT_HAND_SECONDS, seconds
 from scaling.plan.plan import Plan, Planned, Role
-from scaling.record import Ledger
-from scaling.spec import Refusal, alike, to_json
+from scaling.record import Failure, Ledger
+from scaling.record.claims import Claim, Holder, standing
+from scaling.record.failure import Kind
+from scaling.record.files import on_store
+from scaling.spec import alike
 
-ATTEMPTS = 2  # of a run whose worker died under it; jaxlib is known to crash now and then (jax issue 39257)
+ATTEMPTS = 3  # of a run whose worker died or hung; jaxlib is known to crash now and then (jax issue 39257)
 GRACE_SECONDS = 14.0  # from asking a worker to stop until it is killed: steps in flight, and a save for each member
-TAKEOVER_SECONDS = 5.0  # for the workers of a killed supervisor to be gone
-
-
-@dataclass(frozen=True, kw_only=True)
-class Event:
-    """Something a worker said, or what befell it."""
-
-    kind: str  # ready | progress | done | failed | stopped | gone
-    worker: int
-    run_id: str = ""
-    values: dict[str, Any] = field(default_factory=dict)
+LOOK_SECONDS = 1.0  # between looks at what other participants have done
+STORE_LOOK_SECONDS = 10.0  # in a bucket, where every look is a request for every run
+LOOK_SHARE = 0.05  # of the time, at most, that looking takes
+STALLED_SECONDS = 5.0  # of its own loop, after which a supervisor knows that it was stopped itself
+FINAL = ("error", "out_of_memory")  # kinds of failure that trying again does not mend
 
 
 @dataclass(kw_only=True)
@@ -44,43 +41,36 @@ class Outcome:
     """What became of a sweep; a run in neither list was recorded before."""
 
     recorded: dict[str, str] = field(default_factory=dict)  # id -> status of its record
-    failed: dict[str, str] = field(default_factory=dict)  # id -> reason; without a record, so pending
+    failed: dict[str, Failure] = field(default_factory=dict)  # without a record, so pending
     stopped: bool = False
 
 
-class FolderLock:
-    """One sweep at a time in a results folder. Workers inherit the lock, so it outlives a killed supervisor until
-    the last of them is gone."""
+class Stop:
+    """Asks a sweep to end: once, and workers save first; twice, and they are killed."""
 
-    def __init__(self, folder: Path):
-        folder.mkdir(parents=True, exist_ok=True)
-        self._file = open(folder / ".lock", "a+")
-        deadline = time.monotonic() + TAKEOVER_SECONDS
-        while True:
-            try:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    self._file.close()
-                    raise Refusal(
-                        f"{folder}: another sweep is at work in this folder; wait for it, or give another --out"
-                    ) from None
-                time.sleep(0.1)
+    def __init__(self) -> None:
+        self._asked, self._hurry = threading.Event(), threading.Event()
 
-    def fileno(self) -> int:
-        return self._file.fileno()
+    def ask(self) -> None:
+        if self._asked.is_set():
+            self._hurry.set()
+        self._asked.set()
 
-    def __enter__(self) -> "FolderLock":
-        return self
+    def asked(self) -> bool:
+        return self._asked.is_set()
 
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
+    def hurry(self) -> bool:
+        return self._hurry.is_set()
 
 
 def default_workers() -> int:
     """One a core on a CPU, where a second process buys more than a second thread; one on an accelerator."""
-    return len(cores()) if _on_cpu() else 1
+    return given_cores() if _on_cpu() else 1
+
+
+def one_core_each(plan: Plan, workers: int) -> bool:
+    """Whether workers have one thread: a plan of one run, or a single worker, has every core."""
+    return min(workers, len(plan)) > 1
 
 
 def default_population() -> int:
@@ -98,71 +88,16 @@ def _has_accelerator() -> bool:
     return any(Path(device).exists() for device in ("/dev/nvidia0", "/dev/accel0", "/dev/vfio/0", "/dev/kfd"))
 
 
-class Worker:
-    """One worker process and the thread that listens to it."""
-
-    def __init__(self, number: int, command: Sequence[str], core: int | None, lock: FolderLock, log: Path, said: Queue):
-        self.number = number
-        self.jobs: dict[str, Planned] = {}  # by id: one run, or a population of them
-        self.last: Planned | None = None  # whose program it has at hand
-        self.ending = False  # told to end
-        self.left = False  # ending by itself
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with open(log, "a") as log_file:
-            self.process = subprocess.Popen(
-                list(command),
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log_file,
-                # One thread, so that results are the same bits on any number of cores.
-                env=dict(os.environ) | ({"NPROC": "1"} if core is not None else {}),
-                text=True,
-                pass_fds=(lock.fileno(),),
-                start_new_session=True,  # Ctrl-C reaches the supervisor alone
-            )
-        if core is not None and hasattr(os, "sched_setaffinity"):
-            os.sched_setaffinity(self.process.pid, {core})
-        threading.Thread(target=self._listen, args=(said,), daemon=True).start()
-
-    def _listen(self, said: "Queue[Event]") -> None:
-        assert self.process.stdout
-        with self.process.stdout:
-            for line in self.process.stdout:
-                if not line.endswith("\n"):
-                    break  # cut short by its death
-                values = json.loads(line)
-                kind, run_id = values.pop("event"), values.pop("id", "")
-                said.put(Event(kind=kind, worker=self.number, run_id=run_id, values=values))
-        status = self.process.wait()
-        said.put(Event(kind="gone", worker=self.number, values={"status": status}))
-
-    def tell(self, **message: Any) -> None:
-        assert self.process.stdin
-        try:
-            self.process.stdin.write(json.dumps(message) + "\n")
-            self.process.stdin.flush()
-        except (BrokenPipeError, ValueError):
-            pass  # it is gone, and its listener says so
-
-    def close(self) -> None:
-        """Our end of a worker that is gone."""
-        assert self.process.stdin
-        try:
-            self.process.stdin.close()
-        except BrokenPipeError:
-            pass  # a last word that nobody read
-
-    def start(self, jobs: Sequence[Planned], branch_steps: tuple[int, ...]) -> None:
-        self.jobs, self.last = {job.run.id: job for job in jobs}, jobs[0]
-        self.tell(do="run", runs=[to_json(job.run) for job in jobs], branch_steps=branch_steps)
-
-
 class LocalSweep:
-    """The supervisor of one sweep.
+    """One participant's supervisor.
 
     `command` starts a worker process, which serves `scaling.launch.worker`. `held_back` runs start only when every
     run of `plan` with the role `fitted` has a record and `release` has returned: their forecast is made in between.
     Up to `population` runs of one shape go to a worker together (`spec.alike`); it may train them in one program.
+    `only` are the ids of the runs to make, by default all. With `linger` it stays while other participants have runs
+    of the plan in their hands, to go on with them should these die; without, it ends as soon as nothing is left for it.
+    `retry` tries again what failed for good before. `single` workers have a core and a thread each, others what there
+    is; by default it is `one_core_each`.
     """
 
     def __init__(
@@ -172,23 +107,41 @@ class LocalSweep:
         *,
         command: Sequence[str],
         workers: int,
-        lock: FolderLock,
+        holder: Holder,
+        stop: Stop,
         population: int = 1,
         held_back: Collection[str] = (),
         release: Callable[[], None] = lambda: None,
         seen: Callable[[Event], None] = lambda event: None,
-        stop: threading.Event,
+        only: Collection[str] | None = None,
+        linger: bool = True,
+        retry: bool = False,
+        patience: float = PATIENCE_SECONDS,
+        single: bool | None = None,
     ):
-        self._plan, self._ledger, self._command, self._lock = plan, ledger, command, lock
-        self._held_back, self._release, self._seen, self._stop = set(held_back), release, seen, stop
-        self._population = population
+        self._plan, self._ledger, self._command, self._holder = plan, ledger, command, holder
+        self._held_back = {run_id for run_id in held_back if run_id not in ledger}
+        self._release, self._seen, self._stop = release, seen, stop
+        self._population, self._linger, self._patience = population, linger, patience
+        self._only = None if only is None else set(only)
         self._said: Queue[Event] = Queue()
         self._attempts: Counter[str] = Counter()
         self._workers: dict[int, Worker] = {}
-        # A plan of one run has every core. The plan decides and not what is pending: a sweep that was stopped goes on
-        # as it began, to the same bits.
-        self._cores = cores() if min(workers, len(plan)) > 1 else [None]
+        self._unready: Counter[int] = Counter()  # workers that ended before they were ready, by number
+        self._elsewhere: dict[str, float] = {}  # run in other hands -> when to ask again
+        self._lost_trunks: set[str] = set()  # recorded, and to be trained again
+        self._next_look = 0.0
+        self._in_store, self._next_round = on_store(ledger.folder), 0.0
+        self._look_seconds = STORE_LOOK_SECONDS if self._in_store else LOOK_SECONDS
+        # Nobody appends to a log in a bucket, so that of a worker stays with the machine.
+        self._logs = cache_folder() / "logs" / ledger.folder.name if self._in_store else ledger.folder / "logs"
+        self._log_name = f"worker-{holder.name}" if holder.others() else "worker"
+        # The plan decides and not what is pending: a sweep that was stopped goes on as it began, to the same bits.
+        self._single = one_core_each(plan, workers) if single is None else single
+        self._cores = cores() if self._single and cores_are_ours() else [None]
         self.outcome = Outcome()
+        self._planned = {p.run.id: p for p in plan.runs}
+        self._failures = self._earlier_failures(retry)
         self._queue = {p.run.id: p for p in self._pending()}
         self._branches: dict[str, list[Planned]] = {}  # of each trunk
         for p in plan.runs:
@@ -196,75 +149,210 @@ class LocalSweep:
                 self._branches.setdefault(p.run.branch.trunk, []).append(p)
         self._size = min(workers, max(1, len(self._queue)))
 
+    def _earlier_failures(self, retry: bool) -> dict[str, Failure | None]:
+        """The failure of each pending run as it stands now; those that trying again does not mend are taken over."""
+        found = {p.run.id: self._ledger.failure(p.run.id) for p in self._plan.pending(self._ledger).runs}
+        if not retry:
+            self.outcome.failed |= {i: failure for i, failure in found.items() if failure and failure.kind in FINAL}
+        return found
+
     def _pending(self) -> list[Planned]:
-        """Every run without a record, and every recorded trunk whose weights a pending branch misses."""
-        branches = [p.run.branch for p in self._plan.pending(self._ledger).runs if p.run.branch]
-        for branch in branches:
-            if branch.trunk in self._ledger and self._ledger[branch.trunk].status == "finished":
-                if branch.step not in self._ledger.checkpoint_steps(branch.trunk):
-                    self._ledger.reopen(branch.trunk)
-        return list(self._plan.pending(self._ledger).runs)
+        """Every run without a record that may be tried, and every recorded trunk whose weights one of them misses."""
+        pending = [
+            p for p in self._plan.pending(self._ledger).runs
+            if p.run.id not in self.outcome.failed and (self._only is None or p.run.id in self._only)
+        ]  # fmt: skip
+        # Of each trunk the branches that leave it at one step need the same.
+        places = {p.run.branch: p for p in pending if p.run.branch}
+        trunks = {branch.trunk for branch, p in places.items() if self._misses_its_weights(p)}
+        return [*pending, *(p for p in self._plan.runs if p.run.id in trunks)]
+
+    def _misses_its_weights(self, planned: Planned) -> bool:
+        """Whether the trunk of a branch is recorded and has not the weights that the branch begins with."""
+        branch = planned.run.branch
+        if branch is None or branch.trunk not in self._ledger:
+            return False
+        if branch.step in self._ledger.checkpoint_steps(branch.trunk):
+            return False
+        trunk = self._ledger[branch.trunk]
+        # One that diverged has the weights of the steps before.
+        return trunk.status == "finished" or branch.step * trunk.run.batch_tokens < trunk.tokens
 
     def run(self) -> Outcome:
         """Make every pending run; returns when all are over, or all workers have stopped."""
         for number in range(self._size if self._queue else 0):
             self._open(number)
-        asked_at = None
+        asked_at, turned = None, time.monotonic()
         while True:
-            if self._held_back and not self._stop.is_set() and not self._fitted_left():
-                self._release()
-                self._held_back.clear()
-            if self._stop.is_set() and asked_at is None:
+            if self._stop.asked() and asked_at is None:
                 asked_at = time.monotonic()
                 for worker in self._workers.values():
+                    if worker.has_nothing_to_save():
+                        worker.kill()
                     worker.tell(do="stop")
-            if asked_at and time.monotonic() - asked_at > GRACE_SECONDS:
+            if asked_at and (self._stop.hurry() or time.monotonic() - asked_at > GRACE_SECONDS):
                 for worker in self._workers.values():
-                    worker.process.kill()
+                    worker.kill()
             if asked_at is None:
-                self._hand_out()
+                self._take_a_round()
             if not self._workers:
                 break
-            try:
-                self._handle(self._said.get(timeout=0.1))
-            except Empty:
-                continue
-        self.outcome.stopped = self._stop.is_set()
-        for run_id in self._queue if not self.outcome.stopped else ():
-            why = (
-                "it waits for fitted runs that have no record"
-                if run_id in self._held_back
-                else "its trunk was not trained"
-            )
-            self.outcome.failed.setdefault(run_id, why)
+            self._listen()
+            now = time.monotonic()
+            for worker in self._workers.values():
+                if now - turned > STALLED_SECONDS:
+                    worker.excuse()
+                elif worker.hangs(self._patience) and (worker.jobs or not worker.ready) and not worker.hung:
+                    worker.hung = True
+                    worker.kill()
+            turned = now
+        self.outcome.stopped = self._stop.asked()
+        if not self.outcome.stopped:
+            self._say_what_is_left()
         return self.outcome
 
-    def _open(self, number: int) -> None:
-        log = self._ledger.folder / "logs" / f"worker-{number}.log"
-        core = self._cores[number % len(self._cores)]
-        self._workers[number] = Worker(number, self._command, core, self._lock, log, self._said)
+    def _listen(self) -> None:
+        """Handle everything that was said, so that a worker is not taken for silent which is only not heard."""
+        try:
+            self._handle(self._said.get(timeout=0.1))
+            while True:
+                self._handle(self._said.get_nowait())
+        except Empty:
+            return
 
-    def _fitted_left(self) -> bool:
-        """Whether a fitted run has no record yet: the forecast is made from all of them or not at all."""
-        return any(p.role == "fitted" and p.run.id not in self._ledger for p in self._plan.runs)
+    def _take_a_round(self) -> None:
+        """See what is new, and give it to workers; in a bucket when something happened here, else now and then."""
+        if time.monotonic() < self._next_round:
+            return
+        try:
+            self._release_held_out()
+            self._look_around()
+            self._hand_out()
+        except OSError as error:
+            if not self._in_store:
+                raise
+            self._give_up_all("folder_lost", f"{self._ledger.folder}: {error}")
+        if self._in_store:
+            self._next_round = time.monotonic() + STORE_LOOK_SECONDS
+
+    def _say_what_is_left(self) -> None:
+        """Of a queue that nobody works on any more."""
+        for run_id, planned in self._queue.items():
+            if run_id in self._elsewhere:
+                continue  # in the hands of others, who may be at work for long
+            branch = planned.run.branch
+            if run_id in self._held_back:
+                why = "it waits for fitted runs that have no record"
+            elif branch and branch.trunk not in self._ledger:
+                why = "its trunk was not trained"
+            else:
+                why = "no worker was left to train it"
+            self.outcome.failed.setdefault(run_id, Failure(kind="blocked", reason=why))
+
+    def _open(self, number: int) -> None:
+        log = self._logs / f"{self._log_name}-{number}.log"
+        core = self._cores[number % len(self._cores)]
+        self._workers[number] = Worker(
+            number, self._command, core, log, self._said, alone=self._single, inherited=self._holder.files
+        )
+
+    def _release_held_out(self) -> None:
+        """The forecast is made from all fitted runs or not at all."""
+        if self._held_back and not self._stop.asked():
+            if all(p.run.id in self._ledger for p in self._plan.runs if p.role == "fitted"):
+                self._release()
+                self._held_back.clear()
+
+    def _look_around(self) -> None:
+        """See what other participants have made, or given up."""
+        began = time.monotonic()
+        if began < self._next_look:
+            return
+        if lost := self._holder.lost():
+            self._give_up_all("folder_lost", lost)
+            return
+        mine = {run_id for worker in self._workers.values() for run_id in worker.jobs}
+        if self._holder.others() or self._elsewhere:
+            for run_id in [run_id for run_id in self._queue if run_id not in mine]:
+                planned = self._queue[run_id]
+                if run_id not in self._ledger:
+                    self._lost_trunks.discard(run_id)  # whoever opened it again trains it
+                if run_id in self._ledger and not self._is_to_be_reopened(planned):
+                    self._made_elsewhere(run_id)
+                elif (failure := self._ledger.failure(run_id)) != self._failures.get(run_id) and failure:
+                    del self._queue[run_id]
+                    self._elsewhere.pop(run_id, None)
+                    self.outcome.failed[run_id] = failure
+        took = time.monotonic() - began
+        self._next_look = began + max(self._look_seconds, took / LOOK_SHARE)
+
+    def _made_elsewhere(self, run_id: str) -> None:
+        del self._queue[run_id]
+        self._elsewhere.pop(run_id, None)
+        status = self._ledger[run_id].status
+        self.outcome.recorded[run_id] = status
+        self._seen(Event(kind="elsewhere", worker=-1, run_id=run_id, values={"status": status}))
+
+    def _is_to_be_reopened(self, planned: Planned) -> bool:
+        """Whether a recorded run is in the queue for the weights, or the curve, that a branch needs."""
+        if planned.run.id in self._lost_trunks:
+            return True
+        waiting = (p for p in self._branches.get(planned.run.id, ()) if p.run.id in self._queue)
+        return any(self._misses_its_weights(p) for p in waiting)
 
     def _hand_out(self) -> None:
         for worker in list(self._workers.values()):
-            if worker.jobs or worker.ending or worker.left:
+            if worker.jobs or not worker.ready or worker.ending or worker.left:
                 continue
-            job = self._next_for(worker)
-            if job is not None:
-                jobs = self._together(job)
+            jobs, claims = self._claimed_for(worker)
+            if jobs:
                 for member in jobs:
                     del self._queue[member.run.id]
                     self._attempts[member.run.id] += 1
-                worker.start(jobs, self._plan.branch_steps(job.run.id))
+                worker.start(jobs, self._plan.branch_steps(jobs[0].run.id), claims)
             elif not self._more_to_come():
                 worker.ending = True
                 worker.tell(do="end")
 
+    def _claimed_for(self, worker: Worker) -> tuple[list[Planned], dict[str, Claim]]:
+        """The next runs for a worker, which are now ours; nothing where others hold all that is ready."""
+        while (first := self._next_for(worker)) is not None:
+            claims = {p.run.id: claim for p in self._together(first) if (claim := self._claim(p)) is not None}
+            if first.run.id in claims:
+                return [self._queue[run_id] for run_id in claims], claims
+            for run_id in claims:
+                self._holder.release(run_id)
+        return [], {}
+
+    def _claim(self, planned: Planned) -> Claim | None:
+        """A claim to a run that still has to be made; None, and to be asked for again later, in others' hands."""
+        run_id = planned.run.id
+        claim = self._holder.claim(run_id)
+        if claim is None:
+            self._elsewhere[run_id] = time.monotonic() + self._look_seconds
+            return None
+        self._elsewhere.pop(run_id, None)
+        if run_id in self._ledger:
+            if not self._is_to_be_reopened(planned):
+                self._holder.release(run_id)
+                self._made_elsewhere(run_id)
+                return None
+            self._ledger.reopen(run_id)
+        self._lost_trunks.discard(run_id)
+        return claim
+
     def _more_to_come(self) -> bool:
-        return bool(self._queue) and any(worker.jobs for worker in self._workers.values())
+        """Whether a worker that has nothing to do now may have later."""
+        if not self._queue:
+            return False
+        if any(worker.jobs for worker in self._workers.values()):
+            return True
+        return any(self._linger or not self._in_living_hands(run_id) for run_id in self._elsewhere)
+
+    def _in_living_hands(self, run_id: str) -> bool:
+        """Of the dead on another machine it is known after a while only; then their runs are there to be taken."""
+        claim = standing(self._ledger.folder, run_id)
+        return claim is not None and self._holder.observer.seen_alive(claim.holder)
 
     def _next_for(self, worker: Worker) -> Planned | None:
         """Fitted runs first, since the forecast waits for them; then the held-out ones, which are the longest; then
@@ -284,7 +372,12 @@ class LocalSweep:
         )
 
     def _ready(self) -> list[Planned]:
-        return [p for i, p in self._queue.items() if i not in self._held_back and self._trunk_is_there(p)]
+        now, there = time.monotonic(), functools.cache(self._trunk_is_there)
+        return [
+            p for i, p in self._queue.items()
+            if i not in self._held_back and self._elsewhere.get(i, 0.0) <= now
+            and (p.run.branch is None or there(p.run.branch.trunk))
+        ]  # fmt: skip
 
     def _together(self, first: Planned) -> list[Planned]:
         """`first`, and what can be trained in one program with it. What has cost a worker its life is tried alone."""
@@ -298,8 +391,8 @@ class LocalSweep:
         ]  # fmt: skip
         return [first, *others[: self._population - 1]]
 
-    def _trunk_is_there(self, planned: Planned) -> bool:
-        return planned.run.branch is None or planned.run.branch.trunk in self._ledger
+    def _trunk_is_there(self, trunk: str) -> bool:
+        return trunk in self._ledger and trunk not in self._queue
 
     def _leads_to(self, planned: Planned, role: Role) -> bool:
         return any(p.role == role for p in self._family(planned))
@@ -313,36 +406,94 @@ class LocalSweep:
 
     def _handle(self, event: Event) -> None:
         worker = self._workers[event.worker]
+        if event.kind != "progress":
+            self._next_round = 0.0
         if event.kind == "gone":
             del self._workers[event.worker]
             worker.close()
             if worker.jobs:
                 event = self._died(worker, event.values["status"])
-            elif self._queue and not worker.ending and not self._stop.is_set():
-                self._open(worker.number)
-        elif event.kind == "stopped":
-            if not self._stop.is_set():  # somebody signalled it alone
+            elif self._queue and not worker.ending and not self._stop.asked():
+                self._open_again(worker)
+        else:
+            worker.hear(event)
+        if event.kind == "stopped":
+            if not self._stop.asked():  # somebody signalled it alone
                 self._queue |= worker.jobs
                 self._attempts.subtract([*worker.jobs])  # the runs are not to blame
                 worker.left = True
             worker.jobs = {}
-        elif event.kind in ("done", "failed") and worker.jobs.pop(event.run_id, None):
-            if event.kind == "done":
-                self.outcome.recorded[event.run_id] = event.values["status"]
-            else:
-                self.outcome.failed[event.run_id] = event.values["reason"]
+        elif event.kind in ("done", "failed", "lost") and (job := worker.jobs.pop(event.run_id, None)):
+            self._over(job, event, worker)
         self._seen(event)
 
+    def _over(self, job: Planned, event: Event, worker: Worker) -> None:
+        """A worker is through with a run."""
+        run_id = job.run.id
+        if event.kind == "done":
+            self.outcome.recorded[run_id] = event.values["status"]
+        elif event.kind == "lost":  # whoever took it over makes it, or we later
+            self._queue[run_id] = job
+            self._elsewhere[run_id] = time.monotonic() + self._look_seconds
+        elif event.values["kind"] == "trunk_lost" and self._attempts[run_id] < ATTEMPTS:
+            assert job.run.branch
+            trunk = self._planned[job.run.branch.trunk]
+            self._queue |= {trunk.run.id: trunk, run_id: job}
+            self._lost_trunks.add(trunk.run.id)
+        else:
+            kind, reason = event.values["kind"], event.values["reason"]
+            self._give_up(run_id, Failure(
+                kind=kind, reason=reason, attempts=self._attempts[run_id], log=self._log_of(worker)
+            ))  # fmt: skip
+        self._holder.release(run_id)
+
     def _died(self, worker: Worker, status: int) -> Event:
-        """A worker ended in the middle of its runs: once more on a new worker, then a run has failed."""
-        if not self._stop.is_set():
-            name = f"signal {-status}" if status < 0 else f"status {status}"
+        """A worker ended in the middle of its runs: again on a new worker, and a few times later a run has failed."""
+        run_ids = [*worker.jobs]
+        if not self._stop.asked():
+            kind = "hang" if worker.hung else "crash"
+            how = "was killed, having been silent for too long" if worker.hung else f"ended with {ended(status)}"
             for run_id, job in worker.jobs.items():
                 if self._attempts[run_id] < ATTEMPTS:
                     self._queue[run_id] = job
                 else:
-                    log = f"logs/worker-{worker.number}.log"
-                    self.outcome.failed[run_id] = f"its worker ended {ATTEMPTS} times, last with {name}; see {log}"
+                    reason = f"its worker {how}, the last of {ATTEMPTS} that tried"
+                    self._give_up(run_id, Failure(
+                        kind=kind, reason=reason, attempts=self._attempts[run_id], log=self._log_of(worker)
+                    ))  # fmt: skip
+                    self._holder.release(run_id)
             if self._queue:
                 self._open(worker.number)
-        return Event(kind="gone", worker=worker.number, run_id=next(iter(worker.jobs)), values={"status": status})
+        return Event(kind="gone", worker=worker.number, run_id=run_ids[0], values={"status": status})
+
+    def _open_again(self, worker: Worker) -> None:
+        """In the place of one that ended without a run in its hands: not for ever, where none can even start."""
+        if not worker.ready:
+            self._unready[worker.number] += 1
+            if self._unready[worker.number] >= ATTEMPTS:
+                if not self._workers:
+                    self._give_up_all("crash", f"workers end before they are ready: {worker.last_words()}")
+                return
+        self._open(worker.number)
+
+    def _give_up(self, run_id: str, failure: Failure) -> None:
+        self.outcome.failed[run_id] = failure
+        try:
+            self._ledger.fail(run_id, failure)
+        except OSError:  # a full disk, or a folder that is gone, cannot even say so
+            return
+
+    def _give_up_all(self, kind: Kind, reason: str) -> None:
+        """Nothing more can come of this sweep."""
+        for worker in self._workers.values():
+            self._queue |= worker.jobs
+            worker.jobs = {}
+            worker.kill()
+        for run_id in self._queue:
+            self.outcome.failed[run_id] = Failure(kind=kind, reason=reason)
+        self._queue.clear()
+
+    def _log_of(self, worker: Worker) -> str:
+        if self._in_store:
+            return f"{platform.node()}:{worker.log}"
+        return str(worker.log.relative_to(self._ledger.folder))

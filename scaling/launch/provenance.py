@@ -1,18 +1,56 @@
 """Which code runs, and on what."""
 
+import hashlib
+import importlib.metadata
 import json
+import re
 import subprocess
 from pathlib import Path
 
+ROOT = Path(__file__).parents[2]  # of the checkout, where the package is in one
 
-def commit() -> dict[str, str]:
-    """The commit of this checkout and whether files differ from it; nothing where the package is not in a checkout."""
-    root = Path(__file__).parents[2]
-    if not (root / ".git").exists():
+DECISIVE = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "pandas")  # for a number
+PINNED = re.compile(r"^([A-Za-z0-9._-]+)==([^ ;\\\n]+)", re.MULTILINE)
+
+
+def code() -> dict[str, str]:
+    """What of the code enters every record: the checkout's commit and what differs from it, and the lock.
+
+    `commit`, `dirty`: no, unknown, or yes with `difference`, the sha256 of `git diff HEAD`; nothing where the package
+    is not in a checkout. `lock`: the first 16 digits of the sha256 of requirements.lock. `lock_differs`: which of the
+    `DECISIVE` packages are installed in another version, name have/pinned; absent where none is.
+    """
+    return _commit() | _lock(ROOT / "requirements.lock")
+
+
+def _commit() -> dict[str, str]:
+    if not (ROOT / ".git").exists():
         return {}
-    head = _git(root, "rev-parse", "HEAD")
-    changed = _git(root, "status", "--porcelain", "--untracked-files=no")
-    return {"commit": head, "dirty": "yes" if changed else "no"} if head else {}
+    if not (head := _git("rev-parse", "HEAD")):
+        return {}
+    said = {"commit": head.decode().strip()}
+    difference = _git("diff", "HEAD", "--binary", "--no-ext-diff", "--no-textconv", "--no-color")
+    if not difference:
+        return said | {"dirty": "unknown" if difference is None else "no"}
+    return said | {"dirty": "yes", "difference": hashlib.sha256(difference).hexdigest()}
+
+
+def _lock(path: Path) -> dict[str, str]:
+    try:
+        text = path.read_bytes()
+    except FileNotFoundError:
+        return {}
+    pinned = dict(PINNED.findall(text.decode(errors="replace")))
+    versions = {name: (_version(name), pinned[name]) for name in DECISIVE if name in pinned}
+    differs = ", ".join(f"{name} {have}/{want}" for name, (have, want) in versions.items() if have != want)
+    return {"lock": hashlib.sha256(text).hexdigest()[:16]} | ({"lock_differs": differs} if differs else {})
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "none"
 
 
 ASK_DEVICES = (
@@ -32,9 +70,10 @@ def devices(python: str) -> dict[str, str | int]:
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def _git(root: Path, *words: str) -> str:
+def _git(*words: str) -> bytes | None:
+    """What git prints; None where it fails."""
     try:
-        done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, timeout=10)
+        done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
+        return None
+    return done.stdout if done.returncode == 0 else None

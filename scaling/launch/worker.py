@@ -10,10 +10,12 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any
 
+from scaling.record.claims import Claim, ClaimLost
 from scaling.spec import RunSpec, from_json
 
 STOPPED = 75  # exit status: interrupted, resumable (EX_TEMPFAIL)
@@ -23,11 +25,25 @@ class Stopped(Exception):
     """Raised by `make` when it was asked to stop and has saved its work."""
 
 
-# (runs, branch_steps, progress, stop) -> (id, status) of each run as its record is committed
-Make = Callable[
-    [Sequence[RunSpec], tuple[int, ...], Callable[[dict[str, Any]], None], Callable[[], bool]],
-    Iterable[tuple[str, str]],
-]
+class Failed(Exception):
+    """Raised by `make` for a run that cannot be made; `kind` as in `scaling.record.Failure`."""
+
+    def __init__(self, kind: str, reason: str):
+        super().__init__(reason)
+        self.kind = kind
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """Runs to make, one or a population; `claims` say that they are ours to write."""
+
+    runs: tuple[RunSpec, ...]
+    branch_steps: tuple[int, ...] = ()
+    claims: tuple[Claim, ...] = ()
+
+
+# (job, progress, stop) -> (id, status) of each run as its record is committed
+Make = Callable[[Job, Callable[[dict[str, Any]], None], Callable[[], bool]], Iterable[tuple[str, str]]]
 
 
 def serve(make: Make) -> int:
@@ -51,18 +67,19 @@ def serve(make: Make) -> int:
     threading.Thread(target=_listen, args=(jobs, stop), daemon=True).start()
     say(event="ready")
     while not stop.is_set():
-        job = jobs.get()
-        if job is None:
+        message = jobs.get()
+        if message is None:
             break
-        populations = [[from_json(RunSpec, values) for values in job["runs"]]]
-        while populations and not stop.is_set():
-            left = {run.id: run for run in populations.pop()}
+        todo = [_job(message)]
+        while todo and not stop.is_set():
+            job = todo.pop()
+            left = {run.id: run for run in job.runs}
 
             def progress(values: dict[str, Any], ids: tuple[str, ...] = tuple(left)) -> None:
                 say(event="progress", id=ids[0], ids=ids, **values)
 
             try:
-                for run_id, status in make([*left.values()], tuple(job["branch_steps"]), progress, stop.is_set):
+                for run_id, status in make(job, progress, stop.is_set):
                     del left[run_id]
                     say(event="done", id=run_id, status=status)
             except Stopped:
@@ -70,14 +87,31 @@ def serve(make: Make) -> int:
             except Exception as error:
                 traceback.print_exc()
                 if len(left) > 1:  # whichever was at fault, it stops no other
-                    populations += [[run] for run in left.values()]
+                    todo += [Job(runs=(r,), branch_steps=job.branch_steps, claims=job.claims) for r in left.values()]
                     continue
-                said = f"{error}".splitlines() or [""]
                 for run_id in left:
-                    say(event="failed", id=run_id, reason=f"{type(error).__name__}: {said[0]}")
+                    say(id=run_id, **_what_befell(error))
         if stop.is_set():
             say(event="stopped")
     return STOPPED if stop.is_set() else 0
+
+
+def _job(message: dict[str, Any]) -> Job:
+    return Job(
+        runs=tuple(from_json(RunSpec, values) for values in message["runs"]),
+        branch_steps=tuple(message["branch_steps"]),
+        claims=tuple(Claim(*values) for values in message["claims"]),
+    )
+
+
+def _what_befell(error: Exception) -> dict[str, str]:
+    """The event that tells the supervisor."""
+    said = (f"{error}".splitlines() or [""])[0]
+    if isinstance(error, ClaimLost):
+        return {"event": "lost", "reason": said}
+    if isinstance(error, Failed):
+        return {"event": "failed", "kind": error.kind, "reason": said}
+    return {"event": "failed", "kind": "error", "reason": f"{type(error).__name__}: {said}"}
 
 
 def _listen(jobs: "SimpleQueue[dict[str, Any] | None]", stop: threading.Event) -> None:

@@ -50,6 +50,18 @@ class RunRecord:
     averaged_loss_se: float | None = None
     noise_tokens: float | None = None  # gradient noise scale at the end of training (arXiv:1812.06162)
     spikes: int = 0  # rows of the curve with a step far above the row's own mean
+    notes: tuple[str, ...] = ()  # what befell the run: checkpoints set aside, a batch cut finer; not in the table
+
+    def faults(self) -> list[str]:
+        """One line for each field that holds what no run can show; the spec is `spec.faults`'s."""
+        kinds = {str: ("reason",), int: ("tokens", "unique_tokens", "spikes"), Mapping: ("data", "machine")}
+        kinds[(int, float)] = ("epochs",)
+        kinds[(int, float, type(None))] = (
+            "loss", "loss_se", "bits_per_byte", "entropy", "averaged_loss", "averaged_loss_se", "noise_tokens",
+        )  # fmt: skip
+        strange = [name for kind, names in kinds.items() for name in names if not isinstance(getattr(self, name), kind)]
+        strange += ["status"] if self.status not in ("finished", "diverged", "failed") else []
+        return [f"{name} = {getattr(self, name)!r:.60}" for name in strange]
 
     def to_json(self) -> dict[str, Any]:
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
@@ -59,6 +71,7 @@ class RunRecord:
             "clock": dataclasses.asdict(self.clock) if self.clock else None,
             "data": dict(self.data),
             "machine": dict(self.machine),
+            "notes": list(self.notes),
             "params": dataclasses.asdict(count_params(self.run.model)),
             "flops_per_token": dataclasses.asdict(count_flops(self.run.model)),
         }
@@ -71,4 +84,5 @@ class RunRecord:
         known = {f.name: values[f.name] for f in fields if f.name in values or f.default is dataclasses.MISSING}
         known["run"] = from_json(RunSpec, values["run"])
         known["clock"] = Clock(**values["clock"]) if values["clock"] else None
+        known["notes"] = tuple(known.get("notes", ()))
         return cls(**known)

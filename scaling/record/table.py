@@ -6,6 +6,7 @@ Nothing that depends on the clock is in it, so that an interrupted and an uninte
 import csv
 import io
 import math
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from scaling.cost import count_params, flops_per_token, optimizer_flops
@@ -13,6 +14,7 @@ from scaling.record.files import commit_text
 from scaling.record.ledger import Ledger
 from scaling.record.run_record import RunRecord
 from scaling.record.tuning import Mistuning, Tuning
+from scaling.spec import Refusal
 
 COLUMNS = (
     "run_id", "group", "role", "status", "n_params", "n_params_kaplan", "n_params_total", "tokens", "unique_tokens",
@@ -23,16 +25,26 @@ COLUMNS = (
 )  # fmt: skip
 
 
+TEXTS = {"run_id", "group", "role", "status", "trunk", "optimizer", "schedule", "attention", "source", "reason"}
+FORMULA = "=+-@\uff1d\uff0b\uff0d\uff20"  # a spreadsheet runs a cell that begins so, in full width too
+
+
 def rows(ledger: Ledger) -> list[dict[str, Any]]:
     """One dict per evaluated run with a record, in the order of the plan; keys are `COLUMNS`."""
     tuning = Tuning.of(ledger.folder)
-    found = []
-    for planned in ledger.study()["plan"]:
-        if planned["role"] != "trunk" and planned["id"] in ledger:
-            record = ledger[planned["id"]]
-            off = tuning(record.run, planned["group"])
-            found.append(_row(record, planned["group"], planned["role"]) | _tuned(record, off))
-    return found
+    return [
+        row(ledger[planned["id"]], planned["group"], planned["role"], tuning)
+        for planned in ledger.study()["plan"]
+        if planned["role"] != "trunk" and planned["id"] in ledger
+    ]
+
+
+def row(record: RunRecord, group: str, role: str, tuning: Tuning) -> dict[str, Any]:
+    """What the table says of an evaluated run. Raises `Refusal` for a record whose values are of no run."""
+    try:
+        return _row(record, group, role) | _tuned(record, tuning(record.run, group))
+    except (TypeError, ValueError, ArithmeticError, AttributeError) as error:
+        raise Refusal(f"the record of run {record.run.id} holds what cannot be ({error}); move it away") from error
 
 
 def _tuned(record: RunRecord, off: Mistuning | None) -> dict[str, float | None]:
@@ -90,17 +102,32 @@ def _row(record: RunRecord, group: str, role: str) -> dict[str, Any]:
 
 def write(ledger: Ledger) -> None:
     """Make `runs.csv` of what is recorded now."""
+    commit_text(ledger.folder / "runs.csv", "".join([HEADER, *map(line, rows(ledger))]))
+
+
+def line(row: Mapping[str, Any]) -> str:
+    """Of `runs.csv`."""
+    return _csv(_cell(row[column]) for column in COLUMNS)
+
+
+def _csv(cells: Iterable[str]) -> str:
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for row in rows(ledger):
-        writer.writerow(_cell(row[column]) for column in COLUMNS)
-    commit_text(ledger.folder / "runs.csv", text.getvalue())
+    csv.writer(text, lineterminator="\n").writerow(cells)
+    return text.getvalue()
+
+
+HEADER = _csv(COLUMNS)
 
 
 def _cell(value: Any) -> str:
+    if isinstance(value, str):
+        if value.isalnum():
+            return value
+        # Half of a surrogate pair is no text, and a bare \r ends a line for some readers.
+        value = value.encode(errors="replace").decode().replace("\r\n", "\n").replace("\r", "\n")
+        # The reader of `scaling.fitting` takes the mark off again.
+        runs = value[:1] in ("\t", "\n") or value.lstrip(" \t\r\n'")[:1] in tuple(FORMULA)
+        return f"'{value}" if runs else value
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return ""
-    if isinstance(value, str) and value[:1] in "=+-@\t\r" and value:
-        return f"'{value}"  # a spreadsheet would run it as a formula
-    return repr(value) if isinstance(value, float) else str(value)
+    return repr(value)

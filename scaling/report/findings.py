@@ -18,7 +18,7 @@ from scaling.fitting.isoflop import IsoFlop, isoflop
 from scaling.fitting.observe import Observations, observe, read_table
 from scaling.fitting.uncertainty import Interval
 from scaling.record import Ledger
-from scaling.record.files import commit_json
+from scaling.record.files import commit_json, create_text
 from scaling.report.words import interval, of_loss, power, short
 from scaling.spec import Refusal, RunSpec, from_json
 
@@ -87,7 +87,7 @@ class Findings:
 
 def find(ledger: Ledger) -> Findings:
     """Fit everything that the study's analysis asks for and the records allow. Raises `Refusal` without a study."""
-    study, table = ledger.study(), read_table(ledger.folder / "runs.csv")
+    study, table = _asked(ledger), read_table(ledger.folder / "runs.csv")
     analysis = study["analysis"]
     params, level = PARAMS_COLUMN[analysis["params"]], analysis["level"]
     warnings: list[str] = []
@@ -120,6 +120,30 @@ def find(ledger: Ledger) -> Findings:
     return _answered(found)
 
 
+def _asked(ledger: Ledger) -> dict[str, Any]:
+    """The study of a folder. Raises `Refusal` for one whose name, question or analysis is none."""
+    study = ledger.study()
+    asked = study["analysis"] if isinstance(study["analysis"], dict) else {}
+    laws, level = asked.get("laws"), asked.get("level")
+    sound = {
+        "name": isinstance(study["name"], str),
+        "question": isinstance(study["question"], str),
+        "analysis.params": isinstance(asked.get("params"), str) and asked["params"] in PARAMS_COLUMN,
+        "analysis.laws": isinstance(laws, list) and all(isinstance(law, str) for law in laws),
+        "analysis.algorithms": isinstance(asked.get("algorithms"), dict),
+        "analysis.known_entropy": isinstance(asked.get("known_entropy"), str),
+        "analysis.level": isinstance(level, (int, float)) and 0 < level < 1,
+        "analysis.bootstrap": type(asked.get("bootstrap")) is int,
+    }
+    if not all(sound.values()):
+        raise Refusal(
+            f"{ledger.folder / 'study.json'}: {field} says nothing that a study can ask; `scaling run` writes it again"
+            for field, good in sound.items()
+            if not good
+        )
+    return study
+
+
 def fit_laws(study: Mapping[str, Any], table: "pandas.DataFrame") -> dict[str, Fit]:
     """Every law of the analysis, fitted to the finished runs with the role fitted."""
     analysis = study["analysis"]
@@ -137,8 +161,9 @@ def register(ledger: Ledger) -> list[str]:
     held-out run; raises `Refusal` when no law can forecast.
     """
     path = ledger.folder / "forecast.json"
-    study, table = ledger.study(), read_table(ledger.folder / "runs.csv")
-    documents = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    study, table = _asked(ledger), read_table(ledger.folder / "runs.csv")
+    stands = path.exists()
+    documents = json.loads(path.read_text(encoding="utf-8")) if stands else []
     said = {document["run_id"] for document in documents}
     held_out = [planned for planned in study["plan"] if planned["role"] == "held_out"]
     fresh = [planned for planned in held_out if planned["id"] not in said and planned["id"] not in ledger]
@@ -147,7 +172,10 @@ def register(ledger: Ledger) -> list[str]:
         for planned in fresh:
             n, d, flops = _coordinates(planned, study["analysis"]["params"])
             documents.append({"run_id": planned["id"]} | forecast(fits, n, d, flops, level=level).to_json())
-        commit_json(path, documents)
+        if stands:
+            commit_json(path, documents)
+        elif not create_text(path, json.dumps(documents, indent=1, allow_nan=False) + "\n"):
+            return register(ledger)  # another participant was first: what it wrote stands
     late = [planned["id"] for planned in held_out if planned["id"] not in {d["run_id"] for d in documents}]
     return [
         f"forecast of {r.run_id}, {r.forecast.extrapolation:.2g} times the largest fitted compute: loss "

@@ -74,6 +74,12 @@ def replicates(noise: Noise) -> str:
     )
 
 
+def plain(text: str) -> str:
+    """Text that a file brought, as one line that a terminal shows and does not obey: control characters and those that
+    change the direction of writing are spelled out."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def symbol(name: str) -> str:
     """The usual sign of a parameter: alpha_n -> α_n."""
     head, _, tail = name.partition("_")

@@ -1,6 +1,9 @@
 """Make one run: `train(run, results=folder) -> RunRecord`. The only room with JAX in it."""
 
-from scaling.train.loop import Interrupted as Interrupted
+from scaling.train.failures import DiskFull as DiskFull
+from scaling.train.failures import Interrupted as Interrupted
+from scaling.train.failures import OutOfMemory as OutOfMemory
+from scaling.train.failures import TrunkLost as TrunkLost
 from scaling.train.loop import Watch as Watch
 from scaling.train.loop import forget_weights as forget_weights
 from scaling.train.loop import train as train

@@ -17,8 +17,9 @@ from scaling import data
 from scaling.record import Ledger
 from scaling.spec import Branch, OptimSpec, RunSpec, compiled_in
 from scaling.train import peak
+from scaling.train.failures import Interrupted
 from scaling.train.host import memory_limit
-from scaling.train.loop import Interrupted, Watch, forget_weights, train
+from scaling.train.loop import Watch, forget_weights, train
 from scaling.train.placement import copies
 from scaling.train.program import forget, largest_batch, program
 

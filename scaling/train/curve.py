@@ -2,13 +2,14 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from scaling.record.files import commit_text
+from scaling.record.files import commit_text, on_store
 from scaling.spec import RunSpec
 from scaling.train.optim import learning_rates
 from scaling.train.step import StepMetrics
@@ -23,28 +24,47 @@ class Curve:
     """Appends to metrics.jsonl; rows beyond the step a run goes on from are dropped, so no step is logged twice.
 
     A row is an interval of optimizer steps, wherever the run is stopped and gone on with: `mark` puts what an interval
-    holds so far beside the checkpoint that the run would go on from, as a line with `open` that is no row.
+    holds so far beside the checkpoint that the run would go on from, as a line with `open` that is no row. There is one
+    for the last two marks, and for those at the steps `kept`, as there is a checkpoint. `fence` is called before the
+    file is replaced. In a bucket nothing can be appended to: there the file is written whole at every mark and at the
+    end.
     """
 
-    def __init__(self, path: Path, run: RunSpec, before: list[dict[str, Any]], resumed_at: int):
+    def __init__(
+        self,
+        path: Path,
+        run: RunSpec,
+        before: list[dict[str, Any]],
+        resumed_at: int,
+        kept: Collection[int] = (),
+        fence: Callable[[], None] = lambda: None,
+    ):
         self.diverged_at: int | None = None  # first step whose loss, gradient or change was not finite
         self.rows = [row for row in before if "open" not in row and row["step"] <= resumed_at]
-        begun = [row for row in before if "open" in row and row["step"] == resumed_at]
         self._run, self._interval, self._path = run, max(1, run.steps // ROWS), path
-        self._open: dict[str, Any] | None = begun[-1] if begun else None
-        self._steps: list[tuple[float, ...]] = [tuple(_numbers(step)) for step in begun[-1]["open"]] if begun else []
+        self._kept, self._fence = kept, fence
+        self._open = {line["step"]: line for line in before if "open" in line and line["step"] <= resumed_at}
+        begun = self._open.get(resumed_at, {"open": ()})["open"]
+        self._steps: list[tuple[float, ...]] = [tuple(_numbers(step)) for step in begun]
+        self._marks = sorted(self._open)[-2:]
         self._rewrite()
-        self._file = open(path, "a", encoding="utf-8")
+        self._file = None if on_store(path) else open(path, "a", encoding="utf-8")
 
     def __enter__(self) -> "Curve":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        if self._file:
+            self._file.close()
+        if self.diverged_at is not None or (self.rows and self.rows[-1]["step"] == self._run.steps):
+            self._open = {step: line for step, line in self._open.items() if step in self._kept}
         self._rewrite()
 
     def _rewrite(self) -> None:
-        lines = [*self.rows, *([self._open] if self._open else [])]
+        self._fence()
+        if not on_store(self._path):
+            self._path.parent.stat()  # raises where the folder is gone: it is not made again without its weights
+        lines = [*self.rows, *self._open.values()]
         commit_text(self._path, "".join(json.dumps(line) + "\n" for line in lines))
 
     @property
@@ -64,14 +84,21 @@ class Curve:
             self._steps.append(tuple(values))
             if step % self._interval == 0 or step == self._run.steps:
                 self._row(step)
-        self._file.flush()
+        if self._file:
+            self._file.flush()
 
     def mark(self, step: int) -> None:
-        """Put down what the interval under way holds, for a run that goes on from `step`."""
-        self._open = {"step": step, "open": [_cells(values) for values in self._steps]} if self._steps else None
-        if self._open:
-            self._file.write(json.dumps(self._open) + "\n")
+        """Put down, and on the disk, what the interval under way holds, for a run that goes on from `step`."""
+        if self._steps:
+            self._open[step] = {"step": step, "open": [_cells(values) for values in self._steps]}
+            self._append(self._open[step])
+        self._marks = [*self._marks, step][-2:]
+        self._open = {at: line for at, line in self._open.items() if at in self._marks or at in self._kept}
+        if self._file:
             self._file.flush()
+            os.fsync(self._file.fileno())
+        else:
+            self._rewrite()
 
     def _row(self, step: int) -> None:
         of = StepMetrics(*np.array(self._steps).T)
@@ -90,9 +117,12 @@ class Curve:
             row["grad_signal"] = float(of.signal_K[probed].mean())
             row["grad_noise"] = float(of.noise_K[probed].mean())
         self.rows.append(row)
-        self._file.write(json.dumps(row) + "\n")
+        self._append(row)
         self._steps.clear()
-        self._open = None
+
+    def _append(self, line: dict[str, Any]) -> None:
+        if self._file:
+            self._file.write(json.dumps(line) + "\n")
 
 
 def _cells(values: tuple[float, ...]) -> list[float | None]:

@@ -91,8 +91,8 @@ def compiled_once(*what: object) -> Iterator[None]:
 
 
 def use_every_core() -> None:
-    """One JAX device for each core that this process may run on, where the devices are CPUs. Before any other call."""
-    jax.config.update("jax_num_cpu_devices", len(machine.cores()))
+    """One JAX device for each core that this process was given, where the devices are CPUs. Before any other call."""
+    jax.config.update("jax_num_cpu_devices", machine.given_cores())
 
 
 def memory_limit() -> int:
@@ -101,7 +101,7 @@ def memory_limit() -> int:
     if stats and "bytes_limit" in stats:
         return int(stats["bytes_limit"])
     whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return whole * len(machine.cores()) // (os.cpu_count() or 1) // jax.device_count()
+    return whole * machine.given_cores() // (os.cpu_count() or 1) // jax.device_count()
 
 
 def describe() -> dict[str, str]:
@@ -114,7 +114,7 @@ def describe() -> dict[str, str]:
         "device": device.device_kind,
         "backend": jax.default_backend(),
         "devices": str(jax.device_count()),
-        "cores": str(len(machine.cores())),
+        "cores": str(machine.given_cores()),
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
     } | versions

@@ -1,11 +1,11 @@
 """Drive runs from their specs to their records: one, or a population of one shape in one program."""
 
-import itertools
+import gc
 import math
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +17,27 @@ from scaling.cost import flops_per_token
 from scaling.record import Clock, Ledger, RunRecord
 from scaling.spec import RunSpec, alike, compiled_in
 from scaling.train import host
-from scaling.train.checkpoint import Checkpoints
+from scaling.train.bucket import checkpoints_of, disk_for
+from scaling.train.checkpoint import NEWEST
 from scaling.train.curve import Curve, noise_scale, probed, spikes
-from scaling.train.evaluate import Loss, loss_of
+from scaling.train.evaluate import Loss, evaluate, padded
+from scaling.train.failures import (
+    Interrupted,
+    OutOfMemory,
+    Unsound,
+    out_of_memory,
+    require_room,
+    telling_a_full_disk,
+)
 from scaling.train.optim import Knobs, blends, learning_rates, measured
 from scaling.train.peak import peak
 from scaling.train.placement import Placement
-from scaling.train.program import Program, join, join_chunks, part, program, roomy
+from scaling.train.program import Program, finer, join, join_chunks, part, program, roomy, state_bytes
+from scaling.train.resume import lost_with_its_trunk, restored, start, trunk_rows
 from scaling.train.step import Chunk, PyTree, TrainState
 
 CHECKPOINT_SECONDS = 60.0  # work that a killed run may lose
-
-
-class Interrupted(Exception):
-    """Training was asked to stop; what was done is saved, and the same call goes on from there."""
+OTHER_BYTES = 1 << 20  # that a run puts down beside its weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +46,20 @@ class Watch:
 
     progress: Callable[[dict[str, Any]], None] = lambda event: None
     stop: Callable[[], bool] = lambda: False
+    # Called before anything on disk is replaced or deleted. Where it raises, nothing more is written.
+    fence: Callable[[], None] = lambda: None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """What the runs of one call have in common."""
+
+    ledger: Ledger
+    branch_steps: frozenset[int]
+    machine: Mapping[str, str]
+    watch: Watch
+    placement: Placement | None
+    notes: dict[str, list[str]] = field(default_factory=dict)  # by run
 
 
 def train(
@@ -53,10 +74,13 @@ def train(
     """Train `run` in its folder under `results` and return its record, which the caller commits.
 
     A trunk is a run with `branch_steps`: the steps at which it is left, kept as checkpoints; it is not evaluated.
-    Goes on from the run's last checkpoint where there is one, else from its trunk's where it is a branch. A loss or a
-    gradient that is not finite ends the run as `diverged`, with a checkpoint of the weights before that step.
-    `placement` is by default `program.roomy`; `machine` adds to what the record says of the machine. Raises
-    `Interrupted` within one chunk of `watch.stop()` turning true, and KeyError when the trunk was not trained.
+    Goes on from the run's last sound checkpoint where there is one, else from its trunk's where it is a branch. A loss
+    or a gradient that is not finite ends the run as `diverged`, with a checkpoint of the weights before that step. When
+    memory runs out, the run goes on with its batch cut finer. `placement` is by default `program.roomy`; `machine` adds
+    to what the record says of the machine.
+
+    Raises `Interrupted` within one compiled call of `watch.stop()` turning true, `TrunkLost` where the trunk's weights
+    are missing or unsound, `OutOfMemory`, `DiskFull`, the OSError of a folder that is gone, what `watch.fence` raises.
     """
     (record,) = train_population(
         [run], results=results, branch_steps=branch_steps, machine=machine, watch=watch, placement=placement
@@ -84,83 +108,192 @@ def train_population(
         raise ValueError(
             "a population is of one shape: its runs may differ in seeds and in the optimizer's numbers alone"
         )
-    ledger, watch, machine = Ledger(results), watch or Watch(), {**host.describe(), **(machine or {})}
+    watch = watch or Watch()
+    job = _Job(
+        ledger=Ledger(results),
+        branch_steps=frozenset(branch_steps),
+        machine={**host.describe(), **(machine or {})},
+        watch=replace(watch, fence=_for_good(watch.fence)),
+        placement=placement,
+    )
     source = data.open_source(runs[0].data, runs[0].model)
-    lost = {run.id: reason for run in runs if run.branch and (reason := _lost_with_its_trunk(run, ledger))}
+    lost = {run.id: reason for run in runs if run.branch and (reason := lost_with_its_trunk(run, job.ledger))}
     for run in runs:
         if run.id in lost:
-            yield _record(run, source, machine, None, first=0, last=0, reason=lost[run.id])
-    left = sorted((run for run in runs if run.id not in lost), key=lambda run: _start(run, branch_steps, ledger))
-    groups = [[*group] for _, group in itertools.groupby(left, key=lambda run: _start(run, branch_steps, ledger))]
-    for turn, group in enumerate(groups):
-        if turn and watch.stop():
-            raise Interrupted(f"stopped before run {', '.join(run.id for run in group)}")
-        yield from _train_together(group, ledger, branch_steps, machine, watch, placement)
+            yield _record(run, source, job.machine, None, first=0, last=0, reason=lost[run.id])
+    yield from _in_turn([run for run in runs if run.id not in lost], job)
+
+
+def _for_good(fence: Callable[[], None]) -> Callable[[], None]:
+    """A fence that, once it has raised, does so ever after."""
+    fallen: list[BaseException] = []
+
+    def check() -> None:
+        if fallen:
+            raise fallen[0]
+        try:
+            fence()
+        except BaseException as error:
+            fallen.append(error)
+            raise
+
+    return check
+
+
+def _in_turn(runs: Sequence[RunSpec], job: _Job) -> Iterator[RunRecord]:
+    """Groups of runs that go on from the same step, one group after another."""
+    left, turn = [*runs], 0
+    while left:
+        starts = {run.id: start(run, job.branch_steps, job.ledger) for run in left}
+        first = min(starts.values())
+        group = [run for run in left if starts[run.id] == first]
+        if turn and job.watch.stop():
+            raise Interrupted(f"stopped before run {_names(group)}")
+        try:
+            records = _train_together(group, first, job, job.placement)
+        except Unsound:
+            continue  # set aside: whoever it was of now goes on from the one before
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+            records = None
+        if records is None:
+            gc.collect()  # what the error held
+            records = _one_by_one(group, job) if len(group) > 1 else [_cut_finer(group[0], job)]
+        yield from records
+        left, turn = [run for run in left if run not in group], turn + 1
+
+
+def _one_by_one(runs: Sequence[RunSpec], job: _Job) -> Iterator[RunRecord]:
+    """What did not fit together."""
+    alone = replace(job, placement=replace(job.placement, member=1) if job.placement else None)
+    for run in runs:
+        _note(job, run, f"memory ran out in a population of {len(runs)}, so it was trained alone")
+        yield from _in_turn([run], alone)
+
+
+def _cut_finer(run: RunSpec, job: _Job) -> RunRecord:
+    """Of a run whose step ran out of memory: from its last checkpoint on with a batch in more parts."""
+    tried, reason = job.placement or roomy(run), ""
+    for placement in finer(run, tried):
+        first = start(run, job.branch_steps, job.ledger)
+        how = f"{placement.microbatches} microbatches" + (" and rematerialisation" if placement.remat else "")
+        _note(job, run, f"memory ran out, so it went on from step {first} with {how}")
+        while True:
+            try:
+                (record,) = _train_together([run], first, job, placement)
+                return record
+            except Unsound:
+                first = start(run, job.branch_steps, job.ledger)
+            except Exception as error:
+                if not out_of_memory(error):
+                    raise
+                reason, tried = str(error).partition("\n")[0], placement
+                break
+        gc.collect()
+    raise OutOfMemory(
+        f"run {run.id} does not fit the memory, not even with {tried.microbatches} microbatches"
+        f"{' and rematerialisation' if tried.remat else ''} ({reason}); give it a larger device, or more of them"
+    )
+
+
+def _note(job: _Job, run: RunSpec, note: str) -> None:
+    job.notes.setdefault(run.id, []).append(note)
+
+
+def _names(runs: Sequence[RunSpec]) -> str:
+    return ", ".join(run.id for run in runs)
 
 
 def forget_weights(run: RunSpec, results: Path) -> None:
     """Delete the checkpoints of a run that is recorded and that nothing branches from."""
-    with Checkpoints(Ledger(results).run_folder(run.id) / "checkpoints") as checkpoints:
+    with checkpoints_of(Ledger(results).run_folder(run.id)) as checkpoints:
         checkpoints.drop(*checkpoints.steps())
 
 
-def _train_together(
-    runs: list[RunSpec],
-    ledger: Ledger,
-    branch_steps: Collection[int],
-    machine: Mapping[str, str],
-    watch: Watch,
-    placement: Placement | None,
-) -> list[RunRecord]:
-    """Records of runs that go on from the same step."""
-    base, clock = runs[0], dict.fromkeys(("compile", "train", "evaluate", "checkpoint"), 0.0)
+def _train_together(runs: Sequence[RunSpec], first: int, job: _Job, placement: Placement | None) -> list[RunRecord]:
+    """Records of runs that go on from step `first`, in one program."""
+    base, ledger, watch, members = runs[0], job.ledger, job.watch, len(runs)
+    clock = dict.fromkeys(("compile", "train", "evaluate", "checkpoint"), 0.0)
     sources = [data.open_source(run.data, run.model) for run in runs]
-    watch.progress({"phase": "compile"})
-    clock["compile"] -= time.monotonic()
-    placement = placement or roomy(base, len(runs))
-    compiled = program(base.model, compiled_in(base.optim), base.batch, base.eval, placement, members=len(runs))
-    clock["compile"] += time.monotonic()
-    folders = [ledger.begin(run) for run in runs]
-    clock["checkpoint"] -= time.monotonic()
+    shape, losses, averaged = compiled_in(base.optim), [None] * members, [None] * members
     with ExitStack() as stack:
-        own = [stack.enter_context(Checkpoints(folder / "checkpoints")) for folder in folders]
-        first, state = _restored(runs, branch_steps, ledger, compiled, own)
+        disk, keeps = disk_for(ledger.folder)
+        stack.enter_context(telling_a_full_disk(disk))
+        folders = [ledger.begin(run) for run in runs]
+        copies = sum(NEWEST + 1 + len(job.branch_steps - ledger.checkpoint_steps(run.id)) for run in runs)
+        require_room(disk, (copies if keeps else 1) * state_bytes(base.model, shape) + members * OTHER_BYTES)
+        watch.progress({"phase": "compile"})
+        clock["compile"] -= time.monotonic()
+        placement = placement or roomy(base, members)
+        compiled = program(base.model, shape, base.batch, base.eval, placement, members=members)
+        clock["compile"] += time.monotonic()
+        if watch.stop():
+            raise Interrupted(f"run {_names(runs)} stopped at step {first} of {base.steps}")
+        clock["checkpoint"] -= time.monotonic()
+        own = [stack.enter_context(checkpoints_of(folder, watch.fence)) for folder in folders]
+        for checkpoints in own:
+            checkpoints.open()
+        state, notes = restored(runs, first, ledger, compiled, own)
+        for run, said in zip(runs, notes, strict=True):
+            said += [note for note in job.notes.get(run.id, ()) if note not in said]
         curves = [
-            stack.enter_context(Curve(folder / "metrics.jsonl", run, ledger.curve_lines(run.id), resumed_at=first))
+            stack.enter_context(
+                Curve(
+                    folder / "metrics.jsonl",
+                    run,
+                    ledger.curve_lines(run.id),
+                    resumed_at=first,
+                    kept=job.branch_steps,
+                    fence=watch.fence,
+                )
+            )
             for folder, run in zip(folders, runs, strict=True)
         ]
         clock["checkpoint"] += time.monotonic()
+
+        def save(member: int, step: int, state: TrainState) -> None:
+            own[member].save(step, part(state, member, members), keep=job.branch_steps, notes=notes[member])
+
         clock["train"] -= time.monotonic()
-        state = _advance(runs, first, state, sources, compiled, own, {*branch_steps}, curves, watch)
+        state = _advance(runs, first, state, sources, compiled, save, job.branch_steps, curves, watch)
         clock["train"] += time.monotonic()
         saving = sum(checkpoints.saving for checkpoints in own)
         clock["train"], clock["checkpoint"] = clock["train"] - saving, clock["checkpoint"] + saving
 
-    clock["evaluate"] -= time.monotonic()
-    losses: list[Loss | None] = [None] * len(runs)
-    averaged = list(losses)
-    if not branch_steps and not all(curve.diverged_at is not None for curve in curves):
-        watch.progress({"phase": "evaluate"})
-        losses = [*_evaluate(base, sources[0], _measured(runs, state), compiled)]
-        if base.optim.average:
-            averaged = [*_evaluate(base, sources[0], state.average, compiled)]
-    clock["evaluate"] += time.monotonic()
-    share = {phase: seconds / len(runs) for phase, seconds in clock.items()}
+        clock["evaluate"] -= time.monotonic()
+        sound = [member for member, curve in enumerate(curves) if curve.diverged_at is None]
+        if job.branch_steps:
+            for member in sound:
+                own[member].drop(*(step for step in own[member].steps() if step not in job.branch_steps))
+        elif sound:
+
+            def between(done: int, of: int) -> None:
+                if done and watch.stop():
+                    for member in sound:
+                        save(member, base.steps, state)
+                    raise Interrupted(f"run {_names(runs)} stopped in its evaluation")
+                watch.progress({"phase": "evaluate", "done": done, "of": of})
+
+            weights = [_measured(runs, state), *([state.average] if base.optim.average else [])]
+            losses, *rest = evaluate(base, sources[0], weights, compiled, between)
+            averaged = rest[0] if rest else averaged
+            for member in sound:
+                if not math.isfinite(losses[member].mean):
+                    save(member, base.steps, state)
+        clock["evaluate"] += time.monotonic()
+        for said, checkpoints in zip(notes, own, strict=True):
+            said += checkpoints.set_aside()
+    share = {phase: seconds / members for phase, seconds in clock.items()}
     return [
         _record(
-            run, source, machine, share, first=first, last=curve.diverged_at or run.steps, members=len(runs),
+            run, source, job.machine, share, first=first, last=curve.diverged_at or run.steps, members=members,
             loss=loss, averaged=average, reason=_why_diverged(curve, loss),
-            noise_tokens=noise_scale([*_trunk_rows(run, ledger), *curve.rows], run),
-            spikes=spikes(curve.rows, run),
+            noise_tokens=noise_scale([*trunk_rows(run, ledger), *curve.rows], run),
+            spikes=spikes(curve.rows, run), notes=said,
         )
-        for run, source, curve, loss, average in zip(runs, sources, curves, losses, averaged, strict=True)
+        for run, source, curve, loss, average, said in zip(runs, sources, curves, losses, averaged, notes, strict=True)
     ]  # fmt: skip
-
-
-def _trunk_rows(run: RunSpec, ledger: Ledger) -> list[dict[str, Any]]:
-    """The curve of a branch before it left its trunk."""
-    rows = ledger.curve(run.branch.trunk) if run.branch else []
-    return [row for row in rows if run.branch and row["step"] <= run.branch.step]
 
 
 def _why_diverged(curve: Curve, loss: Loss | None) -> str:
@@ -170,7 +303,8 @@ def _why_diverged(curve: Curve, loss: Loss | None) -> str:
             f"the training loss or its gradient was not finite at step {curve.diverged_at}; the last row before: "
             f"{curve.loss:.4f}; the weights before that step are kept"
         )
-    return "the held-out loss was not finite" if loss and not math.isfinite(loss.mean) else ""
+    lost = loss is not None and not math.isfinite(loss.mean)
+    return "the held-out loss was not finite; the weights are kept" if lost else ""
 
 
 def _advance(
@@ -179,8 +313,8 @@ def _advance(
     state: TrainState,
     sources: Sequence[data.Source],
     compiled: Program,
-    checkpoints: Sequence[Checkpoints],
-    kept: set[int],
+    save: Callable[[int, int, TrainState], None],  # member, step, the state of all
+    kept: Collection[int],
     curves: Sequence[Curve],
     watch: Watch,
 ) -> TrainState:
@@ -195,7 +329,7 @@ def _advance(
             if curve.diverged_at is None:
                 curve.add(start, end, part(metrics, member, len(runs)))
                 if curve.diverged_at is not None:  # no later step has changed it
-                    checkpoints[member].save(curve.diverged_at - 1, part(state, member, len(runs)), keep=kept)
+                    save(member, curve.diverged_at - 1, state)
 
     def going() -> list[int]:
         return [member for member, curve in enumerate(curves) if curve.diverged_at is None]
@@ -215,10 +349,10 @@ def _advance(
             if step in kept or step < steps or stopping:  # a stop may end this process while it evaluates
                 for member in going():
                     curves[member].mark(step)
-                    checkpoints[member].save(step, part(state, member, len(runs)), keep=kept)
+                    save(member, step, state)
                 saved_at = time.monotonic()
             if stopping and step < steps and going():
-                raise Interrupted(f"run {', '.join(run.id for run in runs)} stopped at step {step} of {steps}")
+                raise Interrupted(f"run {_names(runs)} stopped at step {step} of {steps}")
         watch.progress(_progress(runs, step, curves, step - first, time.monotonic() - began))
     return state
 
@@ -227,10 +361,10 @@ def _chunk(run: RunSpec, source: data.Source, start: int, end: int, length: int)
     """Optimizer steps start .. end, padded to the one length that a call has."""
     count = end - start
     return Chunk(
-        window_KxBxM=_padded(data.batches(source, run, start, count), length),
-        lr_K=_padded(learning_rates(run, start, count), length),
-        blend_K=_padded(blends(run, start, count), length),
-        probed_K=_padded(probed(start, count), length),
+        window_KxBxM=padded(data.batches(source, run, start, count), length),
+        lr_K=padded(learning_rates(run, start, count), length),
+        blend_K=padded(blends(run, start, count), length),
+        probed_K=padded(probed(start, count), length),
         count=np.int32(count),
     )
 
@@ -247,44 +381,6 @@ def _progress(runs: Sequence[RunSpec], step: int, curves: Sequence[Curve], done:
     }
 
 
-def _start(run: RunSpec, branch_steps: Collection[int], ledger: Ledger) -> int:
-    """The optimizer step that a run goes on from."""
-    own = ledger.checkpoint_steps(run.id)
-    # A trunk may be trained again for a step at which an earlier plan did not leave it: go back before that step.
-    missing = set(branch_steps) - own
-    reached = [step for step in own if not missing or step < min(missing)]
-    return max(reached, default=run.branch.step if run.branch else 0)
-
-
-def _restored(
-    runs: Sequence[RunSpec],
-    branch_steps: Collection[int],
-    ledger: Ledger,
-    compiled: Program,
-    own: Sequence[Checkpoints],
-) -> tuple[int, TrainState]:
-    """The step that these runs go on from, and their state there."""
-    step, states = _start(runs[0], branch_steps, ledger), []
-    for run, checkpoints in zip(runs, own, strict=True):
-        state = compiled.initial(jax.random.key(run.seed))
-        if step in checkpoints.steps():
-            state = checkpoints.restore(step, state)
-        elif run.branch:
-            with Checkpoints(ledger.run_folder(run.branch.trunk) / "checkpoints") as trunk:
-                state = trunk.restore(step, state)
-        states.append(state)
-    return step, jax.device_put(join(states), compiled.layout)
-
-
-def _lost_with_its_trunk(run: RunSpec, ledger: Ledger) -> str:
-    """Why a branch cannot be trained, where its trunk diverged before the step it leaves at; else empty."""
-    assert run.branch
-    if run.branch.trunk not in ledger or ledger[run.branch.trunk].status == "finished":
-        return ""
-    reached = run.branch.step in ledger.checkpoint_steps(run.branch.trunk)
-    return "" if reached else f"its trunk {run.branch.trunk} diverged before step {run.branch.step}"
-
-
 def _measured(runs: Sequence[RunSpec], state: TrainState) -> PyTree:
     """The weights of every member that its loss is measured on."""
     if runs[0].optim.name != "schedule_free":
@@ -292,20 +388,6 @@ def _measured(runs: Sequence[RunSpec], state: TrainState) -> PyTree:
     members = [part(state, member, len(runs)) for member in range(len(runs))]
     found = [measured(run.optim, of.params, of.opt_state) for run, of in zip(runs, members, strict=True)]
     return jax.tree.map(lambda new, old: jax.device_put(new, old.sharding), join(found), state.params)
-
-
-def _padded(rows: np.ndarray, length: int) -> np.ndarray:
-    """`rows` with zeros behind them up to `length`: a compiled call has one shape."""
-    return np.concatenate([rows, np.zeros((length - len(rows), *rows.shape[1:]), rows.dtype)])
-
-
-def _evaluate(run: RunSpec, source: data.Source, params: PyTree, compiled: Program) -> list[Loss]:
-    """Of every member, on the same windows."""
-    held_out = data.held_out(source, run.eval.tokens, run.model.context)
-    calls, per_call, length = compiled.eval_shape
-    window_CxBxM = _padded(held_out.token_RxT, calls * per_call).reshape(calls, per_call, length)
-    loss_PxR = np.asarray(compiled.losses(params, window_CxBxM)).reshape(compiled.members, -1)
-    return [loss_of(loss_R[: len(held_out.token_RxT)], held_out, source.entropy) for loss_R in loss_PxR]
 
 
 def _record(
@@ -322,6 +404,7 @@ def _record(
     noise_tokens: float | None = None,
     spikes: int = 0,
     reason: str = "",
+    notes: Sequence[str] = (),
 ) -> RunRecord:
     sound = loss if not reason else None
     seen = replace(run, steps=last)
@@ -352,6 +435,7 @@ def _record(
         averaged_loss_se=_finite(averaged.standard_error) if averaged and not reason else None,
         noise_tokens=noise_tokens,
         spikes=spikes,
+        notes=tuple(notes),
     )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from scaling.record.files import commit_json
 from scaling.spec import RunSpec, alike, compiled_in, to_json
+from scaling.train.failures import out_of_memory
 from scaling.train.host import memory_limit
 from scaling.train.optim import Knobs
 from scaling.train.placement import Placement, copies
@@ -35,13 +36,23 @@ def fastest(run: RunSpec, most: int, *, known: Path, placement: Placement | None
         placed = placement or copies(run, members)
         key = _key(run, placed, members)
         if key not in rates:
-            compiled = program(run.model, compiled_in(run.optim), run.batch, run.eval, placed, members=members)
-            rates[key] = member_steps_per_second(run, compiled) if compiled.memory <= memory_limit() else 0.0
+            rates[key] = _rate(run, placed, members)
             commit_json(known, {**_read(known), key: rates[key]})
         if rates[key] <= GAIN * best_rate:  # a rate of zero does not fit
             break
         best, best_rate = members, rates[key]
     return best
+
+
+def _rate(run: RunSpec, placement: Placement, members: int) -> float:
+    """Zero for a population that does not fit."""
+    try:
+        compiled = program(run.model, compiled_in(run.optim), run.batch, run.eval, placement, members=members)
+        return member_steps_per_second(run, compiled) if compiled.memory <= memory_limit() else 0.0
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+        return 0.0
 
 
 def member_steps_per_second(run: RunSpec, compiled: Program) -> float:

@@ -6,7 +6,7 @@ Suffixes: P members of a population, K steps of a call, C calls, B rows, M = con
 import contextlib
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ from flax import nnx
 
 from scaling.cost import flops_per_token
 from scaling.spec import EvalSpec, ModelSpec, OptimSpec, RunSpec, compiled_in
+from scaling.train.failures import out_of_memory
 from scaling.train.host import compiled_once, memory_limit
 from scaling.train.optim import Knobs
 from scaling.train.placement import Placement, copies, fitting, sharding
@@ -27,6 +28,7 @@ CHUNK_FLOPS = {"cpu": 2e10}
 CHIP_CHUNK_FLOPS = 1e13
 MAX_CHUNK = 512  # steps
 EVAL_TOKENS = 8192  # of one forward pass, over all members
+FINER = 3  # times that a step which ran out of memory is cut finer
 MOST_TOKENS = 1 << 24  # of a step, in the search for the largest batch: more than any study has trained with
 
 
@@ -39,7 +41,7 @@ class Program(NamedTuple):
     layout: TrainState  # how the state lies on the devices
     members: int
     chunk: int  # K: steps that one call can hold
-    eval_shape: tuple[int, int, int]  # (C, B, M)
+    eval_shape: tuple[int, int, int]  # (C, B, M) of one call of `losses`
     memory: int  # bytes that a device needs for `steps` or `losses`: arguments, results and temporaries
 
 
@@ -59,7 +61,7 @@ def program(
     step_flops = members * batch * model.context * flops_per_token(model, "exact")
     most_flops = CHUNK_FLOPS.get(jax.default_backend(), CHIP_CHUNK_FLOPS)
     chunk = max(1, min(MAX_CHUNK, round(most_flops / step_flops)))
-    shape_CxBxM = _eval_shape(evaluation, model, placement, members)
+    shape_CxBxM = _eval_shape(evaluation, model, placement, members, most_flops)
 
     step = functools.partial(train_steps, graphdef=graphdef, model=model, optim=optim, cut=cut, members=members)
     loss = functools.partial(window_losses, graphdef=graphdef)
@@ -106,9 +108,21 @@ def forget() -> None:
     jax.clear_caches()
 
 
+@functools.lru_cache(maxsize=16)
+def _single(model: ModelSpec, optim: OptimSpec) -> TrainState:
+    """The shapes of one member's state."""
+    return jax.eval_shape(functools.partial(init_state, model, optim), jax.random.key(0))
+
+
+def state_bytes(model: ModelSpec, optim: OptimSpec) -> int:
+    """Of one member's state, and so of its checkpoint."""
+    leaves = jax.tree.leaves(_single(model, optim))
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves)
+
+
 def _layout(model: ModelSpec, optim: OptimSpec, placement: Placement, members: int) -> tuple[TrainState, TrainState]:
     """The shapes of one member's state, and how the state of all lies on the devices."""
-    mesh, single = placement.mesh(), jax.eval_shape(functools.partial(init_state, model, optim), jax.random.key(0))
+    mesh, single = placement.mesh(), _single(model, optim)
     layout = jax.tree.map(
         lambda leaf: _place(leaf, mesh, members), single, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable)
     )
@@ -149,17 +163,46 @@ def roomy(run: RunSpec, members: int = 1) -> Placement:
     Found by compiling and asking XLA, not by running out. Where nothing fits, the thriftiest.
     """
     placement = copies(run, members)
-    rows = run.batch // placement.data
+    rows, at_first = _parts(run, placement)
     cuts = [placement]
-    at_first = -(-rows // placement.part_rows(run.batch, run.model.context))
     finer = [n for n in range(at_first + 1, rows + 1) if rows % n == 0]
     cuts += [replace(placement, microbatches=n) for n in finer if n == finer[-1] or n >= 2 * at_first]
     cuts.append(replace(cuts[-1], remat=True))
     for cut in cuts:
-        compiled = program(run.model, compiled_in(run.optim), run.batch, run.eval, cut, members=members)
-        if compiled.memory <= memory_limit():
+        need = needed(run.model, compiled_in(run.optim), run.batch, run.eval, cut, members=members)
+        if need <= memory_limit():
             return cut
     return cuts[-1]
+
+
+def finer(run: RunSpec, placement: Placement) -> Iterator[Placement]:
+    """What is left to try, one after another, when a step ran out of memory: at least twice the microbatches, at most
+    FINER times, and at last rematerialisation."""
+    rows, parts = _parts(run, placement)
+    for _ in range(FINER):
+        parts = next((n for n in range(2 * parts, rows + 1) if rows % n == 0), None)
+        if parts is None:
+            break
+        placement = replace(placement, microbatches=parts)
+        yield placement
+    if not placement.remat:
+        yield replace(placement, remat=True)
+
+
+def _parts(run: RunSpec, placement: Placement) -> tuple[int, int]:
+    """(rows of a copy, parts that it takes them in)."""
+    rows = run.batch // placement.data
+    return rows, -(-rows // placement.part_rows(run.batch, run.model.context))
+
+
+def needed(*shape: Any, **members: int) -> float:
+    """Bytes of a device that the program of a shape asks for; infinite where the compiler itself runs out."""
+    try:
+        return program(*shape, **members).memory
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+        return math.inf
 
 
 def largest_batch(model: ModelSpec, optim: OptimSpec, batch: int, limit: int, placement: Placement) -> int | None:
@@ -169,7 +212,7 @@ def largest_batch(model: ModelSpec, optim: OptimSpec, batch: int, limit: int, pl
     Found by compiling and asking XLA, not by running out. None where not even `batch` fits.
     """
     found = None
-    while program(model, compiled_in(optim), batch, EvalSpec(tokens=model.context), placement).memory <= limit:
+    while needed(model, compiled_in(optim), batch, EvalSpec(tokens=model.context), placement) <= limit:
         found = batch
         if batch * model.context >= MOST_TOKENS:
             break
@@ -195,11 +238,17 @@ def _place(leaf: Any, mesh: jax.sharding.Mesh, members: int) -> Any:
     return fitting(mesh, leading, (members,) if leading else ())
 
 
-def _eval_shape(evaluation: EvalSpec, model: ModelSpec, placement: Placement, members: int) -> tuple[int, int, int]:
-    """(C calls, B windows a call, M tokens a window) that cover the held-out windows; the last call is padded."""
-    parts = placement.data * placement.fsdp
-    windows = max(1, EVAL_TOKENS // members // model.context // parts) * parts
-    return math.ceil(evaluation.tokens // model.context / windows), windows, model.context + 1
+def _eval_shape(
+    evaluation: EvalSpec, model: ModelSpec, placement: Placement, members: int, most_flops: float
+) -> tuple[int, int, int]:
+    """(C batches, B windows of each, M tokens of a window) of one call; the calls that it takes to cover the held-out
+    windows are equally long, and the last is padded."""
+    cut = placement.data * placement.fsdp
+    windows = max(1, EVAL_TOKENS // members // model.context // cut) * cut
+    batches = math.ceil(evaluation.tokens // model.context / windows)
+    batch_flops = members * windows * model.context * flops_per_token(model, "exact") / 3  # a forward pass
+    calls = math.ceil(batches / max(1, round(most_flops / batch_flops)))
+    return math.ceil(batches / calls), windows, model.context + 1
 
 
 def _memory(compiled: Any) -> int:

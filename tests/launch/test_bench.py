@@ -16,8 +16,8 @@ WORKER = """
 import os, signal, sys, time
 from scaling.launch.worker import serve
 
-def make(runs, branch_steps, progress, stop):
-    (run,) = runs
+def make(job, progress, stop):
+    (run,) = job.runs
     began = time.monotonic()
     time.sleep(0.3)
     if run.seed == 1 and sys.argv[1] == "1":
@@ -51,7 +51,9 @@ def test_all_workers_are_at_one_shape_at_the_same_time_each_on_its_core(team: Te
     assert found.middle("number") == 0.5
 
 
-@pytest.mark.parametrize("seed, said", [(1, "ValueError: no such luck"), (2, "status -9: its last words")])
+@pytest.mark.parametrize(
+    "seed, said", [(1, "ValueError: no such luck"), (2, "signal 9, as when memory runs out: its last words")]
+)
 def test_a_shape_that_fails_has_a_reason_and_the_next_is_measured(team: Team, tiny: RunSpec, seed: int, said: str):
     lost = team.measure(replace(tiny, seed=seed))
     assert said in lost.reason and lost.by_worker == ()

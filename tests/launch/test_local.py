@@ -7,32 +7,36 @@ import sys
 import textwrap
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from scaling.launch.local import Event, FolderLock, LocalSweep, default_workers
+from scaling.launch.local import LocalSweep, Outcome, Stop, default_workers
+from scaling.launch.process import Event
 from scaling.plan import Plan, straight, trunks
-from scaling.record import Ledger
+from scaling.record import Ledger, claims
+from scaling.record.claims import Holder
 from scaling.record.files import commit_json
-from scaling.spec import Refusal, RunSpec
+from scaling.spec import RunSpec
 
 # Serves jobs with the real protocol; `make` writes a bare record and does what BEHAVIOUR says for the run's seed.
 WORKER = """
-import dataclasses, json, os, signal, sys, time
+import dataclasses, json, os, shutil, signal, sys, time
 from pathlib import Path
-from scaling.launch.worker import Stopped, serve
+from scaling.launch.worker import Failed, Stopped, serve
 from scaling.record import Ledger, RunRecord
 
 ledger, behaviour = Ledger(Path(sys.argv[1])), json.loads(sys.argv[2])
 
-def make(runs, branch_steps, progress, stop):
+def make(job, progress, stop):
     with open(ledger.folder / "populations.txt", "a") as file:
-        print(len(runs), file=file)
+        print(len(job.runs), file=file)
     with open(ledger.folder / "cores.txt", "a") as file:
         print(len(os.sched_getaffinity(0)), file=file)
-    for run in runs:
-        yield run.id, one(run, branch_steps, progress, stop)
+    for run in job.runs:
+        yield run.id, one(run, job.branch_steps, progress, stop)
 
 def one(run, branch_steps, progress, stop):
     progress({"step": 1})
@@ -56,10 +60,28 @@ def one(run, branch_steps, progress, stop):
             if stop():
                 raise Stopped
             time.sleep(0.05)
-    if act == "deaf":
+    if act == "deaf" or (act == "hang once" and first):
+        progress({"phase": "train"})
         time.sleep(60)
+    if act == "slow steps":
+        for step in range(4):
+            progress({"phase": "train"})
+            time.sleep(0.2 + 0.3 * (step == 3))
+    if act == "raise once" and first:
+        raise ValueError("no such luck")
+    if act == "crash thrice":
+        times = ledger.folder / f"times-{run.id}"
+        tried = int(times.read_text()) if times.exists() else 0
+        times.write_text(str(tried + 1))
+        if tried < 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+    if act == "lose the trunk once" and run.branch and first:
+        shutil.rmtree(ledger.run_folder(run.branch.trunk) / "checkpoints")
+        raise Failed("trunk_lost", "its weights are gone")
     for step in branch_steps:
-        (ledger.run_folder(run.id) / "checkpoints" / str(step)).mkdir(parents=True, exist_ok=True)
+        saved = ledger.run_folder(run.id) / "checkpoints" / str(step)
+        saved.mkdir(parents=True, exist_ok=True)
+        (saved / "manifest.json").touch()  # what a supervisor asks for
     ledger.commit(RunRecord(run=run, status="finished", reason="", tokens=run.tokens, unique_tokens=run.tokens,
         epochs=1.0, loss=1.0, loss_se=None, bits_per_byte=None, entropy=None, clock=None, data={}, machine={}))
     return "finished"
@@ -72,7 +94,7 @@ class Sweep:
     """One sweep in a temporary folder, with what its stand-in workers do by seed of the run."""
 
     def __init__(self, folder: Path, plan: Plan, **behaviour: str):
-        self.plan, self.ledger, self.stop = plan, Ledger(folder), threading.Event()
+        self.plan, self.ledger, self.stop = plan, Ledger(folder), Stop()
         self.seen: list[Event] = []
         commit_json(folder / "study.json", {"plan": plan.to_json()})
         script = folder / "worker.py"
@@ -81,9 +103,9 @@ class Sweep:
         self.command = [sys.executable, str(script), str(folder), by_seed]
 
     def run(self, workers: int = 2, **how):
-        with FolderLock(self.ledger.folder) as lock:
+        with Holder(self.ledger.folder) as holder:
             return LocalSweep(
-                self.plan, self.ledger, command=self.command, workers=workers, lock=lock, seen=self.seen.append,
+                self.plan, self.ledger, command=self.command, workers=workers, holder=holder, seen=self.seen.append,
                 stop=self.stop, **how,
             ).run()  # fmt: skip
 
@@ -94,8 +116,6 @@ class Sweep:
 
 
 def seeds(tiny: RunSpec, *values: int, role="fitted") -> Plan:
-    from dataclasses import replace
-
     plan = Plan()
     for seed in values:
         plan += straight(replace(tiny, seed=seed), [tiny.model], [2000], group="grid", role=role)
@@ -152,29 +172,28 @@ def test_a_run_that_kills_its_worker_is_tried_again_and_others_go_on(tiny: RunSp
     outcome = sweep.run()
     ids = {p.run.seed: p.run.id for p in sweep.plan.runs}
     assert set(outcome.recorded) == {ids[0], ids[1], ids[3]}
-    assert set(outcome.failed) == {ids[2]} and "signal 9" in outcome.failed[ids[2]]
-    assert ids[2] not in sweep.ledger and sweep.order.count(ids[2]) == 2
+    assert set(outcome.failed) == {ids[2]} and "signal 9" in outcome.failed[ids[2]].reason
+    assert ids[2] not in sweep.ledger and sweep.order.count(ids[2]) == 3
 
 
 def test_an_error_in_a_run_is_its_reason_and_is_not_repeated(tiny: RunSpec, tmp_path: Path):
     sweep = Sweep(tmp_path, seeds(tiny, 0, 1), seed1="raise")
     outcome = sweep.run()
-    (reason,) = outcome.failed.values()
-    assert reason == "ValueError: no such luck"
+    (failure,) = outcome.failed.values()
+    assert failure == sweep.ledger.failure(sweep.plan.runs[1].run.id)
+    assert (failure.kind, failure.reason) == ("error", "ValueError: no such luck")
     assert "second line" in "".join(p.read_text() for p in (tmp_path / "logs").glob("*.log"))
 
 
 def test_branches_of_a_lost_trunk_are_failed_and_nothing_is_forecast_from_a_part(tiny: RunSpec, tmp_path: Path):
-    from dataclasses import replace
-
     broken = trunks(replace(tiny, seed=5), [tiny.model], [2000, 4000], group="grid")
     held_out = seeds(tiny, 9, role="held_out")
     sweep = Sweep(tmp_path, broken + seeds(tiny, 0) + held_out, seed5="raise")
     released: list[bool] = []
     outcome = sweep.run(held_back=[held_out.runs[0].run.id], release=lambda: released.append(True))
-    assert released == [] and "waits for fitted runs" in outcome.failed[held_out.runs[0].run.id]
+    assert released == [] and "waits for fitted runs" in outcome.failed[held_out.runs[0].run.id].reason
     branches = [p.run.id for p in broken.runs[1:]]
-    assert all(outcome.failed[run_id] == "its trunk was not trained" for run_id in branches)
+    assert all(outcome.failed[run_id].reason == "its trunk was not trained" for run_id in branches)
 
 
 @pytest.mark.parametrize("act", ["slow", "deaf"])
@@ -183,7 +202,7 @@ def test_stopping_ends_within_its_grace_and_keeps_what_is_done(
 ):
     monkeypatch.setattr("scaling.launch.local.GRACE_SECONDS", 4.0)
     sweep = Sweep(tmp_path, seeds(tiny, 0, 1, 2), seed1=act, seed2=act)
-    timer = threading.Timer(2.0, sweep.stop.set)
+    timer = threading.Timer(2.0, sweep.stop.ask)
     timer.start()
     started = time.monotonic()
     outcome = sweep.run()
@@ -207,8 +226,6 @@ def test_workers_are_pinned_to_a_core_and_a_plan_of_one_run_has_them_all(tiny: R
 
 
 def test_runs_of_one_shape_go_to_a_worker_together(tiny: RunSpec, tmp_path: Path):
-    from dataclasses import replace
-
     other = straight(replace(tiny, batch=4), [tiny.model], [2000], group="grid")
     sweep = Sweep(tmp_path, seeds(tiny, *range(5)) + other)
     outcome = sweep.run(1, population=4)
@@ -230,29 +247,144 @@ def test_a_population_whose_worker_is_signalled_is_handed_back(tiny: RunSpec, tm
     assert len(outcome.recorded) == 3 and not outcome.failed and not outcome.stopped
 
 
-def test_one_sweep_at_a_time_in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("scaling.launch.local.TAKEOVER_SECONDS", 0.2)
-    with FolderLock(tmp_path):
-        with pytest.raises(Refusal, match="another sweep"):
-            FolderLock(tmp_path)
-    with FolderLock(tmp_path):
-        pass
-
-
-def test_workers_end_with_their_supervisor_and_free_the_folder(tiny: RunSpec, tmp_path: Path):
+def test_workers_end_with_their_supervisor_and_its_claims_are_free(tiny: RunSpec, tmp_path: Path):
     """A supervisor killed with -9 leaves nobody behind who could write into the folder."""
     sweep = Sweep(tmp_path, seeds(tiny, 0), seed0="deaf")
+    run_id = sweep.plan.runs[0].run.id
     code = (
-        "import os, signal, subprocess, sys; from pathlib import Path; from scaling.launch.local import FolderLock; "
-        "lock = FolderLock(Path(sys.argv[1])); "
-        "child = subprocess.Popen(sys.argv[2:], stdin=subprocess.PIPE, stdout=subprocess.PIPE, "
-        "pass_fds=(lock.fileno(),), start_new_session=True); "
+        "import os, signal, subprocess, sys; from pathlib import Path; from scaling.record.claims import Holder; "
+        "holder = Holder(Path(sys.argv[1])); holder.claim(sys.argv[2]); "
+        "child = subprocess.Popen(sys.argv[3:], stdin=subprocess.PIPE, stdout=subprocess.PIPE, "
+        "pass_fds=holder.files, start_new_session=True); "
         "child.stdout.readline(); print(child.pid, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path), *sweep.command], capture_output=True, text=True)
+    words = [sys.executable, "-c", code, str(tmp_path), run_id, *sweep.command]
+    done = subprocess.run(words, capture_output=True, text=True)
     assert done.returncode == -9
-    with FolderLock(tmp_path):  # waits for the worker's copy of the lock
-        pass
+    with Holder(tmp_path) as mine:
+        deadline = time.monotonic() + 5
+        while mine.claim(run_id) is None:  # as long as the worker has its copy of the lock
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
+def together(*sweeps: Sweep, **how) -> list[Outcome]:
+    """Several participants at once."""
+    with ThreadPoolExecutor(len(sweeps)) as pool:
+        return list(pool.map(lambda sweep: sweep.run(1, **how), sweeps))
+
+
+def test_participants_share_the_runs_and_finish_none_twice(tiny: RunSpec, tmp_path: Path):
+    plan = seeds(tiny, *range(8)) + trunks(replace(tiny, seed=9), [tiny.model], [2000, 4000], group="grid")
+    outcomes = together(*[Sweep(tmp_path, plan) for _ in range(3)])
+    order = (tmp_path / "order.txt").read_text().split()
+    assert sorted(order) == sorted(p.run.id for p in plan.runs)
+    for outcome in outcomes:  # each knows in the end what the others made
+        assert set(outcome.recorded) == set(order) and not outcome.failed
+    assert not list(tmp_path.glob("runs/*/claim.*")) and not list((tmp_path / "holders").iterdir())
+
+
+def test_who_does_not_linger_leaves_what_others_have_in_hand(tiny: RunSpec, tmp_path: Path):
+    plan = seeds(tiny, 0)
+    with Holder(tmp_path) as other:
+        other.claim(plan.runs[0].run.id)
+        outcome = Sweep(tmp_path, plan).run(1, linger=False)
+    assert not outcome.recorded and not outcome.failed
+
+
+def test_who_does_not_linger_still_waits_for_what_may_be_in_dead_hands(
+    tiny: RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A participant on another machine that died says nothing of it: its run is taken over after the lease."""
+    monkeypatch.setattr(claims, "kernel", lambda: "")
+    monkeypatch.setattr(claims, "LEASE_SECONDS", 1.0)
+    monkeypatch.setattr(claims.Holder, "_live", lambda self: None)
+    plan = seeds(tiny, 0)
+    with Holder(tmp_path) as other:
+        other.claim(plan.runs[0].run.id)
+        assert [*Sweep(tmp_path, plan).run(1, linger=False).recorded] == [plan.runs[0].run.id]
+
+
+def test_who_lingers_goes_on_with_the_runs_of_the_dead(tiny: RunSpec, tmp_path: Path):
+    plan = seeds(tiny, 0)
+    other = Holder(tmp_path)
+    other.claim(plan.runs[0].run.id)
+    threading.Timer(1.5, other.__exit__).start()
+    assert [*Sweep(tmp_path, plan).run(1).recorded] == [plan.runs[0].run.id]
+
+
+def test_a_participant_asked_for_some_runs_makes_no_other(tiny: RunSpec, tmp_path: Path):
+    sweep = Sweep(tmp_path, seeds(tiny, 0, 1, 2))
+    wanted = sweep.plan.runs[1].run.id
+    assert [*sweep.run(only=[wanted]).recorded] == sweep.order == [wanted]
+
+
+def test_a_silent_worker_is_killed_and_its_run_tried_again(tiny: RunSpec, tmp_path: Path):
+    sweep = Sweep(tmp_path, seeds(tiny, 0, 1), seed1="hang once")
+    outcome = sweep.run(patience=1.0)
+    assert len(outcome.recorded) == 2 and sweep.order.count(sweep.plan.runs[1].run.id) == 2
+
+
+def test_a_run_that_always_hangs_is_given_up_as_that(tiny: RunSpec, tmp_path: Path):
+    sweep = Sweep(tmp_path, seeds(tiny, 0, 1), seed1="deaf")
+    outcome = sweep.run(patience=0.5)
+    (failure,) = outcome.failed.values()
+    assert failure.kind == "hang" and failure.attempts == 3 and len(outcome.recorded) == 1
+
+
+def test_a_slow_worker_is_not_taken_to_hang(tiny: RunSpec, tmp_path: Path):
+    """Silence is judged by the pace of the run itself."""
+    outcome = Sweep(tmp_path, seeds(tiny, 0), seed0="slow steps").run(patience=0.5)
+    assert len(outcome.recorded) == 1
+
+
+def test_what_failed_for_good_is_tried_again_only_when_asked(tiny: RunSpec, tmp_path: Path):
+    sweep = Sweep(tmp_path, seeds(tiny, 0, 1, 2), seed1="raise once", seed2="crash thrice")
+    ids = {p.run.seed: p.run.id for p in sweep.plan.runs}
+    assert {i: f.kind for i, f in sweep.run().failed.items()} == {ids[1]: "error", ids[2]: "crash"}
+    again = sweep.run()
+    assert set(again.recorded) == {ids[2]} and {i: f.kind for i, f in again.failed.items()} == {ids[1]: "error"}
+    assert set(sweep.run(retry=True).recorded) == {ids[1]}
+    assert not list(tmp_path.glob("runs/*/failure.json"))
+
+
+def test_a_lost_trunk_is_trained_again_for_its_branch(tiny: RunSpec, tmp_path: Path):
+    plan = trunks(tiny, [tiny.model], [2000, 8000], group="grid")
+    Sweep(tmp_path, plan).run()
+    ledger, (trunk, *branches) = Ledger(tmp_path), [p.run for p in plan.runs]
+    ledger.reopen(branches[0].id)
+    (tmp_path / f"tried-{branches[0].id}").unlink()
+    sweep = Sweep(tmp_path, plan, **{f"seed{tiny.seed}": "lose the trunk once"})
+    assert set(sweep.run().recorded) == {trunk.id, branches[0].id}
+    assert sweep.order[-3:] == [branches[0].id, trunk.id, branches[0].id]
+
+
+def test_a_second_request_to_stop_is_obeyed_at_once(tiny: RunSpec, tmp_path: Path):
+    sweep = Sweep(tmp_path, seeds(tiny, 0, 1), seed0="deaf", seed1="deaf")
+    asked: list[float] = []
+
+    def twice() -> None:
+        sweep.stop.ask()
+        asked.append(time.monotonic())
+        sweep.stop.ask()
+
+    threading.Timer(2.0, twice).start()
+    assert sweep.run().stopped and time.monotonic() - asked[0] < 1.0
+
+
+def test_workers_that_cannot_start_are_not_started_for_ever(tiny: RunSpec, tmp_path: Path):
+    sweep = Sweep(tmp_path, seeds(tiny, 0, 1))
+    (tmp_path / "worker.py").write_text("import sys; sys.exit('no such module')")
+    reasons = {failure.reason for failure in sweep.run().failed.values()}
+    assert reasons == {"workers end before they are ready: no such module"}
+
+
+def test_a_folder_that_is_taken_away_ends_the_sweep_with_that_reason(tiny: RunSpec, tmp_path: Path):
+    folder = tmp_path / "here"
+    sweep = Sweep(folder, seeds(tiny, 0, 1), seed0="slow", seed1="slow")
+    threading.Timer(2.0, lambda: folder.rename(tmp_path / "there")).start()
+    failures = sweep.run().failed.values()
+    assert {failure.kind for failure in failures} == {"folder_lost"} and len(failures) == 2
 
 
 def test_a_cpu_has_a_worker_a_core_and_an_accelerator_one(monkeypatch: pytest.MonkeyPatch):

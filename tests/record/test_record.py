@@ -86,6 +86,7 @@ def test_counts_follow_the_spec_and_not_the_file(ledger: Ledger, tiny: RunSpec):
     values = json.loads(path.read_text())
     assert values["params"]["mlp"] == count_params(tiny.model).mlp
     values["params"]["mlp"] = 1
+    del values["sha256"], values["curve_sha256"]  # as in records of older versions, whose counts may be wrong
     path.write_text(json.dumps(values))
     assert ledger[tiny.id] == record_of(tiny)
 

@@ -10,6 +10,7 @@ import pytest
 
 from scaling.record import Ledger
 from scaling.record.files import commit_json
+from scaling.record.seal import sealed
 from scaling.report import findings, page, table, words
 
 
@@ -156,7 +157,7 @@ def test_hostile_text_is_only_text(tmp_path, plant, small):
     (tmp_path / "runs.csv").write_text(csv)
     for record in (tmp_path / "runs").glob("*/record.json"):
         values = json.loads(record.read_text())
-        record.write_text(json.dumps(values | {"machine": {attack: attack}, "data": {attack: attack}}))
+        record.write_text(json.dumps(sealed(values | {"machine": {attack: attack}, "data": {attack: attack}})))
     _, read = written(ledger)
     assert {tag for tag, _ in read.elements} & {"script", "img", "red"} == set()
     assert not any("onerror" in attributes for _, attributes in read.elements)

@@ -10,6 +10,7 @@ from scaling.cost import at_width
 from scaling.plan import Plan, Study, straight, trunks
 from scaling.record import Ledger, RunRecord, table
 from scaling.record.files import commit_json
+from scaling.report import findings
 from scaling.report.findings import find, register
 from scaling.spec import RunSpec
 
@@ -64,3 +65,20 @@ def test_another_held_out_run_gets_its_own_forecast_and_the_old_one_is_not_passe
     register(ledger)
     assert len(json.loads((ledger.folder / "forecast.json").read_text())) == 2
     assert [said.run_id for said in find(ledger).registered] == [other.run.id]
+
+
+def test_of_participants_that_register_at_once_the_first_one_stands(ledger: Ledger, monkeypatch: pytest.MonkeyPatch):
+    path, theirs = ledger.folder / "forecast.json", []
+
+    def overtaken(*words, **how):
+        """Another participant writes while we fit."""
+        if not theirs:
+            theirs.append(None)
+            register(ledger)
+            theirs.append(path.read_bytes())
+        return fit_laws(*words, **how)
+
+    fit_laws = findings.fit_laws
+    monkeypatch.setattr(findings, "fit_laws", overtaken)
+    (line,) = register(ledger)
+    assert "before it was trained" in line and path.read_bytes() == theirs[1]

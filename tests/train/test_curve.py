@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 
+from scaling.record.files import folder_of
 from scaling.spec import RunSpec
 from scaling.train.curve import Curve, noise_scale, probed, spikes
 from scaling.train.optim import blends
@@ -46,6 +47,22 @@ def test_a_run_that_stops_within_a_row_goes_on_with_it(long: RunSpec, tmp_path):
     with Curve(path, long, before, resumed_at=333) as curve:
         curve.add(333, 1000, metrics(losses[333:]))
     assert path.read_text() == (tmp_path / "whole.jsonl").read_text()
+
+
+def test_a_run_goes_on_with_a_row_from_each_checkpoint_that_is_kept(long: RunSpec, tmp_path):
+    """The last two, and those of branches."""
+    losses, path = np.linspace(5, 4, long.steps), tmp_path / "curve.jsonl"
+    marks = [105, 222, 333, 338]
+    with Curve(path, long, [], resumed_at=0, kept=[105]) as curve:
+        for start, end in zip([0, *marks], marks, strict=False):
+            curve.add(start, end, metrics(losses[start:end]))
+            curve.mark(end)
+    before = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [line["step"] for line in before if "open" in line] == [105, 333, 338]
+    for step in (105, 333, 338):
+        with Curve(path, long, before, resumed_at=step) as curve:
+            curve.add(step, 1000, metrics(losses[step:]))
+        assert [row["loss_max"] for row in curve.rows] == list(losses[::10])
 
 
 def test_a_diverging_run_keeps_the_steps_before(long: RunSpec, tmp_path):
@@ -89,3 +106,13 @@ def test_an_average_looks_back_on_its_share_of_the_run(tiny: RunSpec):
     assert weight.sum() == pytest.approx(1)
     s = np.arange(1, 2001) / 2000
     np.testing.assert_allclose(np.cumsum(weight)[200::200], s[200::200] ** 10, atol=0.01)
+
+
+def test_in_a_bucket_a_mark_puts_down_the_whole_curve(long: RunSpec, bucket):
+    path = folder_of("gs://bucket/study") / "metrics.jsonl"
+    with Curve(path, long, [], resumed_at=0) as curve:
+        curve.add(0, 25, metrics(np.full(25, 5.0)))
+        assert not path.read_bytes(), "nothing can be appended there"
+        curve.mark(25)
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [line["step"] for line in lines] == [10, 20, 25] and [*map(set, lines)][-1] == {"step", "open"}

@@ -12,8 +12,11 @@ from scaling import data
 from scaling.plan import trunks
 from scaling.record import Ledger, RunRecord
 from scaling.spec import RunSpec, compiled_in
-from scaling.train import Interrupted, Placement, Watch, loop, program, train, train_population
+from scaling.train import Interrupted, Placement, Watch, program, train, train_population
+from scaling.train.evaluate import loss_of
 from scaling.train.placement import copies
+
+pytestmark = pytest.mark.usefixtures("small_chunks")
 
 
 def made(run: RunSpec, folder: Path, **how) -> RunRecord:
@@ -184,7 +187,7 @@ def test_the_held_out_loss_has_an_honest_standard_error(tiny: RunSpec, tmp_path:
 def test_an_evaluation_against_the_known_source_is_its_excess_over_the_entropy(tiny: RunSpec):
     source = data.open_source(tiny.data, tiny.model)
     held_out = data.held_out(source, 12_000, 12)
-    truth = loop.loss_of(-held_out.log_prob_RxL.mean(axis=1), held_out, source.entropy)  # type: ignore[union-attr]
+    truth = loss_of(-held_out.log_prob_RxL.mean(axis=1), held_out, source.entropy)  # type: ignore[union-attr]
     assert truth.mean == pytest.approx(source.entropy) and truth.standard_error < 1e-12
 
 
@@ -239,7 +242,7 @@ def test_a_record_is_there_when_its_group_is_done_and_a_stop_ends_the_next(tiny:
 
 def test_a_stop_at_the_last_step_keeps_what_was_trained(tiny: RunSpec, tmp_path: Path):
     """The process may be killed while it evaluates."""
-    calls = iter([False, False, False, True])  # at steps 6, 12, 18 and 20
+    calls = iter([False, False, False, False, True])  # before the first, at steps 6, 12, 18 and 20
     train(tiny, results=tmp_path, watch=Watch(stop=lambda: next(calls)))
     assert tiny.steps in Ledger(tmp_path).checkpoint_steps(tiny.id)
     again = train(tiny, results=tmp_path)

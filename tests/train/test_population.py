@@ -7,6 +7,8 @@ import pytest
 from scaling.spec import RunSpec
 from scaling.train import Placement, fastest, population
 
+pytestmark = pytest.mark.usefixtures("small_chunks")
+
 
 @pytest.fixture
 def rates(monkeypatch: pytest.MonkeyPatch):

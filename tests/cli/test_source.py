@@ -2,7 +2,7 @@ import argparse
 
 import pytest
 
-from scaling.cli.table import arguments, conventions, read
+from scaling.cli.source import arguments, conventions, read
 from scaling.spec import Refusal
 
 TEXT = (

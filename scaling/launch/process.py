@@ -1,0 +1,160 @@
+"""One worker process, as its supervisor sees it."""
+
+import json
+import os
+import statistics
+import subprocess
+import threading
+import time
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from queue import SimpleQueue as Queue
+from typing import Any
+
+from scaling.machine import cores_are_ours, given_cores
+from scaling.plan.plan import Planned
+from scaling.record.claims import Claim
+from scaling.spec import to_json
+
+PATIENCE_SECONDS = 60.0  # of silence in training until a worker is taken to hang
+LONGER = {"train": 1, "evaluate": 2}  # times that patience, by phase
+LONGEST = 15  # times, in a phase that says nothing while it lasts: start, compilation, a trial of sizes
+PACE = 10  # times the usual silence of this job, where that is longer
+
+
+def _cores_in_words(alone: bool) -> dict[str, str]:
+    """What a worker's environment says of its cores: NPROC, which XLA reads, bounds its threads."""
+    if alone:
+        return {"NPROC": "1", "SCALING_CORES": "1"}
+    return {} if cores_are_ours() else {"NPROC": str(given_cores())}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """Something a worker said, or what befell it or a run."""
+
+    kind: str  # ready | progress | done | failed | lost | stopped | gone | retried | elsewhere
+    worker: int  # -1 for what no worker of ours did
+    run_id: str = ""
+    values: dict[str, Any] = field(default_factory=dict)
+
+
+class Worker:
+    """A process that serves `scaling.launch.worker`, and the thread that listens to it.
+
+    `core` pins it to one core, with one thread, so that results are the same bits on any number of cores; `alone` is
+    one thread without a core of its own. `inherited` are open files that it keeps, a participant's lock among them.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        command: Sequence[str],
+        core: int | None,
+        log: Path,
+        said: "Queue[Event]",
+        *,
+        alone: bool = False,
+        inherited: Collection[int] = (),
+    ):
+        self.number, self.log = number, log
+        self.jobs: dict[str, Planned] = {}  # by id: one run, or a population of them
+        self.last: Planned | None = None  # whose program it has at hand
+        self.ready = False  # it has said so
+        self.ending = False  # told to end
+        self.left = False  # ending by itself
+        self.hung = False  # killed, for it was silent
+        self._heard, self._phase, self._silences = time.monotonic(), "", []
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with open(log, "a") as log_file:
+            self.process = subprocess.Popen(
+                list(command),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log_file,
+                env=dict(os.environ) | _cores_in_words(alone or core is not None),
+                text=True,
+                pass_fds=tuple(inherited),
+                start_new_session=True,  # Ctrl-C reaches the supervisor alone
+            )
+        if core is not None and hasattr(os, "sched_setaffinity"):
+            os.sched_setaffinity(self.process.pid, {core})
+        threading.Thread(target=self._listen, args=(said,), daemon=True).start()
+
+    def _listen(self, said: "Queue[Event]") -> None:
+        assert self.process.stdout
+        with self.process.stdout:
+            for line in self.process.stdout:
+                if not line.endswith("\n"):
+                    break  # cut short by its death
+                values = json.loads(line)
+                kind, run_id = values.pop("event"), values.pop("id", "")
+                said.put(Event(kind=kind, worker=self.number, run_id=run_id, values=values))
+        status = self.process.wait()
+        said.put(Event(kind="gone", worker=self.number, values={"status": status}))
+
+    def hear(self, event: Event) -> None:
+        """A sign of life."""
+        now, phase = time.monotonic(), event.values.get("phase", self._phase)
+        if phase == self._phase == "train":
+            self._silences.append(now - self._heard)
+        self._heard, self._phase, self.ready = now, phase, True
+
+    def excuse(self) -> None:
+        """Its silence is the supervisor's own, which was stopped for a while."""
+        self._heard = time.monotonic()
+
+    def hangs(self, patience: float) -> bool:
+        """Whether it has been silent for longer than its phase, and its pace so far, explain."""
+        usual = statistics.median(self._silences[-100:]) if self._silences else 0.0
+        silence = time.monotonic() - self._heard
+        return silence > max(patience * LONGER.get(self._phase, LONGEST), PACE * usual)
+
+    def has_nothing_to_save(self) -> bool:
+        """Whether it starts or compiles: that can take long, and what it stands on is saved."""
+        return not self.ready or (bool(self.jobs) and self._phase in ("", "compile", "trial"))
+
+    def kill(self) -> None:
+        self.process.kill()
+
+    def tell(self, **message: Any) -> None:
+        assert self.process.stdin
+        try:
+            self.process.stdin.write(json.dumps(message) + "\n")
+            self.process.stdin.flush()
+        except (BrokenPipeError, ValueError):
+            pass  # it is gone, and its listener says so
+
+    def close(self) -> None:
+        """Our end of a worker that is gone."""
+        assert self.process.stdin
+        try:
+            self.process.stdin.close()
+        except BrokenPipeError:
+            pass  # a last word that nobody read
+
+    def start(
+        self, jobs: Sequence[Planned], branch_steps: tuple[int, ...], claims: Mapping[str, Claim] | None = None
+    ) -> None:
+        self.jobs, self.last = {job.run.id: job for job in jobs}, jobs[0]
+        self._heard, self._phase, self._silences = time.monotonic(), "", []
+        held = [(claim.run_id, claim.token, claim.holder) for claim in (claims or {}).values()]
+        self.tell(do="run", runs=[to_json(job.run) for job in jobs], branch_steps=branch_steps, claims=held)
+
+    def last_words(self) -> str:
+        """The end of its log, for a reason."""
+        try:
+            with open(self.log, "rb") as file:
+                file.seek(max(0, os.fstat(file.fileno()).st_size - 4096))
+                lines = file.read().decode(errors="replace").splitlines()
+        except OSError:
+            return "without a word"
+        return next((line.strip()[:200] for line in reversed(lines) if line.strip()), "without a word")
+
+
+def ended(status: int) -> str:
+    """How a process ended, in words."""
+    if status >= 0:
+        return f"status {status}"
+    return f"signal {-status}" + (", as when memory runs out" if status == -9 else "")
