@@ -10,6 +10,10 @@ import pytest
 from scaling import machine
 from scaling.spec import DataSpec, EvalSpec, ModelSpec, OptimSpec, RunSpec
 
+# Before JAX is imported, here or in a worker. Otherwise the key of a compiled program names the folder that it is kept
+# in (for caches of GPU kernels inside), and two sessions, whose folders differ, share nothing.
+os.environ["JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES"] = "none"
+
 
 @pytest.fixture(scope="session", autouse=True)
 def a_machine_that_nobody_measured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
