@@ -5,6 +5,11 @@ import argparse
 from scaling.launch.process import PATIENCE_SECONDS
 
 
+def typed(path: str) -> str:
+    """A path for a printed command: a leading dash would make it an option."""
+    return f"./{path}" if path.startswith("-") else path
+
+
 def study_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("experiment", metavar="EXPERIMENT")
     parser.add_argument(

@@ -5,6 +5,7 @@ import argparse
 from rich.console import Console
 
 from scaling.cli.exits import DONE
+from scaling.cli.locate import unwritable
 from scaling.record import Ledger, table
 from scaling.record.files import folder_of
 from scaling.spec import Refusal
@@ -20,6 +21,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     ledger = Ledger(folder_of(arguments.folder))
     ledger.study()
+    if why := unwritable(ledger.folder):
+        raise Refusal(f"{ledger.folder}: {why}, and the page goes into it; copy it to where you may write")
     if not any(ledger.folder.glob("runs/*/record.json")):
         raise Refusal(
             f"{ledger.folder}: holds no records under runs/, as published results do not: a page made now could not "

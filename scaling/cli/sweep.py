@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import signal
 import sys
 from collections.abc import Callable, Collection, Iterator
@@ -12,17 +11,21 @@ from rich.console import Console
 from rich.markup import escape
 
 from scaling import data
+from scaling.cli.locate import unwritable
 from scaling.cli.progress import SweepView, label
 from scaling.launch import provenance
-from scaling.launch.local import Event, LocalSweep, Outcome, Stop, default_population
+from scaling.launch.local import LocalSweep, Outcome, Stop, default_population, default_workers, one_core_each
 from scaling.launch.mirror import mirrored
+from scaling.launch.process import Event
 from scaling.plan import Plan, Study
 from scaling.record import Failure, Ledger, table
 from scaling.record.claims import Holder, Observer
 from scaling.record.files import commit_json, on_store
+from scaling.record.litter import clear
 from scaling.report.words import plain
 from scaling.spec import Refusal
 
+SINGLE = "one_core_each"  # in study.json: whether every worker has one thread
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
@@ -34,11 +37,8 @@ def unfit(study: Study, ledger: Ledger, workers: int, population: str, patience:
             return faults + (_other_study(study, ledger) or changed_texts(study.runs, ledger))
         except OSError as error:
             return [*faults, f"--out = {ledger.folder}: cannot be read ({error})"]
-    nearest = next(p for p in [ledger.folder, *ledger.folder.absolute().parents] if p.exists())
-    if not nearest.is_dir():
-        faults.append(f"--out = {ledger.folder}: {nearest} is a file, not a folder")
-    elif not os.access(nearest, os.W_OK):
-        faults.append(f"--out = {ledger.folder}: {nearest} cannot be written to; give another --out")
+    if why := unwritable(ledger.folder):
+        faults.append(f"--out = {ledger.folder}: {why}; give another --out")
     else:
         faults += _other_study(study, ledger) or changed_texts(study.runs, ledger)
     return faults
@@ -86,7 +86,7 @@ def _other_study(study: Study, ledger: Ledger) -> list[str]:
 
 
 def _asks_the_same(before: dict, study: Study) -> bool:
-    return {k: v for k, v in before.items() if k != "command"} == json.loads(json.dumps(study.to_json()))
+    return {k: v for k, v in before.items() if k not in ("command", SINGLE)} == json.loads(json.dumps(study.to_json()))
 
 
 def changed_texts(plan: Plan, ledger: Ledger) -> list[str]:
@@ -105,14 +105,31 @@ def changed_texts(plan: Plan, ledger: Ledger) -> list[str]:
     return lines
 
 
-def lay_down(study: Study, ledger: Ledger, holder: Holder, command: str) -> None:
-    """Write `study.json`. While others are at work on the same it stays as it is; on another plan they stop nobody."""
+def lay_down(study: Study, ledger: Ledger, holder: Holder, command: str, workers: int) -> None:
+    """Write `study.json`. While others are at work on the same it stays as it is; on another plan they stop nobody.
+
+    It also says how many cores a worker has, one or all of its participant's: sums run in another order on several, so
+    whoever takes part later, or goes on, does as it was begun.
+    """
     path = ledger.folder / "study.json"
-    if holder.others() and path.exists():
+    before = ledger.study() if path.exists() else {}
+    if before and holder.others():
         if faults := _other_study(study, ledger):
             raise Refusal(faults)
         return
-    commit_json(path, study.to_json() | {"command": command})
+    begun = any(p.run.id in ledger or ledger.curve_lines(p.run.id) for p in study.runs.runs)
+    single = before.get(SINGLE) if begun else None
+    if single is None:
+        single = one_core_each(study.runs, workers)
+    commit_json(path, study.to_json() | {"command": command, SINGLE: single})
+
+
+def workers_of(arguments: argparse.Namespace, ledger: Ledger) -> int:
+    """`--workers`, else one where a worker has all cores in this sweep, else what the machine has."""
+    if arguments.workers is not None:
+        return arguments.workers
+    begun = (ledger.folder / "study.json").exists() and ledger.study().get(SINGLE) is False
+    return 1 if begun else default_workers()
 
 
 @contextmanager
@@ -150,11 +167,18 @@ def sweep(
     stop = Stop()
     before = {number: signal.signal(number, lambda *_: stop.ask()) for number in SIGNALS}
     machine = json.dumps(provenance.code())
+    study = ledger.study()
+    single = study.get(SINGLE, one_core_each(plan, workers))
+    if single != one_core_each(plan, workers):
+        how = "one core" if single else "all cores"
+        print(f"workers have {how} each, as this sweep was begun with: the same bits for every run", file=sys.stderr)
+    if not holder.others():
+        clear(ledger, [p.run.id for p in plan.runs], [p.run.id for p in plan.runs if p.role != "trunk"])
     command = [sys.executable, "-m", "scaling", "worker", os.fspath(ledger.folder.absolute()), machine]
     command += ["--population", options.population]
     view = SweepView(plan, ledger, workers)
     try:
-        with view, mirrored(options.sinks, ledger, plan, ledger.study()["name"], label) as mirror:
+        with view, mirrored(options.sinks, ledger, plan, study["name"], label) as mirror:
 
             def see(event: Event) -> None:
                 view(event)
@@ -175,6 +199,7 @@ def sweep(
                 linger=linger,
                 retry=options.retry,
                 patience=options.patience,
+                single=single,
             ).run()
     finally:
         for number, handler in before.items():

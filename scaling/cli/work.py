@@ -5,9 +5,9 @@ import argparse
 from rich.console import Console
 
 from scaling.cli.exits import DONE, FAILED, INTERRUPTED
+from scaling.cli.locate import unwritable
 from scaling.cli.options import sweep_options
-from scaling.cli.sweep import obeying_signals, register, say_unfinished, sweep, unfit_options, unfit_sinks
-from scaling.launch.local import default_workers
+from scaling.cli.sweep import obeying_signals, register, say_unfinished, sweep, unfit_options, unfit_sinks, workers_of
 from scaling.launch.sinks import missing
 from scaling.plan import Plan
 from scaling.record import Ledger, table
@@ -32,8 +32,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     ledger = Ledger(folder_of(arguments.folder))
     plan = Plan.from_json(ledger.study()["plan"])
-    workers = default_workers() if arguments.workers is None else arguments.workers
+    workers = workers_of(arguments, ledger)
     faults = unfit_options(workers, arguments.population, arguments.patience) + plan.faults()
+    if why := unwritable(ledger.folder):
+        faults.append(f"{ledger.folder}: {why}, and records go into it")
     known = {p.run.id for p in plan.runs}
     faults += [
         f"--only {run_id}: {ledger.folder} plans no such run" for run_id in arguments.only if run_id not in known

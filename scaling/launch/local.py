@@ -68,6 +68,11 @@ def default_workers() -> int:
     return given_cores() if _on_cpu() else 1
 
 
+def one_core_each(plan: Plan, workers: int) -> bool:
+    """Whether workers have one thread: a plan of one run, or a single worker, has every core."""
+    return min(workers, len(plan)) > 1
+
+
 def default_population() -> int:
     """The most runs of one shape that a worker is given at once: on an accelerator it tries what pays; on a CPU one
     worker a core pays more than any population (benchmarks/README.md)."""
@@ -91,7 +96,8 @@ class LocalSweep:
     Up to `population` runs of one shape go to a worker together (`spec.alike`); it may train them in one program.
     `only` are the ids of the runs to make, by default all. With `linger` it stays while other participants have runs
     of the plan in their hands, to go on with them should these die; without, it ends as soon as nothing is left for it.
-    `retry` tries again what failed for good before.
+    `retry` tries again what failed for good before. `single` workers have a core and a thread each, others what there
+    is; by default it is `one_core_each`.
     """
 
     def __init__(
@@ -111,6 +117,7 @@ class LocalSweep:
         linger: bool = True,
         retry: bool = False,
         patience: float = PATIENCE_SECONDS,
+        single: bool | None = None,
     ):
         self._plan, self._ledger, self._command, self._holder = plan, ledger, command, holder
         self._held_back = {run_id for run_id in held_back if run_id not in ledger}
@@ -129,9 +136,8 @@ class LocalSweep:
         # Nobody appends to a log in a bucket, so that of a worker stays with the machine.
         self._logs = cache_folder() / "logs" / ledger.folder.name if self._in_store else ledger.folder / "logs"
         self._log_name = f"worker-{holder.name}" if holder.others() else "worker"
-        # A plan of one run has every core. The plan decides and not what is pending: a sweep that was stopped goes on
-        # as it began, to the same bits.
-        self._single = min(workers, len(plan)) > 1
+        # The plan decides and not what is pending: a sweep that was stopped goes on as it began, to the same bits.
+        self._single = one_core_each(plan, workers) if single is None else single
         self._cores = cores() if self._single and cores_are_ours() else [None]
         self.outcome = Outcome()
         self._planned = {p.run.id: p for p in plan.runs}

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scaling.record.files import commit_text, create_text, names, on_store
+from scaling.record.files import beside, commit_text, create_text, kernel, names, on_store
 from scaling.record.ledger import Ledger
 from scaling.spec import Refusal
 
@@ -102,7 +102,7 @@ class Observer:
         if not path.is_file():
             return False
         said = self.sighting(name)
-        if said and said.locks and said.kernel and said.kernel == _kernel() and _unlocked(path):
+        if said and said.locks and said.kernel and said.kernel == kernel() and _unlocked(path):
             return False
         beat, since = self._seen.get(name, (-1, 0.0))
         if said is None or said.beat != beat:
@@ -115,7 +115,7 @@ class Observer:
     def seen_alive(self, name: str) -> bool:
         """Whether a participant is known to live, and not only not known to be dead."""
         said = self.sighting(name)
-        here = bool(said and said.locks and said.kernel and said.kernel == _kernel())
+        here = bool(said and said.locks and said.kernel and said.kernel == kernel())
         return self.live(name) and (here or name in self._beating)
 
     def working(self) -> list[Sighting]:
@@ -146,21 +146,25 @@ class Holder:
             except OSError as error:
                 raise Refusal(f"{folder}: cannot be written to ({error})") from error
         else:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
             self._lock()
         threading.Thread(target=self._live, daemon=True).start()
 
     def _lock(self) -> None:
         """Make its file, locked before anybody sees it."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        aside = self._path.with_name(f".{self.name}.part")
-        self._file = os.open(aside, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
+        aside = beside(self._path)
+        opened = os.open(aside, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._locks = True
         except OSError:  # a file system without locks: its counter alone says that it lives
             pass
+        with self._writing:
+            before, self._file = self._file, opened
         self._say()
         os.rename(aside, self._path)
+        if before is not None:
+            os.close(before)
 
     def __enter__(self) -> "Holder":
         return self
@@ -216,8 +220,8 @@ class Holder:
 
     def lost(self) -> str:
         """Why nothing more can come of this participation, or nothing: the folder was deleted, or moved away."""
-        # A holder that was silent for long is cleared away by others, and says its name again.
-        gone = not (self._folder / "study.json" if on_store(self._folder) else self._path).exists()
+        # Not by its own file: of a holder that was silent for long others delete that, and it makes it again.
+        gone = not (self._folder / ("study.json" if on_store(self._folder) else "holders")).exists()
         return f"{self._folder}: the results folder was deleted, moved or unmounted" if gone else ""
 
     def _file_of(self, claim: Claim) -> Path:
@@ -229,7 +233,9 @@ class Holder:
             runs, now = self._runs(), time.monotonic()
             if self._file is not None or runs != said or now - at >= STORE_BEAT_SECONDS:
                 said, at = runs, now
-                with contextlib.suppress(OSError):  # a store that is away for a while
+                with contextlib.suppress(OSError):  # a store, or a disk, that is away for a while
+                    if self._file is not None and not self._path.exists():
+                        self._lock()  # it was taken for dead, and is not
                     self._say()
 
     def _runs(self) -> list[str]:
@@ -247,7 +253,7 @@ class Holder:
                 return
             self._beat += 1
             values: dict[str, Any] = {
-                "beat": self._beat, "host": platform.node(), "kernel": "" if self._file is None else _kernel(),
+                "beat": self._beat, "host": platform.node(), "kernel": "" if self._file is None else kernel(),
                 "locks": self._locks, "pid": os.getpid(), "runs": self._runs(),
                 "job": os.environ.get("SLURM_JOB_ID", ""),
             }  # fmt: skip
@@ -257,14 +263,6 @@ class Holder:
             with contextlib.suppress(OSError):  # a full disk stops no sweep; a silent one is taken for dead
                 os.pwrite(self._file, text, 0)
                 os.ftruncate(self._file, len(text))
-
-
-def _kernel() -> str:
-    """The boot of this machine: processes of one kernel see one another's locks."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    except OSError:
-        return platform.node() if platform.system() == "Darwin" else ""
 
 
 def _unlocked(path: Path) -> bool:

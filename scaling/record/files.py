@@ -4,8 +4,11 @@ What differs between a disk and a bucket (`scaling.record.store`) is known here:
 flushed and renamed; in a bucket an object is written in its place, which is whole or not there.
 """
 
+import functools
+import hashlib
 import json
 import os
+import platform
 import re
 import uuid
 from collections.abc import Callable, Iterator
@@ -142,10 +145,26 @@ def flush_file(path: Path) -> None:
         os.close(opened)
 
 
+def beside(path: Path) -> Path:
+    """A name in the same folder that no other process or thread uses; it says whose it is (`scaling.record.litter`)."""
+    return path.with_name(f".{path.name}.{kernel()[:8] or 'none'}-{os.getpid()}.{uuid.uuid4().hex}.part")
+
+
+@functools.cache
+def kernel() -> str:
+    """The boot of this machine: processes of one kernel see one another, and one another's locks. Empty where it cannot
+    be told."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        name = platform.node() if platform.system() == "Darwin" else ""
+        return hashlib.sha256(name.encode()).hexdigest() if name else ""
+
+
 def _written_aside(path: Path, content: bytes) -> Path:
     """A flushed file with `content` beside `path`, under a name that no other process or thread uses."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    aside = beside(path)
     try:
         with open(aside, "wb") as file:
             file.write(content)

@@ -19,6 +19,7 @@ import itertools
 import json
 import os
 import re
+import shlex
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -196,6 +197,17 @@ class Ledger:
             ) from None
         except ValueError as error:
             raise Refusal(f"{path}: not the study of a results folder ({error})") from None
+
+
+def command_of(study: Mapping[str, Any]) -> str:
+    """The command that made a study, to be shown to a person who may paste it; empty where what `study.json` says is
+    not one command of ours, quoted as we write it."""
+    said = study.get("command")
+    try:
+        words = shlex.split(said) if isinstance(said, str) else []
+    except ValueError:
+        return ""
+    return str(said) if words[:1] == ["scaling"] and shlex.join(words) == said else ""
 
 
 PLANNED = {"id", "group", "role", "run"}  # what `Plan.to_json` says of each run

@@ -14,7 +14,6 @@ import os
 import shutil
 import sys
 import time
-import uuid
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from scaling.record import manifest
-from scaling.record.files import flush_file, flush_folder
+from scaling.record.files import beside, flush_file, flush_folder
 from scaling.train.failures import Unsound, out_of_memory
 from scaling.train.step import TrainState
 
@@ -154,7 +153,7 @@ class Checkpoints:
         return [path for path in self._folder.glob("*") if path.name.isdecimal()]
 
     def _part(self, step: int) -> Path:
-        return self._folder / f".{step}.{uuid.uuid4().hex}.part"
+        return beside(self._folder / str(step))
 
 
 def _named(state: TrainState) -> dict[str, jax.Array]:

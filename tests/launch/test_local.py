@@ -296,7 +296,7 @@ def test_who_does_not_linger_still_waits_for_what_may_be_in_dead_hands(
     tiny: RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """A participant on another machine that died says nothing of it: its run is taken over after the lease."""
-    monkeypatch.setattr(claims, "_kernel", lambda: "")
+    monkeypatch.setattr(claims, "kernel", lambda: "")
     monkeypatch.setattr(claims, "LEASE_SECONDS", 1.0)
     monkeypatch.setattr(claims.Holder, "_live", lambda self: None)
     plan = seeds(tiny, 0)
