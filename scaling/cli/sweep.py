@@ -126,6 +126,8 @@ def sweep(
     held_back: Collection[str] = (),
     only: Collection[str] | None = None,
     linger: bool = True,
+    processes: int = 1,
+    team: str = "",
 ) -> Outcome:
     """Train what is pending; a signal stops it, a second one at once.
 
@@ -151,7 +153,7 @@ def sweep(
                 command=command,
                 workers=workers,
                 holder=holder,
-                population=default_population() if options.population == "auto" else int(options.population),
+                population=_population(options.population, processes),
                 held_back=held_back,
                 release=lambda: release(view.console),
                 seen=see,
@@ -160,10 +162,18 @@ def sweep(
                 linger=linger,
                 retry=options.retry,
                 patience=options.patience,
+                processes=processes,
+                team=team,
             ).run()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _population(asked: str, processes: int) -> int:
+    if asked == "auto":
+        return default_population() if processes == 1 else 1
+    return int(asked)
 
 
 def register(ledger: Ledger, console: Console) -> None:

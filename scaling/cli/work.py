@@ -1,6 +1,7 @@
 """`scaling work`: take part in the sweep of a results folder, from any machine that sees it."""
 
 import argparse
+import re
 from pathlib import Path
 
 from rich.console import Console
@@ -26,18 +27,30 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--linger", action="store_true",
         help="stay while other participants are at work, to go on with their runs should they die",
     )  # fmt: skip
+    parser.add_argument(
+        "--processes", type=int, default=1, metavar="P",
+        help="train each run on P processes here that are one JAX program (default 1)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--team", default="", metavar="NAME",
+        help="the other processes come from elsewhere: `scaling worker DIR {} --team NAME --processes P --process K`, "
+        "K from 1 to P - 1",
+    )  # fmt: skip
     sweep_options(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     ledger = Ledger(Path(arguments.folder))
     plan = Plan.from_json(ledger.study()["plan"])
-    workers = default_workers() if arguments.workers is None else arguments.workers
+    workers = arguments.workers
+    if workers is None:
+        workers = default_workers() if arguments.processes == 1 else 1
     faults = unfit_options(workers, arguments.population, arguments.patience) + plan.faults()
     known = {p.run.id for p in plan.runs}
     faults += [
         f"--only {run_id}: {ledger.folder} plans no such run" for run_id in arguments.only if run_id not in known
     ]
+    faults += _unfit_team(arguments, workers, plan.pending(ledger))
     if faults := faults + missing(arguments.sinks):
         raise Refusal(faults)
     console = Console(stderr=True)
@@ -52,6 +65,8 @@ def run(arguments: argparse.Namespace) -> int:
             held_back=[p.run.id for p in plan.with_role("held_out").runs],
             only=arguments.only or None,
             linger=arguments.linger,
+            processes=arguments.processes,
+            team=arguments.team,
         )
         table.write(ledger)
     if outcome.stopped:
@@ -60,3 +75,24 @@ def run(arguments: argparse.Namespace) -> int:
     failed = Plan(tuple(p for p in plan.runs if p.run.id in outcome.failed))
     say_unfinished(failed, ledger, outcome, console)
     return FAILED if failed.runs else DONE
+
+
+def _unfit_team(arguments: argparse.Namespace, workers: int, pending: Plan) -> list[str]:
+    processes, faults = arguments.processes, []
+    if processes < 1:
+        return [f"--processes = {processes}: must be at least 1"]
+    if arguments.team and (processes == 1 or not re.fullmatch("[A-Za-z0-9_-]{1,64}", arguments.team)):
+        faults.append(f"--team = {arguments.team}: must be letters, digits, '-' and '_', with --processes of at least 2")
+    if processes == 1:
+        return faults
+    if workers != 1:
+        faults.append(f"--workers = {workers}: must be 1 with --processes, which make one worker")
+    if arguments.population not in ("auto", "1"):
+        faults.append(f"--population = {arguments.population}: must be 1 with --processes, which share one run")
+    uneven = [p.run for p in pending.runs if p.run.batch % processes]
+    if uneven:
+        faults.append(
+            f"--processes = {processes}: must divide the batch of every run; {uneven[0].id} and "
+            f"{len(uneven) - 1} others have not, e.g. batch = {uneven[0].batch}"
+        )
+    return faults

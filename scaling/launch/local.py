@@ -8,6 +8,7 @@ has no record. A worker that dies or hangs takes down its run, not the sweep.
 import os
 import threading
 import time
+import uuid
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
@@ -87,7 +88,8 @@ class LocalSweep:
     Up to `population` runs of one shape go to a worker together (`spec.alike`); it may train them in one program.
     `only` are the ids of the runs to make, by default all. With `linger` it stays while other participants have runs
     of the plan in their hands, to go on with them should these die; without, it ends as soon as nothing is left for it.
-    `retry` tries again what failed for good before.
+    `retry` tries again what failed for good before. With several `processes` each worker is the lead of so many
+    (`scaling.launch.team`), which are started here; the others of a `team` that has a name come from elsewhere.
     """
 
     def __init__(
@@ -107,11 +109,14 @@ class LocalSweep:
         linger: bool = True,
         retry: bool = False,
         patience: float = PATIENCE_SECONDS,
+        processes: int = 1,
+        team: str = "",
     ):
         self._plan, self._ledger, self._command, self._holder = plan, ledger, command, holder
         self._held_back = {run_id for run_id in held_back if run_id not in ledger}
         self._release, self._seen, self._stop = release, seen, stop
         self._population, self._linger, self._patience = population, linger, patience
+        self._processes, self._team = processes, team
         self._only = None if only is None else set(only)
         self._said: Queue[Event] = Queue()
         self._attempts: Counter[str] = Counter()
@@ -225,8 +230,13 @@ class LocalSweep:
     def _open(self, number: int) -> None:
         log = self._ledger.folder / "logs" / f"{self._log_name}-{number}.log"
         core = self._cores[number % len(self._cores)]
+        lead, others = self._command, []
+        if self._processes > 1:
+            team = self._team or uuid.uuid4().hex[:12]
+            lead = [*self._command, "--team", team, "--processes", str(self._processes)]
+            others = [] if self._team else [[*lead, "--process", str(k)] for k in range(1, self._processes)]
         self._workers[number] = Worker(
-            number, self._command, core, log, self._said, alone=self._single, inherited=(self._holder.fileno(),)
+            number, lead, core, log, self._said, alone=self._single, inherited=(self._holder.fileno(),), others=others
         )
 
     def _release_held_out(self) -> None:
