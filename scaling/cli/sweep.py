@@ -136,9 +136,7 @@ def sweep(
     """
     stop = Stop()
     before = {number: signal.signal(number, lambda *_: stop.ask()) for number in SIGNALS}
-    machine = json.dumps(provenance.code())
-    command = [sys.executable, "-m", "scaling", "worker", str(ledger.folder.absolute()), machine]
-    command += ["--population", options.population]
+    command = worker_command(ledger, options.population)
     view = SweepView(plan, ledger, workers)
     try:
         with view, mirrored(options.sinks, ledger, plan, ledger.study()["name"], label) as mirror:
@@ -168,6 +166,12 @@ def sweep(
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def worker_command(ledger: Ledger, population: str) -> list[str]:
+    machine = json.dumps(provenance.code())
+    words = [sys.executable, "-m", "scaling", "worker", str(ledger.folder.absolute()), machine]
+    return [*words, "--population", population]
 
 
 def _population(asked: str, processes: int) -> int:

@@ -8,8 +8,9 @@ from rich.console import Console
 
 from scaling.cli.exits import DONE, FAILED, INTERRUPTED
 from scaling.cli.options import sweep_options
-from scaling.cli.sweep import obeying_signals, register, say_unfinished, sweep, unfit_options
+from scaling.cli.sweep import obeying_signals, register, say_unfinished, sweep, unfit_options, worker_command
 from scaling.launch.local import default_workers
+from scaling.launch.team import attend, close
 from scaling.launch.sinks import missing
 from scaling.plan import Plan
 from scaling.record import Ledger, table
@@ -33,9 +34,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--team", default="", metavar="NAME",
-        help="the other processes come from elsewhere: `scaling worker DIR {} --team NAME --processes P --process K`, "
-        "K from 1 to P - 1",
+        help="the P processes are on other nodes, one each: there the same command runs with --process K",
     )  # fmt: skip
+    parser.add_argument("--process", type=int, default=0, metavar="K", help="0 (default) leads its team")
     sweep_options(parser)
 
 
@@ -51,6 +52,8 @@ def run(arguments: argparse.Namespace) -> int:
         f"--only {run_id}: {ledger.folder} plans no such run" for run_id in arguments.only if run_id not in known
     ]
     faults += _unfit_team(arguments, workers, plan.pending(ledger))
+    if arguments.process and not faults:
+        return _attend(ledger, arguments)
     if faults := faults + missing(arguments.sinks):
         raise Refusal(faults)
     console = Console(stderr=True)
@@ -68,6 +71,8 @@ def run(arguments: argparse.Namespace) -> int:
             processes=arguments.processes,
             team=arguments.team,
         )
+        if arguments.team:
+            close(ledger.folder, arguments.team)
         table.write(ledger)
     if outcome.stopped:
         console.print("stopped; what is done is kept, and the same command goes on")
@@ -81,6 +86,10 @@ def _unfit_team(arguments: argparse.Namespace, workers: int, pending: Plan) -> l
     processes, faults = arguments.processes, []
     if processes < 1:
         return [f"--processes = {processes}: must be at least 1"]
+    if not 0 <= arguments.process < processes or (arguments.process and not arguments.team):
+        faults.append(
+            f"--process = {arguments.process}: must be from 0 to --processes - 1 = {processes - 1}, of a --team"
+        )
     if arguments.team and (processes == 1 or not re.fullmatch("[A-Za-z0-9_-]{1,64}", arguments.team)):
         faults.append(f"--team = {arguments.team}: must be letters, digits, '-' and '_', with --processes of at least 2")
     if processes == 1:
@@ -96,3 +105,9 @@ def _unfit_team(arguments: argparse.Namespace, workers: int, pending: Plan) -> l
             f"{len(uneven) - 1} others have not, e.g. batch = {uneven[0].batch}"
         )
     return faults
+
+
+def _attend(ledger: Ledger, arguments: argparse.Namespace) -> int:
+    team = ["--team", arguments.team, "--processes", str(arguments.processes), "--process", str(arguments.process)]
+    with obeying_signals():
+        return attend(worker_command(ledger, arguments.population) + team, ledger.folder, arguments.team)

@@ -5,6 +5,7 @@ import contextlib
 import errno
 import json
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--population", default="auto")
     parser.add_argument("--team", default="")  # its name in the results folder, of a worker that is several processes
     parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--host", default=team.HERE)  # where the others find process 0
     parser.add_argument("--process", type=int, default=0)  # 0 leads
 
 
@@ -38,7 +40,9 @@ def run(arguments: argparse.Namespace) -> int:
 
     def meet() -> None:
         if arguments.processes > 1:
-            others[:], coordinator = team.gather(ledger.folder, arguments.team, arguments.processes)
+            others[:], coordinator = team.gather(
+                ledger.folder, arguments.team, arguments.processes, arguments.host
+            )
             join(coordinator, arguments.processes, 0)
             lead(others)
 
@@ -95,7 +99,13 @@ def _follow(folder: Path, arguments: argparse.Namespace) -> int:
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
-    boss, coordinator = team.join(folder, arguments.team, arguments.process)
+    try:
+        boss, coordinator = team.join(folder, arguments.team, arguments.process)
+    except team.Over:
+        return 0
+    except TimeoutError as error:
+        print(error, file=sys.stderr)
+        return team.NO_LEAD
     join(coordinator, arguments.processes, arguments.process)
     return team.serve_lead(boss, follow)
 

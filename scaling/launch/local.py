@@ -6,6 +6,7 @@ has no record. A worker that dies or hangs takes down its run, not the sweep.
 """
 
 import os
+import socket
 import threading
 import time
 import uuid
@@ -17,6 +18,7 @@ from queue import Empty
 from queue import SimpleQueue as Queue
 
 from scaling.launch.process import PATIENCE_SECONDS, Event, Worker, ended
+from scaling.launch.team import HERE
 from scaling.machine import cores, cores_are_ours, given_cores
 from scaling.plan.clock import AT_HAND_SECONDS, seconds
 from scaling.plan.plan import Plan, Planned, Role
@@ -233,7 +235,8 @@ class LocalSweep:
         lead, others = self._command, []
         if self._processes > 1:
             team = self._team or uuid.uuid4().hex[:12]
-            lead = [*self._command, "--team", team, "--processes", str(self._processes)]
+            host = socket.gethostname() if self._team else HERE
+            lead = [*self._command, "--team", team, "--processes", str(self._processes), "--host", host]
             others = [] if self._team else [[*lead, "--process", str(k)] for k in range(1, self._processes)]
         self._workers[number] = Worker(
             number, lead, core, log, self._said, alone=self._single, inherited=(self._holder.fileno(),), others=others

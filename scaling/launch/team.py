@@ -5,7 +5,7 @@ supervisor as any worker does; what it calls on its devices the others are told,
 They meet through a file in the results folder and connect to the lead. A team ends as a whole: whose connection closes
 while it is needed ends at once, as a worker does whose supervisor is gone.
 
-    teams/<name>    where the lead waits for the others; readable by its owner alone, gone when all are there
+    teams/<name>    where the lead waits for the others, readable by its owner alone; or that no lead will come again
 """
 
 import contextlib
@@ -14,11 +14,12 @@ import os
 import re
 import secrets
 import socket
+import subprocess
 import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
@@ -29,7 +30,14 @@ from scaling.launch.worker import STOPPED
 MEET_SECONDS = 600.0  # that a process waits for its lead: nodes of one job need not start at once
 LOOK_SECONDS = 0.2
 LINGER_SECONDS = 5.0  # of a process with an error of its own, in which the lead may have more to say of it
+NO_LEAD = 3  # exit status of a process that waited for so long
+HERE = "127.0.0.1"  # of a team whose processes are all on this machine
+OVER = {"over": True}
 PROCESS = re.compile(rb"process ([0-9]{1,6})")
+
+
+class Over(Exception):
+    """No lead will come again."""
 
 
 class Peer:
@@ -61,14 +69,13 @@ class Peer:
         self._leaving = True
 
 
-def gather(folder: Path, name: str, processes: int) -> tuple[list[Peer], str]:
-    """The lead's part: wait for the others. Returns them, and the address of JAX's coordinator, which is free here."""
-    node = os.environ.get("SLURMD_NODENAME")
-    key = secrets.token_hex()
-    path = folder / "teams" / name
-    path.parent.mkdir(exist_ok=True)
-    with Listener(("0.0.0.0" if node else "127.0.0.1", 0), backlog=processes, authkey=key.encode()) as listener:
-        host, port = node or "127.0.0.1", int(listener.address[1])
+def gather(folder: Path, name: str, processes: int, host: str) -> tuple[list[Peer], str]:
+    """The lead's part: wait for the others, which find this machine as `host`. Returns them, and the address of JAX's
+    coordinator, which is free here."""
+    key, path = secrets.token_hex(), folder / "teams" / name
+    bound = HERE if host == HERE else "0.0.0.0"
+    with Listener((bound, 0), backlog=processes, authkey=key.encode()) as listener:
+        port = int(listener.address[1])
         coordinator = f"{host}:{_free_port()}"
         _put(path, json.dumps({"host": host, "port": port, "coordinator": coordinator, "key": key}))
         try:
@@ -92,11 +99,41 @@ def join(folder: Path, name: str, process: int) -> tuple[Peer, str]:
     while time.monotonic() < end:
         with contextlib.suppress(OSError, EOFError, ValueError, AuthenticationError):
             said = json.loads(path.read_text(encoding="utf-8"))
+            if said == OVER:
+                raise Over
             connection = Client((said["host"], said["port"]), authkey=said["key"].encode())
             connection.send_bytes(b"process %d" % process)
             return Peer(connection, "the lead"), said["coordinator"]
         time.sleep(LOOK_SECONDS)
     raise TimeoutError(f"{path}: no lead for {MEET_SECONDS:g} seconds")
+
+
+def attend(command: Sequence[str], folder: Path, name: str) -> int:
+    """Start one of the other processes, and start it again with every new lead, until no more will come."""
+    while True:
+        with subprocess.Popen(list(command), stdin=subprocess.DEVNULL, start_new_session=True) as process:
+            try:
+                status = process.wait()
+            except BaseException:
+                process.kill()
+                raise
+        if is_over(folder, name):
+            return 0
+        if status == NO_LEAD:
+            return status
+
+
+def is_over(folder: Path, name: str) -> bool:
+    try:
+        return json.loads((folder / "teams" / name).read_text(encoding="utf-8")) == OVER
+    except (OSError, ValueError):
+        return False
+
+
+def close(folder: Path, name: str) -> None:
+    """No lead will come again."""
+    with contextlib.suppress(OSError):
+        _put(folder / "teams" / name, json.dumps(OVER))
 
 
 def serve_lead(lead: Peer, follow: Callable[[Callable[[], bytes], Callable[[bytes], None]], None]) -> int:
@@ -121,6 +158,7 @@ def _free_port() -> int:
 
 def _put(path: Path, text: str) -> None:
     """Of an earlier lead of this name it takes the place."""
+    path.parent.mkdir(exist_ok=True)
     aside = path.with_name(f".{uuid.uuid4().hex}.part")
     with open(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
         file.write(text)

@@ -33,6 +33,7 @@ def join(coordinator: str, processes: int, process: int) -> None:
     """Become one of the processes. Before any other call of JAX."""
     jax.distributed.initialize(
         coordinator, processes, process,
+        coordinator_bind_address=coordinator if coordinator.startswith("127.") else None,
         cluster_detection_method="deactivate", heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
     )  # fmt: skip
     jax.devices()  # the processes tell each other of theirs, and wait for that
