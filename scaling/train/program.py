@@ -29,6 +29,7 @@ from scaling.train.step import Chunk, Cut, StepMetrics, TrainState, graph, init_
 CHUNK_FLOPS = {"cpu": 2e10}
 CHIP_CHUNK_FLOPS = 1e13
 MAX_CHUNK = 512  # steps
+TEAM_CHUNK = 64  # steps of several processes, which meet in each of them, and wait longer for that than they compute
 EVAL_TOKENS = 8192  # of one forward pass, over all members
 FINER = 3  # times that a step which ran out of memory is cut finer
 MOST_TOKENS = 1 << 24  # of a step, in the search for the largest batch: more than any study has trained with
@@ -64,7 +65,8 @@ def program(
     width = np.min_scalar_type(model.vocab_size - 1)
     step_flops = members * batch * model.context * flops_per_token(model, "exact")
     most_flops = CHUNK_FLOPS.get(jax.default_backend(), CHIP_CHUNK_FLOPS)
-    chunk = max(1, min(MAX_CHUNK, round(most_flops / step_flops)))
+    longest = MAX_CHUNK if jax.process_count() == 1 else TEAM_CHUNK
+    chunk = max(1, min(longest, round(most_flops / step_flops)))
     shape_CxBxM = _eval_shape(evaluation, model, placement, members, most_flops)
 
     step = functools.partial(train_steps, graphdef=graphdef, model=model, optim=optim, cut=cut, members=members)
