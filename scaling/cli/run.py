@@ -96,7 +96,7 @@ def _refuse_unfit(study: Study, ledger: Ledger, workers: int, arguments: argpars
         for law in study.analysis.laws
         if law not in SURFACES
     ]
-    faults += missing(arguments.sinks) + engines.unfit(arguments, ledger.folder)
+    faults += missing(arguments.sinks) + engines.unfit(arguments, study.runs, ledger.folder)
     if faults := faults + unfit(study, ledger, workers, arguments.population, arguments.patience):
         raise Refusal(faults)
 

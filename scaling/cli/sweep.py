@@ -48,6 +48,20 @@ def unfit_options(workers: int, population: str, patience: float) -> list[str]:
     return faults
 
 
+def unfit_team(plan: Plan, option: str, processes: int, population: str) -> list[str]:
+    """What speaks against training each run of `plan` on several processes."""
+    faults = []
+    if population not in ("auto", "1"):
+        faults.append(f"--population = {population}: must be 1 with {option} above 1, which share one run")
+    uneven = [p.run for p in plan.runs if p.run.batch % processes]
+    if uneven:
+        faults.append(
+            f"{option} = {processes}: must divide the batch of every run, and does not with {len(uneven)} of them, "
+            f"e.g. {uneven[0].id}: batch = {uneven[0].batch}"
+        )
+    return faults
+
+
 def _other_study(study: Study, ledger: Ledger) -> list[str]:
     """A results folder keeps one study: it may gain runs, and loses none of those that were made."""
     if not (ledger.folder / "study.json").exists():

@@ -1,17 +1,27 @@
 """`scaling work`: take part in the sweep of a results folder, from any machine that sees it."""
 
 import argparse
+import contextlib
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from rich.console import Console
 
 from scaling.cli.exits import DONE, FAILED, INTERRUPTED
 from scaling.cli.options import sweep_options
-from scaling.cli.sweep import obeying_signals, register, say_unfinished, sweep, unfit_options, worker_command
+from scaling.cli.sweep import (
+    obeying_signals,
+    register,
+    say_unfinished,
+    sweep,
+    unfit_options,
+    unfit_team,
+    worker_command,
+)
 from scaling.launch.local import default_workers
-from scaling.launch.team import attend, close
 from scaling.launch.sinks import missing
+from scaling.launch.team import attend, close
 from scaling.plan import Plan
 from scaling.record import Ledger, table
 from scaling.record.claims import Holder
@@ -57,7 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
     if faults := faults + missing(arguments.sinks):
         raise Refusal(faults)
     console = Console(stderr=True)
-    with obeying_signals(), Holder(ledger.folder) as holder:
+    with obeying_signals(), Holder(ledger.folder) as holder, _closing(ledger, arguments.team):
         outcome = sweep(
             plan,
             ledger,
@@ -71,8 +81,6 @@ def run(arguments: argparse.Namespace) -> int:
             processes=arguments.processes,
             team=arguments.team,
         )
-        if arguments.team:
-            close(ledger.folder, arguments.team)
         table.write(ledger)
     if outcome.stopped:
         console.print("stopped; what is done is kept, and the same command goes on")
@@ -80,6 +88,16 @@ def run(arguments: argparse.Namespace) -> int:
     failed = Plan(tuple(p for p in plan.runs if p.run.id in outcome.failed))
     say_unfinished(failed, ledger, outcome, console)
     return FAILED if failed.runs else DONE
+
+
+@contextlib.contextmanager
+def _closing(ledger: Ledger, team: str) -> Iterator[None]:
+    """The processes of a team on other nodes end with this one."""
+    try:
+        yield
+    finally:
+        if team:
+            close(ledger.folder, team)
 
 
 def _unfit_team(arguments: argparse.Namespace, workers: int, pending: Plan) -> list[str]:
@@ -91,23 +109,18 @@ def _unfit_team(arguments: argparse.Namespace, workers: int, pending: Plan) -> l
             f"--process = {arguments.process}: must be from 0 to --processes - 1 = {processes - 1}, of a --team"
         )
     if arguments.team and (processes == 1 or not re.fullmatch("[A-Za-z0-9_-]{1,64}", arguments.team)):
-        faults.append(f"--team = {arguments.team}: must be letters, digits, '-' and '_', with --processes of at least 2")
+        faults.append(
+            f"--team = {arguments.team}: must be letters, digits, '-' and '_', with --processes of at least 2"
+        )
     if processes == 1:
         return faults
     if workers != 1:
         faults.append(f"--workers = {workers}: must be 1 with --processes, which make one worker")
-    if arguments.population not in ("auto", "1"):
-        faults.append(f"--population = {arguments.population}: must be 1 with --processes, which share one run")
-    uneven = [p.run for p in pending.runs if p.run.batch % processes]
-    if uneven:
-        faults.append(
-            f"--processes = {processes}: must divide the batch of every run; {uneven[0].id} and "
-            f"{len(uneven) - 1} others have not, e.g. batch = {uneven[0].batch}"
-        )
-    return faults
+    return faults + unfit_team(pending, "--processes", processes, arguments.population)
 
 
 def _attend(ledger: Ledger, arguments: argparse.Namespace) -> int:
     team = ["--team", arguments.team, "--processes", str(arguments.processes), "--process", str(arguments.process)]
     with obeying_signals():
-        return attend(worker_command(ledger, arguments.population) + team, ledger.folder, arguments.team)
+        status = attend(worker_command(ledger, arguments.population) + team, ledger.folder, arguments.team)
+    return DONE if status == 0 else FAILED

@@ -40,9 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     def meet() -> None:
         if arguments.processes > 1:
-            others[:], coordinator = team.gather(
-                ledger.folder, arguments.team, arguments.processes, arguments.host
-            )
+            others[:], coordinator = team.gather(ledger.folder, arguments.team, arguments.processes, arguments.host)
             join(coordinator, arguments.processes, 0)
             lead(others)
 

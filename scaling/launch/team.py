@@ -29,6 +29,7 @@ from scaling.launch.worker import STOPPED
 
 MEET_SECONDS = 600.0  # that a process waits for its lead: nodes of one job need not start at once
 LOOK_SECONDS = 0.2
+PAUSE_SECONDS = 1.0  # before a process is started again, which may not even start
 LINGER_SECONDS = 5.0  # of a process with an error of its own, in which the lead may have more to say of it
 NO_LEAD = 3  # exit status of a process that waited for so long
 HERE = "127.0.0.1"  # of a team whose processes are all on this machine
@@ -121,6 +122,7 @@ def attend(command: Sequence[str], folder: Path, name: str) -> int:
             return 0
         if status == NO_LEAD:
             return status
+        time.sleep(PAUSE_SECONDS)
 
 
 def is_over(folder: Path, name: str) -> bool:

@@ -110,11 +110,15 @@ def describe() -> dict[str, str]:
         name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
     }
     device, processes = jax.devices()[0], jax.process_count()
-    return {
-        "device": device.device_kind,
-        "backend": jax.default_backend(),
-        "devices": str(jax.device_count()),
-        "cores": str(machine.given_cores()),
-        "python": platform.python_version(),
-        "system": f"{platform.system()} {platform.machine()}",
-    } | ({"processes": str(processes)} if processes > 1 else {}) | versions
+    return (
+        {
+            "device": device.device_kind,
+            "backend": jax.default_backend(),
+            "devices": str(jax.device_count()),
+            "cores": str(machine.given_cores()),
+            "python": platform.python_version(),
+            "system": f"{platform.system()} {platform.machine()}",
+        }
+        | ({"processes": str(processes)} if processes > 1 else {})
+        | versions
+    )

@@ -253,7 +253,9 @@ def _train_together(runs: Sequence[RunSpec], first: int, job: _Job, placement: P
         clock["checkpoint"] += time.monotonic()
 
         def save(member: int, step: int, state: TrainState) -> None:
-            own[member].save(step, part(compiled.host(state), member, members), keep=job.branch_steps, notes=notes[member])
+            own[member].save(
+                step, part(compiled.host(state), member, members), keep=job.branch_steps, notes=notes[member]
+            )
 
         clock["train"] -= time.monotonic()
         state = _advance(runs, first, state, sources, compiled, save, job.branch_steps, curves, watch)

@@ -105,7 +105,9 @@ def program(
     made = Program(initial, done, measure, layout, members, chunk, shape_CxBxM, memory, put)
     if jax.process_count() == 1:
         return made
-    made = _across(made, each, Chunk(rows_KxBxM, each, each, everywhere, everywhere), sharding(mesh, None, "batch", None))
+    made = _across(
+        made, each, Chunk(rows_KxBxM, each, each, everywhere, everywhere), sharding(mesh, None, "batch", None)
+    )
     return team.Calls(made).over() if team.led() else made
 
 
