@@ -34,7 +34,8 @@ POLL_SECONDS = 3.0
 # Options of engines, with the engines that they are for; None means not given.
 OF = {
     "partition": ("slurm",), "at_once": ("slurm",), "hours": ("slurm",), "account": ("slurm",), "qos": ("slurm",),
-    "constraint": ("slurm",), "slurm": ("slurm",), "nodes": ("slurm",), "setup": ("slurm",), "detach": ("slurm",), "address": ("ray",),
+    "constraint": ("slurm",), "slurm": ("slurm",), "nodes": ("slurm",), "setup": ("slurm",),
+    "detach": ("slurm",), "address": ("ray",),
     "cpus": ("slurm", "ray"), "gpus": ("slurm", "ray"), "memory_gb": ("slurm", "ray"), "workers": ("local",),
 }  # fmt: skip
 
