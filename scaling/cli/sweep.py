@@ -64,6 +64,20 @@ def unfit_sinks(ledger: Ledger, sinks: Collection[str]) -> list[str]:
     ]
 
 
+def unfit_team(plan: Plan, option: str, processes: int, population: str) -> list[str]:
+    """What speaks against training each run of `plan` on several processes."""
+    faults = []
+    if population not in ("auto", "1"):
+        faults.append(f"--population = {population}: must be 1 with {option} above 1, which share one run")
+    uneven = [p.run for p in plan.runs if p.run.batch % processes]
+    if uneven:
+        faults.append(
+            f"{option} = {processes}: must divide the batch of every run, and does not with {len(uneven)} of them, "
+            f"e.g. {uneven[0].id}: batch = {uneven[0].batch}"
+        )
+    return faults
+
+
 def _other_study(study: Study, ledger: Ledger) -> list[str]:
     """A results folder keeps one study: it may gain runs, and loses none of those that were made."""
     if not (ledger.folder / "study.json").exists():
@@ -159,6 +173,8 @@ def sweep(
     held_back: Collection[str] = (),
     only: Collection[str] | None = None,
     linger: bool = True,
+    processes: int = 1,
+    team: str = "",
 ) -> Outcome:
     """Train what is pending; a signal stops it, a second one at once.
 
@@ -167,16 +183,14 @@ def sweep(
     """
     stop = Stop()
     before = {number: signal.signal(number, lambda *_: stop.ask()) for number in SIGNALS}
-    machine = json.dumps(provenance.code())
     study = ledger.study()
-    single = study.get(SINGLE, one_core_each(plan, workers))
-    if single != one_core_each(plan, workers):
+    single = processes == 1 and study.get(SINGLE, one_core_each(plan, workers))
+    if processes == 1 and single != one_core_each(plan, workers):
         how = "one core" if single else "all cores"
         print(f"workers have {how} each, as this sweep was begun with: the same bits for every run", file=sys.stderr)
     if not holder.others():
         clear(ledger, [p.run.id for p in plan.runs], [p.run.id for p in plan.runs if p.role != "trunk"])
-    command = [sys.executable, "-m", "scaling", "worker", os.fspath(ledger.folder.absolute()), machine]
-    command += ["--population", options.population]
+    command = worker_command(ledger, options.population)
     view = SweepView(plan, ledger, workers)
     try:
         with view, mirrored(options.sinks, ledger, plan, study["name"], label) as mirror:
@@ -191,7 +205,7 @@ def sweep(
                 command=command,
                 workers=workers,
                 holder=holder,
-                population=default_population() if options.population == "auto" else int(options.population),
+                population=_population(options.population, processes),
                 held_back=held_back,
                 release=lambda: release(view.console),
                 seen=see,
@@ -201,10 +215,24 @@ def sweep(
                 retry=options.retry,
                 patience=options.patience,
                 single=single,
+                processes=processes,
+                team=team,
             ).run()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def worker_command(ledger: Ledger, population: str) -> list[str]:
+    machine = json.dumps(provenance.code())
+    words = [sys.executable, "-m", "scaling", "worker", os.fspath(ledger.folder.absolute()), machine]
+    return [*words, "--population", population]
+
+
+def _population(asked: str, processes: int) -> int:
+    if asked == "auto":
+        return default_population() if processes == 1 else 1
+    return int(asked)
 
 
 def register(ledger: Ledger, console: Console) -> None:

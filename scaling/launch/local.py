@@ -8,8 +8,10 @@ has no record. A worker that dies or hangs takes down its run, not the sweep.
 import functools
 import os
 import platform
+import socket
 import threading
 import time
+import uuid
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +20,7 @@ from queue import Empty
 from queue import SimpleQueue as Queue
 
 from scaling.launch.process import PATIENCE_SECONDS, Event, Worker, ended
+from scaling.launch.team import HERE
 from scaling.machine import cache_folder, cores, cores_are_ours, given_cores
 from scaling.plan.clock import AT_HAND_SECONDS, seconds
 from scaling.plan.plan import Plan, Planned, Role
@@ -97,7 +100,8 @@ class LocalSweep:
     `only` are the ids of the runs to make, by default all. With `linger` it stays while other participants have runs
     of the plan in their hands, to go on with them should these die; without, it ends as soon as nothing is left for it.
     `retry` tries again what failed for good before. `single` workers have a core and a thread each, others what there
-    is; by default it is `one_core_each`.
+    is; by default it is `one_core_each`. With several `processes` each worker is the lead of so many
+    (`scaling.launch.team`), which are started here; the others of a `team` that has a name come from elsewhere.
     """
 
     def __init__(
@@ -118,11 +122,14 @@ class LocalSweep:
         retry: bool = False,
         patience: float = PATIENCE_SECONDS,
         single: bool | None = None,
+        processes: int = 1,
+        team: str = "",
     ):
         self._plan, self._ledger, self._command, self._holder = plan, ledger, command, holder
         self._held_back = {run_id for run_id in held_back if run_id not in ledger}
         self._release, self._seen, self._stop = release, seen, stop
         self._population, self._linger, self._patience = population, linger, patience
+        self._processes, self._team = processes, team
         self._only = None if only is None else set(only)
         self._said: Queue[Event] = Queue()
         self._attempts: Counter[str] = Counter()
@@ -252,8 +259,14 @@ class LocalSweep:
     def _open(self, number: int) -> None:
         log = self._logs / f"{self._log_name}-{number}.log"
         core = self._cores[number % len(self._cores)]
+        lead, others = self._command, []
+        if self._processes > 1:
+            team = self._team or uuid.uuid4().hex[:12]
+            host = socket.gethostname() if self._team else HERE
+            lead = [*self._command, "--team", team, "--processes", str(self._processes), "--host", host]
+            others = [] if self._team else [[*lead, "--process", str(k)] for k in range(1, self._processes)]
         self._workers[number] = Worker(
-            number, self._command, core, log, self._said, alone=self._single, inherited=self._holder.files
+            number, lead, core, log, self._said, alone=self._single, inherited=self._holder.files, others=others
         )
 
     def _release_held_out(self) -> None:

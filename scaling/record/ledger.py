@@ -8,6 +8,7 @@
     runs/<id>/record.N.json  records that it had before it was reopened
     runs/<id>/failure.json   why it was given up; there only without a record
     jobs.json                what an engine was last asked for (scaling.cli.engines)
+    teams/                   where the processes of one run meet (scaling.launch.team)
     runs.csv                 one row per evaluated run, made from the records
     tuning.json              how far its learning rates are from the best (scaling.record.tuning)
     tuning/                  the runs that tell: a results folder of its own

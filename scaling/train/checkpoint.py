@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from scaling.record import manifest
@@ -35,7 +36,10 @@ class Checkpoints:
     def __init__(self, run_folder: Path, fence: Callable[[], None] = lambda: None):
         self.saving, self.fence = 0.0, fence  # seconds spent in `save`
         self._run, self._folder = run_folder.name, run_folder.absolute() / "checkpoints"
-        self._orbax = ocp.Checkpointer(ocp.StandardCheckpointHandler())
+        # Where others lead a part of the devices, weights come from the host, and orbax waits for nobody.
+        alone = ocp.options.MultiprocessingOptions(active_processes={0}, barrier_sync_key_prefix="lead")
+        options = {"multiprocessing_options": alone} if jax.process_count() > 1 else {}
+        self._orbax = ocp.Checkpointer(ocp.StandardCheckpointHandler(**options), **options)
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -91,7 +95,7 @@ class Checkpoints:
             shutil.rmtree(part, ignore_errors=True)
 
     def restore(self, step: int, like: TrainState) -> TrainState:
-        """The state at `step`, laid out as `like` is: same mesh or another.
+        """The state at `step`, laid out as `like` is: same mesh or another; on the host where `like` is not all here.
 
         Raises KeyError when it was not saved, and `Unsound` when it is not what was saved: then it is set aside.
         """
@@ -101,7 +105,7 @@ class Checkpoints:
             raise Unsound(f"run {self._run}: the checkpoint of step {step} is unsound")
         path = self._readable(step)
         try:
-            found = self._orbax.restore(path / "weights", args=ocp.args.StandardRestore(_named(like)))
+            found = self._orbax.restore(path / "weights", args=ocp.args.StandardRestore(_template(like)))
             return jax.tree.unflatten(jax.tree.structure(like), [found[name] for name in _named(like)])
         except Exception as error:
             if out_of_memory(error):
@@ -160,6 +164,13 @@ def _named(state: TrainState) -> dict[str, jax.Array]:
     """Leaves by their path: what is on disk does not depend on the containers that hold it in memory."""
     leaves = jax.tree_util.tree_flatten_with_path(state)[0]
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+
+
+def _template(like: TrainState) -> dict[str, Any]:
+    return {
+        name: leaf if leaf.is_fully_addressable else np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape)
+        for name, leaf in _named(like).items()
+    }
 
 
 def seal(part: Path, facts: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ from scaling import data
 from scaling.cost import flops_per_token
 from scaling.record import Clock, Ledger, RunRecord
 from scaling.spec import RunSpec, alike, compiled_in
-from scaling.train import host
+from scaling.train import host, team
 from scaling.train.bucket import checkpoints_of, disk_for
 from scaling.train.checkpoint import NEWEST
 from scaling.train.curve import Curve, noise_scale, probed, spikes
@@ -156,6 +156,8 @@ def _in_turn(runs: Sequence[RunSpec], job: _Job) -> Iterator[RunRecord]:
         except Exception as error:
             if not out_of_memory(error):
                 raise
+            if team.led():
+                raise team.too_large(error) from None
             records = None
         if records is None:
             gc.collect()  # what the error held
@@ -253,7 +255,9 @@ def _train_together(runs: Sequence[RunSpec], first: int, job: _Job, placement: P
         clock["checkpoint"] += time.monotonic()
 
         def save(member: int, step: int, state: TrainState) -> None:
-            own[member].save(step, part(state, member, members), keep=job.branch_steps, notes=notes[member])
+            own[member].save(
+                step, part(compiled.host(state), member, members), keep=job.branch_steps, notes=notes[member]
+            )
 
         clock["train"] -= time.monotonic()
         state = _advance(runs, first, state, sources, compiled, save, job.branch_steps, curves, watch)

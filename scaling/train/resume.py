@@ -10,7 +10,7 @@ from scaling.spec import RunSpec
 from scaling.train.bucket import checkpoints_of
 from scaling.train.checkpoint import Checkpoints
 from scaling.train.failures import TrunkLost, Unsound
-from scaling.train.program import Program, join
+from scaling.train.program import Program
 from scaling.train.step import TrainState
 
 
@@ -43,7 +43,7 @@ def restored(
             state = _of_trunk(run, ledger, state, checkpoints)
         states.append(state)
         notes.append(said)
-    return jax.device_put(join(states), compiled.layout), notes
+    return compiled.put(states), notes
 
 
 def _of_trunk(run: RunSpec, ledger: Ledger, like: TrainState, own: Checkpoints) -> TrainState:
