@@ -86,7 +86,7 @@ def unfit(arguments: argparse.Namespace, plan: Plan, folder: Path) -> list[str]:
         return lines + (ray.missing() if not arguments.dry_run else [])
     if arguments.nodes is not None and arguments.nodes < 1:
         lines.append(f"--nodes = {arguments.nodes}: must be at least 1")
-    elif (arguments.nodes or 1) > 1:
+    elif arguments.nodes is not None and arguments.nodes > 1:
         lines += unfit_team(plan, "--nodes", arguments.nodes, arguments.population)
     if arguments.at_once is not None and arguments.at_once < 1:
         lines.append(f"--at-once = {arguments.at_once}: must be at least 1")

@@ -38,7 +38,7 @@ class Checkpoints:
         self._run, self._folder = run_folder.name, run_folder.absolute() / "checkpoints"
         # Where others lead a part of the devices, weights come from the host, and orbax waits for nobody.
         alone = ocp.options.MultiprocessingOptions(active_processes={0}, barrier_sync_key_prefix="lead")
-        options = {"multiprocessing_options": alone} if jax.process_count() > 1 else {}
+        options: dict[str, Any] = {"multiprocessing_options": alone} if jax.process_count() > 1 else {}
         self._orbax = ocp.Checkpointer(ocp.StandardCheckpointHandler(**options), **options)
 
     def __enter__(self) -> "Checkpoints":

@@ -26,6 +26,7 @@ def follow(receive: Callable[[], bytes], send: Callable[[bytes], None]) -> None:
     weights: Any = None
     under_way: Any = None
     while True:
+        arrays: list[Any]
         do, arrays, what = unpack(receive())
         jax.block_until_ready(under_way)  # an error of it is raised here
         if do == "end":

@@ -81,7 +81,7 @@ def copies(run: RunSpec, members: int = 1) -> Placement:
     return Placement(data=max(fit, default=1))
 
 
-def _of_process(devices: Sequence[jax.Device], process: int) -> list[jax.Device]:
+def _of_process(devices: Sequence[Any], process: int) -> list[Any]:
     return [device for device in devices if device.process_index == process]
 
 
