@@ -188,8 +188,7 @@ def sweep(
     if processes == 1 and single != one_core_each(plan, workers):
         how = "one core" if single else "all cores"
         print(f"workers have {how} each, as this sweep was begun with: the same bits for every run", file=sys.stderr)
-    if not holder.others():
-        clear(ledger, [p.run.id for p in plan.runs], [p.run.id for p in plan.runs if p.role != "trunk"])
+    _clear(plan, ledger, holder)
     command = worker_command(ledger, options.population)
     view = SweepView(plan, ledger, workers)
     try:
@@ -219,8 +218,15 @@ def sweep(
                 team=team,
             ).run()
     finally:
+        _clear(plan, ledger, holder)
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _clear(plan: Plan, ledger: Ledger, holder: Holder) -> None:
+    """Who is alone in the folder clears it of what the dead left there."""
+    if not holder.others():
+        clear(ledger, [p.run.id for p in plan.runs], [p.run.id for p in plan.runs if p.role != "trunk"])
 
 
 def worker_command(ledger: Ledger, population: str) -> list[str]:
