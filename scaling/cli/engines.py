@@ -18,12 +18,13 @@ from rich.live import Live
 from rich.markup import escape
 from rich.text import Text
 
+from scaling.cli.sweep import unfit_team
 from scaling.launch import ray, slurm
 from scaling.launch.local import Outcome
 from scaling.launch.participant import work
 from scaling.plan import Plan, Study
 from scaling.record import Failure, Ledger
-from scaling.record.files import commit_json
+from scaling.record.files import commit_json, on_store
 from scaling.spec import Refusal
 
 ENGINES = ("local", "slurm", "ray")
@@ -33,7 +34,8 @@ POLL_SECONDS = 3.0
 # Options of engines, with the engines that they are for; None means not given.
 OF = {
     "partition": ("slurm",), "at_once": ("slurm",), "hours": ("slurm",), "account": ("slurm",), "qos": ("slurm",),
-    "constraint": ("slurm",), "slurm": ("slurm",), "setup": ("slurm",), "detach": ("slurm",), "address": ("ray",),
+    "constraint": ("slurm",), "slurm": ("slurm",), "nodes": ("slurm",), "setup": ("slurm",),
+    "detach": ("slurm",), "address": ("ray",),
     "cpus": ("slurm", "ray"), "gpus": ("slurm", "ray"), "memory_gb": ("slurm", "ray"), "workers": ("local",),
 }  # fmt: skip
 
@@ -42,7 +44,10 @@ def engine_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("engines", "docs/clusters.md says what each does on preemption and node death")
     add = group.add_argument
     add("--on", default="local", metavar="ENGINE", help="local (default), slurm or ray: where the runs are trained")
-    add("--cpus", type=int, metavar="N", help="slurm, ray: cores of a task, a worker on each (default 1)")
+    add("--nodes", type=int, metavar="N", help="slurm: of a task, which trains each run on all of them (default 1)")
+    add(
+        "--cpus", type=int, metavar="N", help="slurm, ray: cores of a task (of each node), a worker on each (default 1)"
+    )
     add("--gpus", type=int, metavar="N", help="slurm, ray: GPUs of a task (default 0)")
     add("--memory-gb", type=float, metavar="X", help="slurm, ray: memory of a task")
     add("--hours", type=float, metavar="H", help="slurm: time limit of a task, which then is queued again")
@@ -57,7 +62,7 @@ def engine_options(parser: argparse.ArgumentParser) -> None:
     add("--address", metavar="A", help="ray: auto (default), HOST:PORT, or local for a Ray of this sweep's own")
 
 
-def unfit(arguments: argparse.Namespace, folder: Path) -> list[str]:
+def unfit(arguments: argparse.Namespace, plan: Plan, folder: Path) -> list[str]:
     """What is wrong with the engine and its options, all of it."""
     engine = arguments.on
     if engine not in ENGINES:
@@ -69,6 +74,8 @@ def unfit(arguments: argparse.Namespace, folder: Path) -> list[str]:
     ]
     if engine == "local":
         return lines
+    if on_store(folder):
+        return [*lines, f"--on {engine}: needs a folder on a disk that all see; start `scaling work {folder}` there"]
     if arguments.cpus is not None and arguments.cpus < 1:
         lines.append(f"--cpus = {arguments.cpus}: must be at least 1")
     if arguments.gpus is not None and arguments.gpus < 0:
@@ -77,6 +84,10 @@ def unfit(arguments: argparse.Namespace, folder: Path) -> list[str]:
         lines.append(f"--memory-gb = {arguments.memory_gb:g}: must be above 0")
     if engine == "ray":
         return lines + (ray.missing() if not arguments.dry_run else [])
+    if arguments.nodes is not None and arguments.nodes < 1:
+        lines.append(f"--nodes = {arguments.nodes}: must be at least 1")
+    elif arguments.nodes is not None and arguments.nodes > 1:
+        lines += unfit_team(plan, "--nodes", arguments.nodes, arguments.population)
     if arguments.at_once is not None and arguments.at_once < 1:
         lines.append(f"--at-once = {arguments.at_once}: must be at least 1")
     lines += _slurm(arguments).faults(folder)
@@ -90,7 +101,7 @@ def unfit(arguments: argparse.Namespace, folder: Path) -> list[str]:
 def _slurm(arguments: argparse.Namespace) -> slurm.Request:
     options = dict(word.partition("=")[::2] for word in arguments.slurm or ())
     return slurm.Request(
-        hours=1.0 if arguments.hours is None else arguments.hours,
+        hours=1.0 if arguments.hours is None else arguments.hours, nodes=arguments.nodes or 1,
         cpus=arguments.cpus or 1, gpus=arguments.gpus or 0, memory_gb=arguments.memory_gb or 0.0,
         partition=arguments.partition or "", account=arguments.account or "", qos=arguments.qos or "",
         constraint=arguments.constraint or "", options=options, setup=arguments.setup or (),
@@ -108,15 +119,20 @@ def _ray(arguments: argparse.Namespace) -> ray.Request:
 
 def workers(arguments: argparse.Namespace, study: Study, ledger: Ledger) -> int:
     """How many runs the engine trains at a time at most."""
-    each = 1 if arguments.gpus or arguments.on == "ray" else arguments.cpus or 1
+    each = _workers_of_a_task(arguments)
     return _tasks(arguments, study, ledger) * each
+
+
+def _workers_of_a_task(arguments: argparse.Namespace) -> int:
+    alone = arguments.gpus or arguments.on == "ray" or (arguments.nodes or 1) > 1
+    return 1 if alone else arguments.cpus or 1
 
 
 def _tasks(arguments: argparse.Namespace, study: Study, ledger: Ledger) -> int:
     """No more than there are chains for: a trunk and its branches, or a run on its own."""
     pending = study.runs.pending(ledger).runs
     chains = len({p.run.branch.trunk if p.run.branch else p.run.id for p in pending})
-    each = 1 if arguments.gpus or arguments.on == "ray" else arguments.cpus or 1
+    each = _workers_of_a_task(arguments)
     most = (arguments.at_once or AT_ONCE) if arguments.on == "slurm" else chains
     return max(1, min(most, -(-chains // each)))
 

@@ -36,7 +36,7 @@ from scaling.fitting.forecast import (
 from scaling.fitting.laws import SURFACES
 from scaling.fitting.observe import Observations, observe, read_table
 from scaling.fitting.tournament import Tournament, tournament
-from scaling.record.files import read_json
+from scaling.record.files import folder_of, read_json
 from scaling.report.findings import MOST_FORECASTS
 from scaling.report.words import short
 from scaling.spec import Refusal
@@ -291,8 +291,8 @@ def _measured(
     if asked.params not in (None, registered_params):
         raise Refusal(f"--params {asked.params}: the forecast counts N as {registered_params}")
     observations = observe(
-        read_table(asked.table, source.columns_of(asked.columns)), params=registered_params, where=asked.where,
-        group=asked.group, drop_bad=asked.drop_bad, roles=("fitted", "held_out"),
+        read_table(folder_of(asked.table), source.columns_of(asked.columns)), params=registered_params,
+        where=asked.where, group=asked.group, drop_bad=asked.drop_bad, roles=("fitted", "held_out"),
     )  # fmt: skip
     losses: list[float | None] = []
     warnings = []

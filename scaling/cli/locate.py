@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from scaling.plan import Study
+from scaling.record.files import folder_of, on_store
 from scaling.spec import Refusal
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"  # of this checkout
@@ -33,13 +34,15 @@ def study_of(experiment: str, changes: list[str]) -> tuple[Study, Path]:
 def results_of(study: Study, path: Path, out: str | None) -> Path:
     """`--out`, else results/NAME beside the experiments folder that the file lies in, else under this folder."""
     if out:
-        return Path(out)
+        return folder_of(out)
     home = path.parent.parent if path.parent.name == "experiments" else Path.cwd()
     return home / "results" / study.name
 
 
 def unwritable(folder: Path) -> str:
     """What keeps files from being written into a folder, which may be still to be made; empty where nothing does."""
+    if on_store(folder):
+        return ""  # the first object that is written tells (`Holder`)
     nearest = next(p for p in [folder, *folder.absolute().parents] if os.path.lexists(p))
     if not nearest.is_dir():
         return f"{nearest} is a {'link that leads to no' if nearest.is_symlink() else 'file, not a'} folder"

@@ -16,7 +16,10 @@ def study_options(parser: argparse.ArgumentParser) -> None:
         "--set", action="append", default=[], metavar="FIELD=VALUE", dest="changes",
         help="replace a field of every run, e.g. --set optim.peak_lr=1e-3; may be repeated",
     )  # fmt: skip
-    parser.add_argument("--out", metavar="DIR", help="results folder (default: results/NAME beside experiments/)")
+    parser.add_argument(
+        "--out", metavar="DIR",
+        help="results folder, on a disk or as gs://BUCKET/NAME (default: results/NAME beside experiments/)",
+    )  # fmt: skip
 
 
 def sweep_options(parser: argparse.ArgumentParser) -> None:

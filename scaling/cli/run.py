@@ -12,8 +12,8 @@ from scaling.cli.exits import DONE, FAILED, INTERRUPTED
 from scaling.cli.locate import results_of, study_of
 from scaling.cli.options import dry_run_option, study_options, sweep_options, typed
 from scaling.cli.plan import show
-from scaling.cli.sweep import lay_down, obeying_signals, register, say_unfinished, sweep, unfit
-from scaling.launch.local import Outcome, default_workers
+from scaling.cli.sweep import lay_down, obeying_signals, register, say_unfinished, sweep, unfit, unfit_sinks, workers_of
+from scaling.launch.local import Outcome
 from scaling.launch.sinks import missing
 from scaling.plan import Study
 from scaling.record import Ledger, table
@@ -32,7 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
     study, path = study_of(arguments.experiment, arguments.changes)
     folder = results_of(study, path, arguments.out)
     ledger = Ledger(folder)
-    workers = default_workers() if arguments.workers is None else arguments.workers
+    workers = workers_of(arguments, ledger)
     _refuse_unfit(study, ledger, workers, arguments)
     console = Console(stderr=True)
     if arguments.on != "local":
@@ -42,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
         return DONE
     with obeying_signals():
         with Holder(folder) as holder:
-            lay_down(study, ledger, holder, _command(arguments))
+            lay_down(study, ledger, holder, _command(arguments), workers)
             outcome = sweep(
                 study.runs,
                 ledger,
@@ -69,7 +69,13 @@ def _on_engine(arguments: argparse.Namespace, study: Study, ledger: Ledger, cons
 
     def laid_down() -> None:
         with Holder(ledger.folder) as holder:
-            lay_down(study, ledger, holder, _command(arguments))
+            lay_down(
+                study,
+                ledger,
+                holder,
+                _command(arguments),
+                1 if arguments.gpus or (arguments.nodes or 1) > 1 else len(study.runs),
+            )
 
     again = shlex.join(["scaling", *(word for word in sys.argv[1:] if word != "--detach")])
     outcome = engines.sweep(arguments, study, ledger, console, lay_down=laid_down, follow=again)
@@ -96,7 +102,8 @@ def _refuse_unfit(study: Study, ledger: Ledger, workers: int, arguments: argpars
         for law in study.analysis.laws
         if law not in SURFACES
     ]
-    faults += missing(arguments.sinks) + engines.unfit(arguments, ledger.folder)
+    faults += missing(arguments.sinks) + unfit_sinks(ledger, arguments.sinks)
+    faults += engines.unfit(arguments, study.runs, ledger.folder)
     if faults := faults + unfit(study, ledger, workers, arguments.population, arguments.patience):
         raise Refusal(faults)
 

@@ -16,7 +16,7 @@ from scaling.cli.exits import DONE, FAILED, INTERRUPTED
 from scaling.cli.locate import results_of, study_of
 from scaling.cli.options import dry_run_option, json_option, study_options, sweep_options, typed
 from scaling.cli.plan import show
-from scaling.cli.sweep import obeying_signals, say_unfinished, sweep, unfit
+from scaling.cli.sweep import lay_down, obeying_signals, say_unfinished, sweep, unfit
 from scaling.cost import count_params
 from scaling.launch.local import Outcome, default_workers
 from scaling.launch.sinks import missing
@@ -24,7 +24,7 @@ from scaling.plan import Plan, Planned, Study
 from scaling.plan.tuning import Cell, cells, extended, ladder, tuning_plan
 from scaling.record import Ledger, RunRecord, table
 from scaling.record.claims import Holder
-from scaling.record.files import commit_json
+from scaling.record.files import commit_json, disk_folder_of
 from scaling.record.tuning import same_but_rate
 from scaling.report.words import power, several
 from scaling.spec import Refusal, RunSpec, from_json, to_json
@@ -99,6 +99,7 @@ class Asked:
 def run(arguments: argparse.Namespace) -> int:
     study, path = study_of(arguments.experiment, arguments.changes)
     folder = results_of(study, path, arguments.out)
+    disk_folder_of(folder, "tune")
     own, ledger = Ledger(folder), Ledger(folder / "tuning")
     workers = default_workers() if arguments.workers is None else arguments.workers
     unready = missing(arguments.sinks) + unfit(study, own, workers, arguments.population, arguments.patience)
@@ -138,7 +139,7 @@ def _train(
         while True:
             plan = asked.plan(ledger)
             whole = _as_study(asked.study, plan + kept)
-            commit_json(ledger.folder / "study.json", whole.to_json() | {"command": _command(arguments)})
+            lay_down(whole, ledger, holder, _command(arguments), workers)
             if not plan.pending(ledger).runs or outcome.failed or outcome.stopped:
                 break
             outcome = sweep(whole.runs, ledger, holder, arguments, workers)

@@ -4,28 +4,46 @@ import argparse
 import contextlib
 import errno
 import json
+import signal
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from scaling.launch import team
 from scaling.launch.worker import Failed, Job, Stopped, serve
 from scaling.machine import cache_folder, programs_folder
 from scaling.record import Ledger
+from scaling.record.claims import ClaimLost
+from scaling.record.files import folder_of, on_store
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder")
     parser.add_argument("machine")
     parser.add_argument("--population", default="auto")
+    parser.add_argument("--team", default="")  # its name in the results folder, of a worker that is several processes
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--host", default=team.HERE)  # where the others find process 0
+    parser.add_argument("--process", type=int, default=0)  # 0 leads
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from scaling.train import Interrupted, Watch, fastest, forget_weights, train_population
+    from scaling.train import Interrupted, Watch, dismiss, fastest, forget_weights, join, lead, train_population
     from scaling.train.host import keep_compiled_programs, use_every_core
 
     keep_compiled_programs(programs_folder())
     use_every_core()
-    ledger, machine = Ledger(Path(arguments.folder)), json.loads(arguments.machine)
+    ledger, machine = Ledger(folder_of(arguments.folder)), json.loads(arguments.machine)
+    if arguments.process > 0:
+        return _follow(ledger.folder, arguments)
+    others: list[team.Peer] = []
+
+    def meet() -> None:
+        if arguments.processes > 1:
+            others[:], coordinator = team.gather(ledger.folder, arguments.team, arguments.processes, arguments.host)
+            join(coordinator, arguments.processes, 0)
+            lead(others)
 
     def make(
         job: Job, progress: Callable[[dict[str, Any]], None], stop: Callable[[], bool]
@@ -57,11 +75,38 @@ def run(arguments: argparse.Namespace) -> int:
             except Interrupted as interrupted:
                 raise Stopped(str(interrupted)) from None
             except Exception as error:
-                if kind := _kind(error, ledger.folder):
+                kind = _kind(error, ledger.folder)
+                if others and kind in ("", "out_of_memory") and not isinstance(error, ClaimLost):
+                    # The others may be in the middle of a call that this process left.
+                    said = str(error) if kind else f"{type(error).__name__}: {error}"
+                    raise Failed(kind or "error", said, fatal=True) from error
+                if kind:
                     raise Failed(kind, str(error)) from error
                 raise
 
-    return serve(make)
+    try:
+        return serve(make, meet)
+    finally:
+        for other in others:
+            other.leave()
+        dismiss()
+
+
+def _follow(folder: Path, arguments: argparse.Namespace) -> int:
+    """A process that is led by another. What asks a process to end the lead hears: it saves, and ends both."""
+    from scaling.train import follow, join
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+    try:
+        boss, coordinator = team.join(folder, arguments.team, arguments.process)
+    except team.Over:
+        return 0
+    except TimeoutError as error:
+        print(error, file=sys.stderr)
+        return team.NO_LEAD
+    join(coordinator, arguments.processes, arguments.process)
+    return team.serve_lead(boss, follow)
 
 
 def _kind(error: Exception, folder: Path) -> str:
@@ -74,6 +119,8 @@ def _kind(error: Exception, folder: Path) -> str:
         return "trunk_lost"
     if isinstance(error, DiskFull) or (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)):
         return "disk_full"
+    if isinstance(error, OSError) and on_store(folder):
+        return "folder_lost" if error.errno in (None, errno.EIO) else ""
     if isinstance(error, OSError) and (not folder.is_dir() or error.errno in (errno.EROFS, errno.EIO, errno.ESTALE)):
         return "folder_lost"
     return ""

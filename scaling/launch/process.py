@@ -12,6 +12,7 @@ from pathlib import Path
 from queue import SimpleQueue as Queue
 from typing import Any
 
+from scaling.launch.worker import STOPPED
 from scaling.machine import cores_are_ours, given_cores
 from scaling.plan.plan import Planned
 from scaling.record.claims import Claim
@@ -21,12 +22,14 @@ PATIENCE_SECONDS = 60.0  # of silence in training until a worker is taken to han
 LONGER = {"train": 1, "evaluate": 2}  # times that patience, by phase
 LONGEST = 15  # times, in a phase that says nothing while it lasts: start, compilation, a trial of sizes
 PACE = 10  # times the usual silence of this job, where that is longer
+OTHERS_SECONDS = 5.0  # that the processes which a worker leads have to end after it
 
 
-def _cores_in_words(alone: bool) -> dict[str, str]:
+def _cores_in_words(alone: bool, sharers: int = 1) -> dict[str, str]:
     """What a worker's environment says of its cores: NPROC, which XLA reads, bounds its threads."""
-    if alone:
-        return {"NPROC": "1", "SCALING_CORES": "1"}
+    if alone or sharers > 1:
+        each = "1" if alone else str(max(1, given_cores() // sharers))
+        return {"NPROC": each, "SCALING_CORES": each}
     return {} if cores_are_ours() else {"NPROC": str(given_cores())}
 
 
@@ -45,6 +48,7 @@ class Worker:
 
     `core` pins it to one core, with one thread, so that results are the same bits on any number of cores; `alone` is
     one thread without a core of its own. `inherited` are open files that it keeps, a participant's lock among them.
+    `others` are the commands of further processes, which it leads (`scaling.launch.team`); they share its cores.
     """
 
     def __init__(
@@ -57,6 +61,7 @@ class Worker:
         *,
         alone: bool = False,
         inherited: Collection[int] = (),
+        others: Sequence[Sequence[str]] = (),
     ):
         self.number, self.log = number, log
         self.jobs: dict[str, Planned] = {}  # by id: one run, or a population of them
@@ -67,20 +72,35 @@ class Worker:
         self.hung = False  # killed, for it was silent
         self._heard, self._phase, self._silences = time.monotonic(), "", []
         log.parent.mkdir(parents=True, exist_ok=True)
+        environment = dict(os.environ) | _cores_in_words(alone or core is not None, 1 + len(others))
         with open(log, "a") as log_file:
             self.process = subprocess.Popen(
                 list(command),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log_file,
-                env=dict(os.environ) | _cores_in_words(alone or core is not None),
+                env=environment,
                 text=True,
                 pass_fds=tuple(inherited),
                 start_new_session=True,  # Ctrl-C reaches the supervisor alone
             )
+            self._others = [
+                subprocess.Popen(
+                    list(words), stdin=subprocess.DEVNULL, stdout=log_file, stderr=log_file, env=environment,
+                    start_new_session=True,
+                )
+                for words in others
+            ]  # fmt: skip
         if core is not None and hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(self.process.pid, {core})
         threading.Thread(target=self._listen, args=(said,), daemon=True).start()
+        for other in self._others:
+            threading.Thread(target=self._outlive, args=(other,), daemon=True).start()
+
+    def _outlive(self, other: "subprocess.Popen[bytes]") -> None:
+        """A team that has lost one of its processes cannot go on, nor begin."""
+        if other.wait() != 0:
+            self.process.kill()
 
     def _listen(self, said: "Queue[Event]") -> None:
         assert self.process.stdout
@@ -92,6 +112,12 @@ class Worker:
                 kind, run_id = values.pop("event"), values.pop("id", "")
                 said.put(Event(kind=kind, worker=self.number, run_id=run_id, values=values))
         status = self.process.wait()
+        for other in self._others:
+            try:
+                other.wait(OTHERS_SECONDS if status in (0, STOPPED) else 0)
+            except subprocess.TimeoutExpired:
+                other.kill()
+                other.wait()
         said.put(Event(kind="gone", worker=self.number, values={"status": status}))
 
     def hear(self, event: Event) -> None:
@@ -116,7 +142,8 @@ class Worker:
         return not self.ready or (bool(self.jobs) and self._phase in ("", "compile", "trial"))
 
     def kill(self) -> None:
-        self.process.kill()
+        for process in (self.process, *self._others):
+            process.kill()
 
     def tell(self, **message: Any) -> None:
         assert self.process.stdin

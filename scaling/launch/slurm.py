@@ -31,18 +31,19 @@ ENDED = {
 }  # fmt: skip
 OURS = {
     "partition": "--partition", "time": "--hours", "account": "--account", "qos": "--qos", "constraint": "--constraint",
-    "cpus-per-task": "--cpus", "gpus-per-node": "--gpus", "mem": "--memory-gb",
+    "nodes": "--nodes", "cpus-per-task": "--cpus", "gpus-per-node": "--gpus", "mem": "--memory-gb",
 }  # fmt: skip
-FIXED = ("array", "error", "job-name", "nodes", "ntasks-per-node", "open-mode", "output", "requeue", "signal")
+FIXED = ("array", "error", "job-name", "ntasks-per-node", "open-mode", "output", "requeue", "signal")
 INSTALL = "pip install -e '.[slurm]'"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What is asked of SLURM for each task."""
+    """What is asked of SLURM for each task of the array."""
 
     hours: float
-    cpus: int = 1
+    nodes: int = 1  # of a task, which then trains one run at a time on all of them
+    cpus: int = 1  # of a node of it, as the rest
     gpus: int = 0
     memory_gb: float = 0.0  # 0: the partition's default
     partition: str = ""
@@ -110,8 +111,10 @@ class Task:
             told.append(number)
             participant.ask()
 
-        participant = self._participant = Participant(self.command, granted=given_cores())
-        signal.signal(signal.SIGTERM, ask)  # submitit lets it pass
+        participant = self._participant = Participant([*self.command, *_team()], granted=given_cores())
+        leads = _rank() == 0
+        # submitit lets it pass. The other nodes of a task end with the one that leads, which saves first.
+        signal.signal(signal.SIGTERM, ask if leads else signal.SIG_IGN)
         status = participant.wait()
         if status not in OVER:
             raise RuntimeError(f"the participant ended with status {status}")
@@ -127,6 +130,19 @@ class Task:
         if self._participant:
             self._participant.stop()
         return DelayedSubmission(Task(self.command))
+
+
+def _rank() -> int:
+    return int(os.environ.get("SLURM_PROCID", "0"))
+
+
+def _team() -> list[str]:
+    """What makes participants on several nodes one (`scaling.launch.team`): a name that is new at each start."""
+    nodes = int(os.environ.get("SLURM_NTASKS", "1"))
+    if nodes == 1:
+        return []
+    name = f"slurm-{os.environ['SLURM_JOB_ID']}-{os.environ.get('SLURM_RESTART_COUNT', '0')}"
+    return ["--workers", "1", "--processes", str(nodes), "--team", name, "--process", str(_rank())]
 
 
 def _state() -> str:
@@ -182,7 +198,7 @@ def _executor(request: Request, name: str, folder: Path, tasks: int) -> Any:
     executor.update_parameters(
         job_name=f"scaling-{name}",
         time=-(-round(request.hours * 3600) // 60),
-        nodes=1,
+        nodes=request.nodes,
         ntasks_per_node=1,
         cpus_per_task=request.cpus,
         gpus_per_node=request.gpus or None,
@@ -196,7 +212,7 @@ def _executor(request: Request, name: str, folder: Path, tasks: int) -> Any:
         array_parallelism=tasks,
         setup=list(request.setup) or None,
         # srun no longer takes the cores of its task from the job (SLURM 22.05).
-        srun_args=[f"--cpus-per-task={request.cpus}"],
+        srun_args=[f"--cpus-per-task={request.cpus}", *(["--kill-on-bad-exit=1"] if request.nodes > 1 else [])],
         additional_parameters={"requeue": True} | options,
     )
     return executor

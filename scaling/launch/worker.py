@@ -26,11 +26,12 @@ class Stopped(Exception):
 
 
 class Failed(Exception):
-    """Raised by `make` for a run that cannot be made; `kind` as in `scaling.record.Failure`."""
+    """Raised by `make` for a run that cannot be made; `kind` as in `scaling.record.Failure`. Where it is `fatal`, the
+    worker can make no other run either, and ends."""
 
-    def __init__(self, kind: str, reason: str):
+    def __init__(self, kind: str, reason: str, *, fatal: bool = False):
         super().__init__(reason)
-        self.kind = kind
+        self.kind, self.fatal = kind, fatal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +47,9 @@ class Job:
 Make = Callable[[Job, Callable[[dict[str, Any]], None], Callable[[], bool]], Iterable[tuple[str, str]]]
 
 
-def serve(make: Make) -> int:
-    """Make runs until told to stop: one at a time, or a population that `make` may train in one program."""
+def serve(make: Make, prepare: Callable[[], None] = lambda: None) -> int:
+    """Make runs until told to stop: one at a time, or a population that `make` may train in one program. `prepare` is
+    called before the worker says that it is ready."""
     events = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # whatever a library prints goes to the log, not into the events
     stop, jobs = threading.Event(), SimpleQueue()
@@ -65,6 +67,7 @@ def serve(make: Make) -> int:
         events.flush()
 
     threading.Thread(target=_listen, args=(jobs, stop), daemon=True).start()
+    prepare()
     say(event="ready")
     while not stop.is_set():
         message = jobs.get()
@@ -91,6 +94,8 @@ def serve(make: Make) -> int:
                     continue
                 for run_id in left:
                     say(id=run_id, **_what_befell(error))
+                if isinstance(error, Failed) and error.fatal:
+                    stop.set()
         if stop.is_set():
             say(event="stopped")
     return STOPPED if stop.is_set() else 0

@@ -14,16 +14,16 @@ import os
 import shutil
 import sys
 import time
-import uuid
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from scaling.record import manifest
-from scaling.record.files import flush_file, flush_folder
+from scaling.record.files import beside, flush_file, flush_folder
 from scaling.train.failures import Unsound, out_of_memory
 from scaling.train.step import TrainState
 
@@ -36,7 +36,10 @@ class Checkpoints:
     def __init__(self, run_folder: Path, fence: Callable[[], None] = lambda: None):
         self.saving, self.fence = 0.0, fence  # seconds spent in `save`
         self._run, self._folder = run_folder.name, run_folder.absolute() / "checkpoints"
-        self._orbax = ocp.Checkpointer(ocp.StandardCheckpointHandler())
+        # Where others lead a part of the devices, weights come from the host, and orbax waits for nobody.
+        alone = ocp.options.MultiprocessingOptions(active_processes={0}, barrier_sync_key_prefix="lead")
+        options: dict[str, Any] = {"multiprocessing_options": alone} if jax.process_count() > 1 else {}
+        self._orbax = ocp.Checkpointer(ocp.StandardCheckpointHandler(**options), **options)
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -69,8 +72,7 @@ class Checkpoints:
                 part.mkdir()
                 self._orbax.save(part / "weights", args=ocp.args.StandardSave(_named(state)))
                 seal(part, self._facts(step) | {"notes": [*notes]})
-                self.fence()
-                commit(part, self._folder / str(step))
+                self._commit(part, step)
             except BaseException:
                 shutil.rmtree(part, ignore_errors=True)
                 self.fence()  # whoever has been overtaken, and so disturbed, says that before anything else
@@ -79,6 +81,10 @@ class Checkpoints:
         newest = [other for other in others if other <= step][-NEWEST:]
         self.drop(*(other for other in others if other not in newest))
         self.saving += time.monotonic() - began
+
+    def _commit(self, part: Path, step: int) -> None:
+        self.fence()
+        commit(part, self._folder / str(step))
 
     def drop(self, *steps: int) -> None:
         for step in steps:
@@ -89,7 +95,7 @@ class Checkpoints:
             shutil.rmtree(part, ignore_errors=True)
 
     def restore(self, step: int, like: TrainState) -> TrainState:
-        """The state at `step`, laid out as `like` is: same mesh or another.
+        """The state at `step`, laid out as `like` is: same mesh or another; on the host where `like` is not all here.
 
         Raises KeyError when it was not saved, and `Unsound` when it is not what was saved: then it is set aside.
         """
@@ -97,19 +103,19 @@ class Checkpoints:
             raise KeyError(f"no checkpoint at step {step}; there are {self.steps()}")
         if not self._is_sound(step):
             raise Unsound(f"run {self._run}: the checkpoint of step {step} is unsound")
-        path = self._folder / str(step)
+        path = self._readable(step)
         try:
-            found = self._orbax.restore(path / "weights", args=ocp.args.StandardRestore(_named(like)))
+            found = self._orbax.restore(path / "weights", args=ocp.args.StandardRestore(_template(like)))
             return jax.tree.unflatten(jax.tree.structure(like), [found[name] for name in _named(like)])
         except Exception as error:
             if out_of_memory(error):
                 raise
-            self._set_aside(path, f"it cannot be read back ({str(error).splitlines()[:1]})")
+            self._set_aside(self._kept(step), f"it cannot be read back ({str(error).splitlines()[:1]})")
             raise Unsound(f"run {self._run}: the checkpoint of step {step} cannot be read back") from error
 
     def notes(self, step: int) -> list[str]:
         """What was said when the checkpoint at `step` was saved."""
-        return [str(note) for note in manifest.read(self._folder / str(step)).get("notes", ())]
+        return [str(note) for note in manifest.read(self._kept(step)).get("notes", ())]
 
     def set_aside(self) -> list[str]:
         """One note on each checkpoint that was ever set aside."""
@@ -121,35 +127,50 @@ class Checkpoints:
 
     def _is_sound(self, step: int) -> bool:
         """If not it is set aside."""
-        path = self._folder / str(step)
-        faults = manifest.check(path, self._facts(step))
+        faults = manifest.check(self._readable(step), self._facts(step))
         if faults:
-            self._set_aside(path, "; ".join(faults))
+            self._set_aside(self._kept(step), "; ".join(faults))
         return not faults
+
+    def _kept(self, step: int) -> Path:
+        """Where the checkpoint is."""
+        return self._folder / str(step)
+
+    def _readable(self, step: int) -> Path:
+        """Where its files are to be read."""
+        return self._kept(step)
 
     def _facts(self, step: int) -> dict[str, Any]:
         return {"run": self._run, "step": step}
 
     def _set_aside(self, path: Path, why: str) -> None:
         self.fence()
-        aside = set_aside(path)
-        if aside:
-            told = (
-                f"run {self._run}: the checkpoint of step {path.name} is unsound and set aside as {aside.name}: {why}"
-            )
-            print(told, file=sys.stderr, flush=True)
+        if aside := set_aside(path):
+            self._tell(path, aside.name, why)
+
+    def _tell(self, path: Path, aside: str, why: str) -> None:
+        step = path.name.partition(".")[0]
+        said = f"run {self._run}: the checkpoint of step {step} is unsound and set aside as {aside}: {why}"
+        print(said, file=sys.stderr, flush=True)
 
     def _numbered(self) -> list[Path]:
         return [path for path in self._folder.glob("*") if path.name.isdecimal()]
 
     def _part(self, step: int) -> Path:
-        return self._folder / f".{step}.{uuid.uuid4().hex}.part"
+        return beside(self._folder / str(step))
 
 
 def _named(state: TrainState) -> dict[str, jax.Array]:
     """Leaves by their path: what is on disk does not depend on the containers that hold it in memory."""
     leaves = jax.tree_util.tree_flatten_with_path(state)[0]
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+
+
+def _template(like: TrainState) -> dict[str, Any]:
+    return {
+        name: leaf if leaf.is_fully_addressable else np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape)
+        for name, leaf in _named(like).items()
+    }
 
 
 def seal(part: Path, facts: dict[str, Any]) -> None:

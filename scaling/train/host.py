@@ -97,11 +97,11 @@ def use_every_core() -> None:
 
 def memory_limit() -> int:
     """Bytes that one device may hold: what the accelerator says, else the machine's memory shared by its cores."""
-    stats = jax.devices()[0].memory_stats() if jax.default_backend() != "cpu" else None
+    stats = jax.local_devices()[0].memory_stats() if jax.default_backend() != "cpu" else None
     if stats and "bytes_limit" in stats:
         return int(stats["bytes_limit"])
     whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return whole * machine.given_cores() // (os.cpu_count() or 1) // jax.device_count()
+    return whole * machine.given_cores() // (os.cpu_count() or 1) // jax.local_device_count()
 
 
 def describe() -> dict[str, str]:
@@ -109,12 +109,16 @@ def describe() -> dict[str, str]:
     versions = {
         name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
     }
-    device = jax.devices()[0]
-    return {
-        "device": device.device_kind,
-        "backend": jax.default_backend(),
-        "devices": str(jax.device_count()),
-        "cores": str(machine.given_cores()),
-        "python": platform.python_version(),
-        "system": f"{platform.system()} {platform.machine()}",
-    } | versions
+    device, processes = jax.devices()[0], jax.process_count()
+    return (
+        {
+            "device": device.device_kind,
+            "backend": jax.default_backend(),
+            "devices": str(jax.device_count()),
+            "cores": str(machine.given_cores()),
+            "python": platform.python_version(),
+            "system": f"{platform.system()} {platform.machine()}",
+        }
+        | ({"processes": str(processes)} if processes > 1 else {})
+        | versions
+    )

@@ -55,29 +55,30 @@ SECONDS_A_PRODUCT = 0.12  # of repeating it, after one call that compiles
 
 
 class Peak(NamedTuple):
-    flops_per_second: float  # of all devices of this process
+    flops_per_second: float  # of all devices that JAX sees
     source: str  # documented | measured
 
 
 @functools.cache
 def peak(dtype: str) -> Peak:
-    """Of this process's devices in one compute type. A measured ceiling is taken from this machine's table where it
-    has one, and put there where it has not, so that a machine is measured once."""
-    devices = jax.devices()
+    """Of this process's devices in one compute type, times the processes, taken to be alike. A measured ceiling is
+    taken from this machine's table where it has one, and put there where it has not, so that a machine is measured
+    once."""
+    devices, processes = jax.local_devices(), jax.process_count()
     documented = PEAKS.get(devices[0].device_kind, {}).get(dtype)
     if documented:
-        return Peak(documented * len(devices), "documented")
+        return Peak(documented * len(devices) * processes, "documented")
     name = machine.ceiling_key(dtype, len(devices))
     entry, _ = machine.measured()
     known = entry.ceilings.get(name) if entry else None
-    return Peak(known or keep_ceiling(dtype), "measured")
+    return Peak((known or keep_ceiling(dtype)) * processes, "measured")
 
 
 def keep_ceiling(dtype: str) -> float:
     """Measure the ceiling now and put it down where it is the highest so far; returns the highest, FLOP/s."""
     found = measured_ceiling(dtype)
     try:
-        return machine.keep_ceiling(machine.ceiling_key(dtype, jax.device_count()), found)
+        return machine.keep_ceiling(machine.ceiling_key(dtype, jax.local_device_count()), found)
     except OSError:  # a home that cannot be written to: this process knows it, the next one measures again
         return found
 
@@ -89,7 +90,7 @@ def measured_ceiling(dtype: str) -> float:
 
 
 def _speed(rows: int, inner: int, columns: int, dtype: str) -> float:
-    devices = np.array(jax.devices())
+    devices = np.array(jax.local_devices())
     mesh = jax.sharding.Mesh(devices, ("each",), axis_types=(jax.sharding.AxisType.Auto,))
     own = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("each"))
     a_GxMxK = jax.device_put(jnp.ones((len(devices), rows, inner), dtype), own)

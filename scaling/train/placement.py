@@ -1,7 +1,7 @@
 """Where a run executes. Changes the clock, and the curve by the rounding of sums in another order alone."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,11 +42,15 @@ class Placement:
     remat: bool = False  # keep only the stream between blocks for the backward pass, and compute the rest again
 
     def mesh(self) -> Mesh:
-        """The first member * data * fsdp * tensor devices; raises ValueError when there are fewer."""
+        """The first member * data * fsdp * tensor devices, of every process equally many where that can be; raises
+        ValueError when there are fewer."""
         sizes = (self.member, self.data, self.fsdp, self.tensor)
         devices = jax.devices()
         if math.prod(sizes) > len(devices):
             raise ValueError(f"placement {sizes} needs {math.prod(sizes)} devices, here are {len(devices)}")
+        each, rest = divmod(math.prod(sizes), jax.process_count())
+        if not rest:
+            devices = [d for k in range(jax.process_count()) for d in _of_process(devices, k)[:each]]
         grid = np.array(devices[: math.prod(sizes)]).reshape(sizes)
         # Auto on purpose: with explicit axes each contraction over a split dimension would have to name its result.
         return Mesh(grid, MESH_AXES, axis_types=(jax.sharding.AxisType.Auto,) * len(MESH_AXES))
@@ -63,13 +67,22 @@ class Placement:
 
 def copies(run: RunSpec, members: int = 1) -> Placement:
     """A copy of the weights on every device that the batch has work for: equal rows, and on a CPU a full part each.
-    Of a population, equally many members on each."""
-    most = jax.device_count()
+    Of a population, equally many members on each. Of several processes, equally many devices of each.
+
+    Raises ValueError where several processes cannot share the batch."""
+    most, processes = jax.device_count(), jax.process_count()
     if members > 1:
         return Placement(member=max(n for n in range(1, most + 1) if members % n == 0))
     if jax.default_backend() == "cpu":
-        most = min(most, run.batch_tokens // CPU_PART_TOKENS)
-    return Placement(data=max((n for n in range(1, most + 1) if run.batch % n == 0), default=1))
+        most = max(processes, min(most, run.batch_tokens // CPU_PART_TOKENS))
+    fit = [n for n in range(processes, most + 1, processes) if run.batch % n == 0]
+    if processes > 1 and not fit:
+        raise ValueError(f"batch = {run.batch}: must be a multiple of the {processes} processes that share it")
+    return Placement(data=max(fit, default=1))
+
+
+def _of_process(devices: Sequence[Any], process: int) -> list[Any]:
+    return [device for device in devices if device.process_index == process]
 
 
 def sharding(mesh: Mesh, *axes: str | None) -> NamedSharding:

@@ -14,9 +14,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import NamedSharding
 
 from scaling.cost import flops_per_token
-from scaling.spec import EvalSpec, ModelSpec, OptimSpec, RunSpec, compiled_in
+from scaling.spec import EvalSpec, ModelSpec, OptimSpec, RunSpec, compiled_in, to_json
+from scaling.train import team
 from scaling.train.failures import out_of_memory
 from scaling.train.host import compiled_once, memory_limit
 from scaling.train.optim import Knobs
@@ -27,6 +29,7 @@ from scaling.train.step import Chunk, Cut, StepMetrics, TrainState, graph, init_
 CHUNK_FLOPS = {"cpu": 2e10}
 CHIP_CHUNK_FLOPS = 1e13
 MAX_CHUNK = 512  # steps
+TEAM_CHUNK = 64  # steps of several processes, which meet in each of them, and wait longer for that than they compute
 EVAL_TOKENS = 8192  # of one forward pass, over all members
 FINER = 3  # times that a step which ran out of memory is cut finer
 MOST_TOKENS = 1 << 24  # of a step, in the search for the largest batch: more than any study has trained with
@@ -43,6 +46,8 @@ class Program(NamedTuple):
     chunk: int  # K: steps that one call can hold
     eval_shape: tuple[int, int, int]  # (C, B, M) of one call of `losses`
     memory: int  # bytes that a device needs for `steps` or `losses`: arguments, results and temporaries
+    put: Callable[[list[TrainState]], TrainState]  # the states of the members, from the host or not, on the devices
+    host: Callable[[TrainState], TrainState] = lambda state: state  # as a checkpoint takes it
 
 
 @functools.lru_cache(maxsize=16)
@@ -60,7 +65,8 @@ def program(
     width = np.min_scalar_type(model.vocab_size - 1)
     step_flops = members * batch * model.context * flops_per_token(model, "exact")
     most_flops = CHUNK_FLOPS.get(jax.default_backend(), CHIP_CHUNK_FLOPS)
-    chunk = max(1, min(MAX_CHUNK, round(most_flops / step_flops)))
+    longest = MAX_CHUNK if jax.process_count() == 1 else TEAM_CHUNK
+    chunk = max(1, min(longest, round(most_flops / step_flops)))
     shape_CxBxM = _eval_shape(evaluation, model, placement, members, most_flops)
 
     step = functools.partial(train_steps, graphdef=graphdef, model=model, optim=optim, cut=cut, members=members)
@@ -88,10 +94,48 @@ def program(
         losses = jax.jit(
             loss, in_shardings=(layout.params, sharding(mesh, None, "batch", None)), out_shardings=each
         ).lower(jax.tree.map(stacked, single.params), jax.ShapeDtypeStruct(shape_CxBxM, width))
-    with compiled_once(model, optim, batch, evaluation, placement, members):
+    shape = (model, optim, batch, evaluation, placement)
+    with compiled_once(*shape, members) if jax.process_count() == 1 else _compiled_by_all(*shape, members):
         initial, done, measure = _initial(model, optim, placement, members), steps.compile(), losses.compile()
     memory = max(_memory(done), _memory(measure))
-    return Program(initial, done, measure, layout, members, chunk, shape_CxBxM, memory)
+
+    def put(states: list[TrainState]) -> TrainState:
+        return jax.device_put(join(states), layout)
+
+    made = Program(initial, done, measure, layout, members, chunk, shape_CxBxM, memory, put)
+    if jax.process_count() == 1:
+        return made
+    made = _across(
+        made, each, Chunk(rows_KxBxM, each, each, everywhere, everywhere), sharding(mesh, None, "batch", None)
+    )
+    return team.Calls(made).over() if team.led() else made
+
+
+def _compiled_by_all(
+    model: ModelSpec, optim: OptimSpec, batch: int, evaluation: EvalSpec, placement: Placement, members: int
+) -> contextlib.AbstractContextManager[None]:
+    if members > 1:
+        raise ValueError("a population is trained by one process")
+    of = {"model": model, "optim": optim, "evaluation": evaluation, "placement": placement}
+    return team.compiling(batch=batch, **{name: to_json(spec) for name, spec in of.items()})
+
+
+def _across(made: Program, each: NamedSharding, chunks: Chunk, windows: NamedSharding) -> Program:
+    """With arguments from the host, which every process has whole. `initial` takes the data of a key."""
+
+    def initial(key_data: Any) -> TrainState:
+        return made.initial(jax.random.wrap_key_data(team.spread(key_data, each)))
+
+    def put(states: list[TrainState]) -> TrainState:
+        return team.spread(states[0], made.layout)
+
+    def steps(state: TrainState, finite: Any, chunk: Chunk, knobs: Knobs) -> Any:
+        return made.steps(state, team.spread(finite, each), team.spread(chunk, chunks), team.spread(knobs, each))
+
+    def losses(weights: Any, window_CxBxM: Any) -> jax.Array:
+        return made.losses(weights, team.spread(window_CxBxM, windows))
+
+    return made._replace(initial=initial, put=put, steps=steps, losses=losses, host=team.whole)
 
 
 def _precision(model: ModelSpec) -> contextlib.AbstractContextManager[object]:

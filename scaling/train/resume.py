@@ -7,9 +7,10 @@ import jax
 
 from scaling.record import Ledger
 from scaling.spec import RunSpec
+from scaling.train.bucket import checkpoints_of
 from scaling.train.checkpoint import Checkpoints
 from scaling.train.failures import TrunkLost, Unsound
-from scaling.train.program import Program, join
+from scaling.train.program import Program
 from scaling.train.step import TrainState
 
 
@@ -42,14 +43,14 @@ def restored(
             state = _of_trunk(run, ledger, state, checkpoints)
         states.append(state)
         notes.append(said)
-    return jax.device_put(join(states), compiled.layout), notes
+    return compiled.put(states), notes
 
 
 def _of_trunk(run: RunSpec, ledger: Ledger, like: TrainState, own: Checkpoints) -> TrainState:
     assert run.branch
     trunk, step = run.branch.trunk, run.branch.step
     try:
-        with Checkpoints(ledger.run_folder(trunk), own.fence) as checkpoints:
+        with checkpoints_of(ledger.run_folder(trunk), own.fence) as checkpoints:
             return checkpoints.restore(step, like)
     except KeyError as error:
         reason = error.args[0]

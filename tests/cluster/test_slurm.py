@@ -122,3 +122,53 @@ def test_leaving_requeuing_and_cancelling_cost_nothing(study: Path, reference: b
     assert done.returncode == 0, done.stderr
     assert json.loads((out / "jobs.json").read_text())["id"] != job
     assert (out / "runs.csv").read_bytes() == reference
+
+
+LONG = """
+from scaling.plan import Analysis, Study, straight
+from scaling.spec import DataSpec, EvalSpec, ModelSpec, OptimSpec, RunSpec
+
+MODEL = ModelSpec(n_layers=1, d_model=16, d_ff=32, d_head=8, vocab_size=192, context=60)
+BASE = RunSpec(
+    model=MODEL, optim=OptimSpec(peak_lr=1e-3, warmup_steps=2, cooldown_steps=4), data=DataSpec(source="zipf-facts"),
+    eval=EvalSpec(tokens=12000), batch=16, steps=1,
+)
+STUDY = Study(
+    name="long", question="?", plan=straight(BASE, [MODEL], [960 * 2000], group="grid"),
+    analysis=Analysis(laws=("chinchilla",), bootstrap=0),
+)
+"""
+
+
+def test_a_run_on_two_nodes_loses_a_process_and_is_requeued_and_is_that_of_one_node(tmp_path: Path):
+    path, out, alone = tmp_path / "long.py", tmp_path / "out", tmp_path / "alone"
+    path.write_text(LONG)
+    words = ("run", str(path), "--out", str(out), *ON_SLURM, "--nodes", "2")
+    assert scaling(*words, "--detach").returncode == 0
+    job = json.loads((out / "jobs.json").read_text())["id"]
+
+    def rows() -> int:
+        return sum(len(curve.read_text().splitlines()) for curve in out.glob("runs/*/metrics.jsonl"))
+
+    def follower() -> str:
+        found = subprocess.run(["pgrep", "-f", f"scaling worker {out} .*--process 1"], capture_output=True, text=True)
+        return found.stdout.split()[0]
+
+    until(lambda: rows() > 10)
+    subprocess.run(["scancel", "--signal=USR2", job], check=True)
+    until(lambda: "Restarts=1" in shown(job))
+    kept = [kept.name for kept in out.glob("runs/*/checkpoints/*") if kept.name.isdecimal()]
+    assert kept, "it saved before it was queued again"
+    before = rows()
+    until(lambda: rows() > before + 5)
+    subprocess.run(["kill", "-9", follower()], check=True)
+    done = scaling(*words)
+    assert done.returncode == 0, done.stderr
+    (record,) = [json.loads(path.read_text()) for path in out.glob("runs/*/record.json")]
+    assert record["machine"]["processes"] == "2"
+    (curve,) = out.glob("runs/*/metrics.jsonl")
+    steps = [json.loads(line)["step"] for line in curve.read_text().splitlines()]
+    assert steps == list(range(20, 2001, 20))
+    scaling("run", str(path), "--out", str(alone), "--workers", "1")
+    (single,) = [json.loads(path.read_text()) for path in alone.glob("runs/*/record.json")]
+    assert record["loss"] == pytest.approx(single["loss"], rel=1e-5)
