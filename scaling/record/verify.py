@@ -136,7 +136,7 @@ class _Check:
         for number, name in enumerate(found):
             path = home / name
             if _leads_out(path, home):
-                self.add("fault", path, f"a link that leads to {path.resolve()}", AGAIN)
+                self.add("fault", path, f"a link that leads to {os.path.realpath(path)}", AGAIN)
             elif RUN_ID.fullmatch(name) and path.is_dir():
                 if self.planned is not None and name not in self.planned:
                     self.add("note", path, "a run that study.json does not plan; it enters no table")
@@ -155,7 +155,7 @@ class _Check:
         for name in names(folder):
             path = folder / name
             if _leads_out(path, self.folder / "runs"):
-                self.add("fault", path, f"a link that leads to {path.resolve()}", PUT_BACK)
+                self.add("fault", path, f"a link that leads to {os.path.realpath(path)}", PUT_BACK)
             elif LEFT_OVER.fullmatch(name):
                 self.left_over(path)
             elif OLDER.fullmatch(name):
@@ -263,7 +263,7 @@ class _Check:
             path = folder / name
             upload = manifest.UPLOAD.fullmatch(name) if bucket else None
             if _leads_out(path, self.folder / "runs"):
-                self.add("fault", path, f"a link that leads to {path.resolve()}", "move it away")
+                self.add("fault", path, f"a link that leads to {os.path.realpath(path)}", "move it away")
             elif LEFT_OVER.fullmatch(name):
                 self.left_over(path)
             elif name.startswith("bad-"):
@@ -356,14 +356,20 @@ class _Check:
                 path = Path(root, name)
                 if _leads_out(path, self.folder):
                     self.add(
-                        "fault", path, f"a link that leads to {path.resolve()}", "put what it leads to in its place"
+                        "fault",
+                        path,
+                        f"a link that leads to {os.path.realpath(path)}",
+                        "put what it leads to in its place",
                     )
                 elif LEFT_OVER.fullmatch(name):
                     self.left_over(path)
 
 
 def _leads_out(path: Path, home: Path) -> bool:
-    return path.is_symlink() and not path.resolve().is_relative_to(home.resolve())
+    try:
+        return path.is_symlink() and not path.resolve().is_relative_to(home.resolve())
+    except (OSError, RuntimeError):  # round in a circle
+        return True
 
 
 def _lies_there(path: Path) -> bool:

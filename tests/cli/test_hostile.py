@@ -337,3 +337,13 @@ def test_output_that_cannot_show_a_sign_spells_it_out(monkeypatch):
     assert main(["plan", "smoke"]) == 0
     out.flush()
     assert rb"\xd7" in out.buffer.getvalue()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", ["forecast.json", "runs.csv", "record.json"])
+def test_a_link_that_leads_round_in_a_circle_is_a_fault_of_the_folder(ask, folder: Path, name: str):
+    (run,) = (folder / "runs").iterdir()
+    path = (run if name == "record.json" else folder) / name
+    path.unlink(missing_ok=True)
+    path.symlink_to(path.name)
+    status, out, err = ask("verify", folder)
+    assert status == 1 and not err and f"{name}: a link" in out
