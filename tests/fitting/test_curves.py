@@ -118,6 +118,9 @@ def test_rows_in_any_order_make_the_same_curve_and_rows_without_a_loss_only_the_
     (again,) = read_curves(table(tmp_path, "\n".join([*rows[::-1], "a,50,0.0005,"])))
     assert (first.steps == again.steps).all() and (first.loss == again.loss).all()
     assert first.schedule.lr[49] == pytest.approx(0.0005) and len(first.schedule) == 4000
+    for order in ("ab", "ba"):
+        mixed = read_curves(table(tmp_path, "\n".join(row for name in order for row in lines(name))))
+        assert [curve.run_id for curve in mixed] == ["a", "b"], "a fit adds up in this order, to the last digit"
 
 
 @pytest.mark.parametrize(
