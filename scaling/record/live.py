@@ -17,7 +17,7 @@ from scaling.cost import count_params
 from scaling.record.claims import Observer
 from scaling.record.failure import Failure
 from scaling.record.files import names, on_store
-from scaling.record.ledger import Ledger
+from scaling.record.ledger import Ledger, command_of
 from scaling.spec import ModelSpec, Refusal, from_json
 
 POINTS = 200  # of a curve, at most; a longer one is thinned by halves
@@ -273,7 +273,7 @@ class Live:
     def go_on(self) -> str:
         """The command that goes on with what is left, while nobody is at work; else empty."""
         left = not self.at_work and self._any("begun", "pending", "failed")
-        return str(self.study.get("command") or "scaling run EXPERIMENT") if left else ""
+        return (command_of(self.study) or "scaling run EXPERIMENT") if left else ""
 
     @property
     def over(self) -> bool:

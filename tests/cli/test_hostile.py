@@ -192,7 +192,7 @@ def test_a_command_that_is_printed_can_be_pasted(ask, tmp_path: Path, monkeypatc
         assert [path.read_bytes() for path in Path(out).rglob("study.json")] == before != []
 
 
-def test_a_command_in_a_file_is_shown_only_where_it_is_ours(folder: Path):
+def test_a_command_in_a_file_is_shown_only_where_it_is_ours(ask, folder: Path):
     from scaling.report import provenance
 
     shown = {}
@@ -201,6 +201,10 @@ def test_a_command_in_a_file_is_shown_only_where_it_is_ours(folder: Path):
         shown[said] = provenance.command(findings.find(Ledger(folder)))
     assert shown.pop("scaling run 'a b'") == "scaling run 'a b'"
     assert set(shown.values()) == {"scaling run s"}
+    next(folder.glob("runs/*/record.json")).unlink()
+    for said, shows in (("scaling run s", "scaling run s"), ("rm -rf ~", "scaling run EXPERIMENT")):
+        changed(folder, command=said)
+        assert json.loads(ask("status", folder, "--json")[1])["go_on"] == shows
 
 
 def test_text_of_a_folder_reaches_neither_the_terminal_nor_the_page_as_an_order(folder: Path):
