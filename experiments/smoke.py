@@ -1,7 +1,7 @@
 """Is my set-up sound?
 
-scaling run smoke      7 runs on 3 trunks, 7e10 FLOPs, 20 seconds on 2 cores
-Result: a law of six points, fitted, forecast and scored. Too few to believe, which its intervals say.
+scaling run smoke      10 runs on 3 trunks, 1e11 FLOPs, 20 seconds on 2 cores
+Result: a law of nine points, fitted, forecast and scored. Too few to believe, which its intervals say.
 """
 
 from scaling.cost import at_width
@@ -21,7 +21,7 @@ BASE = RunSpec(
 STUDY = Study(
     name="smoke",
     question="Does the whole way work on this machine?",
-    plan=isoflop(BASE, [at_width(MODEL, d) for d in (8, 16, 32)], [3e9, 9e9], group="grid"),
+    plan=isoflop(BASE, [at_width(MODEL, d) for d in (8, 16, 32)], [2e9, 6e9, 1.8e10], group="grid"),
     held_out=straight(BASE, [at_width(MODEL, 32)], [3.2e5], group="held-out", role="held_out"),
     analysis=Analysis(laws=("chinchilla",)),
 )

@@ -386,6 +386,10 @@ def _optim_faults(run: RunSpec) -> list[str]:
 def _run_faults(run: RunSpec) -> list[str]:
     lines = _below(1, batch=run.batch, steps=run.steps, data__max_epochs=run.data.max_epochs)
     lines += _below(0, seed=run.seed, data__seed=run.data.seed)
+    if run.seed >= 1 << 32:
+        lines.append(
+            f"seed = {run.seed}: must be below 2**32: weights are drawn from 32 bits, and the rest would be lost"
+        )
     if run.eval.tokens < 2 * run.model.context:
         lines.append(
             f"eval.tokens = {run.eval.tokens}: must hold two windows of model.context = {run.model.context}, or the "

@@ -2,11 +2,17 @@
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from scaling import machine
 from scaling.spec import DataSpec, EvalSpec, ModelSpec, OptimSpec, RunSpec
+
+# Before JAX is imported, here or in a worker. Otherwise the key of a compiled program names the folder that it is kept
+# in (for caches of GPU kernels inside), and two sessions, whose folders differ, share nothing.
+os.environ["JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES"] = "none"
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -19,6 +25,17 @@ def a_machine_that_nobody_measured(tmp_path_factory: pytest.TempPathFactory) -> 
         machine.cache_folder().mkdir()
         machine.programs_folder().symlink_to(programs)
         yield
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """gs:// is an empty store in memory (tests/bucket): its `objects`, and what happens `before` a request."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent / "bucket"))
+    import gcsfs  # pyright: ignore[reportMissingImports]
+
+    monkeypatch.setattr(gcsfs, "objects", gcsfs.Memory())
+    monkeypatch.setattr(gcsfs, "before", gcsfs.nothing)
+    return gcsfs
 
 
 @pytest.fixture(scope="session")

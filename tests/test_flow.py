@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -11,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.storms import kills
+from benchmarks.storms.ground import Ground
 from tests.cli.test_cli import STUDY
 
 ONE_CORE = {"NPROC": "1"}
@@ -76,20 +77,12 @@ def test_a_folder_and_its_table_mean_the_same_fit(reference: Path):
 
 
 def test_kill_nine_at_any_moment_loses_nothing(reference: Path, tmp_path: Path):
-    """Killed at random moments and started again: no finished run is trained twice, and the table is the same bytes."""
-    rng, kept = random.Random(0), {}
-    for _ in range(4):
-        process = start(tmp_path)
-        time.sleep(rng.uniform(1.5, 6))
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-        now = record_times(tmp_path / "out")
-        assert kept.items() <= now.items()
-        kept = now
-    status, _, err = finish(tmp_path)
-    assert status == 0, err
-    assert kept.items() <= record_times(tmp_path / "out").items()
-    assert (tmp_path / "out" / "runs.csv").read_bytes() == (reference / "runs.csv").read_bytes()
+    """Killed at random moments and started again: no finished run is trained twice, and every result is the same."""
+    saving_often = {"scaling.train.loop.CHECKPOINT_SECONDS": 0.0}
+    ground = Ground(tmp_path, STUDY, saving_often, cache=Path(os.environ["XDG_CACHE_HOME"]))
+    ground.undisturbed_is(reference, seconds=8.0)
+    row = kills.storm(ground, seed=0, short=True, tries=4)
+    assert row.tries == row.survived == 4, row.found
 
 
 def test_interrupting_leaves_soon_and_says_how_to_go_on(reference: Path, tmp_path: Path):

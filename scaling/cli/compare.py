@@ -13,6 +13,7 @@ from scaling.cli.options import json_option
 from scaling.fitting.compare import Comparison, compare
 from scaling.fitting.observe import observe, read_table
 from scaling.fitting.rescale import Rescaling, rescale
+from scaling.record.files import folder_of
 from scaling.spec import Refusal
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.group is not None:
         raise Refusal("--group: every group takes part; leave some out with --where 'group!=NAME'")
     frame, elsewhere = _of_one_source(
-        read_table(arguments.table, source.columns_of(arguments.columns)), arguments.baseline
+        read_table(folder_of(arguments.table), source.columns_of(arguments.columns)), arguments.baseline
     )
     observations = observe(
         frame,

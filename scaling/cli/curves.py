@@ -14,6 +14,7 @@ from scaling.cli.options import json_option
 from scaling.cli.source import columns_of
 from scaling.fitting.curves import CURVE_LAWS, CurveFit, Errors, fit_curves, read_curves
 from scaling.fitting.laws import LAWS
+from scaling.record.files import disk_folder_of
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,7 +43,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     found = fit_curves(
-        read_curves(arguments.table, columns_of(arguments.columns)), arguments.law,
+        read_curves(disk_folder_of(arguments.table, "curves"), columns_of(arguments.columns)), arguments.law,
         train=[name for name in arguments.train.split(",") if name], warmup_counts=arguments.warmup_counts,
         level=arguments.level,
     )  # fmt: skip

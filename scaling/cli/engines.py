@@ -24,7 +24,7 @@ from scaling.launch.local import Outcome
 from scaling.launch.participant import work
 from scaling.plan import Plan, Study
 from scaling.record import Failure, Ledger
-from scaling.record.files import commit_json
+from scaling.record.files import commit_json, on_store
 from scaling.spec import Refusal
 
 ENGINES = ("local", "slurm", "ray")
@@ -74,6 +74,8 @@ def unfit(arguments: argparse.Namespace, plan: Plan, folder: Path) -> list[str]:
     ]
     if engine == "local":
         return lines
+    if on_store(folder):
+        return [*lines, f"--on {engine}: needs a folder on a disk that all see; start `scaling work {folder}` there"]
     if arguments.cpus is not None and arguments.cpus < 1:
         lines.append(f"--cpus = {arguments.cpus}: must be at least 1")
     if arguments.gpus is not None and arguments.gpus < 0:
@@ -85,7 +87,7 @@ def unfit(arguments: argparse.Namespace, plan: Plan, folder: Path) -> list[str]:
     if arguments.nodes is not None and arguments.nodes < 1:
         lines.append(f"--nodes = {arguments.nodes}: must be at least 1")
     elif arguments.nodes is not None and arguments.nodes > 1:
-        lines += unfit_team(plan, "--nodes", arguments.nodes, arguments.population)
+        lines += unfit_team(plan, "--nodes", arguments.nodes, arguments.population, folder)
     if arguments.at_once is not None and arguments.at_once < 1:
         lines.append(f"--at-once = {arguments.at_once}: must be at least 1")
     lines += _slurm(arguments).faults(folder)

@@ -10,6 +10,7 @@ from rich.progress import Progress
 
 from scaling.cli import source
 from scaling.cli.exits import DONE
+from scaling.cli.locate import unwritable
 from scaling.cli.options import json_option
 from scaling.cli.published import show_approaches, show_replication
 from scaling.cli.tournament import show_tournament
@@ -178,6 +179,8 @@ def _draw(
 def _faults(asked: argparse.Namespace) -> list[str]:
     """Options that contradict one another; what `fit` itself refuses is left to it."""
     faults = []
+    if asked.figures and (why := unwritable(Path(asked.figures))):
+        faults.append(f"--figures {asked.figures}: {why}")
     if asked.seed < 0:
         faults.append(f"--seed {asked.seed}: must be at least 0")
     if asked.calibrate is not None and asked.calibrate < FEWEST:

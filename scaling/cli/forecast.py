@@ -17,6 +17,7 @@ from rich.table import Table
 
 from scaling.cli import source
 from scaling.cli.exits import DONE
+from scaling.cli.locate import unwritable
 from scaling.cli.options import json_option
 from scaling.fitting.fit import fit
 from scaling.fitting.forecast import (
@@ -35,6 +36,7 @@ from scaling.fitting.forecast import (
 from scaling.fitting.laws import SURFACES
 from scaling.fitting.observe import Observations, observe, read_table
 from scaling.fitting.tournament import Tournament, tournament
+from scaling.record.files import folder_of
 from scaling.report.words import short
 from scaling.spec import Refusal
 
@@ -117,6 +119,10 @@ def _faults(asked: argparse.Namespace) -> list[str]:
             faults.append(f"--law {asked.law}: must be a law of N and D, {', '.join(SURFACES)}, or all")
         if asked.register is not None and os.path.lexists(asked.register):
             faults.append(f"--register {asked.register}: is there already and stays as it is; give another name")
+        elif asked.register is not None and not Path(asked.register).parent.is_dir():
+            faults.append(f"--register {asked.register}: there is no folder {Path(asked.register).parent}")
+        elif asked.register is not None and (why := unwritable(Path(asked.register).parent)):
+            faults.append(f"--register {asked.register}: {why}")
     if not 0 < asked.level < 1:
         faults.append(f"--level {asked.level:g}: must lie between 0 and 1")
     if asked.seed < 0:
@@ -284,8 +290,8 @@ def _measured(
     if asked.params not in (None, registered_params):
         raise Refusal(f"--params {asked.params}: the forecast counts N as {registered_params}")
     observations = observe(
-        read_table(asked.table, source.columns_of(asked.columns)), params=registered_params, where=asked.where,
-        group=asked.group, drop_bad=asked.drop_bad, roles=("fitted", "held_out"),
+        read_table(folder_of(asked.table), source.columns_of(asked.columns)), params=registered_params,
+        where=asked.where, group=asked.group, drop_bad=asked.drop_bad, roles=("fitted", "held_out"),
     )  # fmt: skip
     losses: list[float | None] = []
     warnings = []

@@ -2,9 +2,11 @@
 
 import difflib
 import importlib.util
+import os
 from pathlib import Path
 
 from scaling.plan import Study
+from scaling.record.files import folder_of
 from scaling.spec import Refusal
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"  # of this checkout
@@ -32,9 +34,17 @@ def study_of(experiment: str, changes: list[str]) -> tuple[Study, Path]:
 def results_of(study: Study, path: Path, out: str | None) -> Path:
     """`--out`, else results/NAME beside the experiments folder that the file lies in, else under this folder."""
     if out:
-        return Path(out)
+        return folder_of(out)
     home = path.parent.parent if path.parent.name == "experiments" else Path.cwd()
     return home / "results" / study.name
+
+
+def unwritable(folder: Path) -> str:
+    """What keeps files from being written into a folder, which may be still to be made; empty where nothing does."""
+    nearest = next(p for p in [folder, *folder.absolute().parents] if p.exists())
+    if not nearest.is_dir():
+        return f"{nearest} is a file, not a folder"
+    return "" if os.access(nearest, os.W_OK | os.X_OK) else f"{nearest} cannot be written to"
 
 
 def _file_of(experiment: str) -> Path:
@@ -51,7 +61,7 @@ def _file_of(experiment: str) -> Path:
     known = sorted({p.stem for folder in folders for p in folder.glob("*.py") if not p.stem.startswith("_")})
     near = difflib.get_close_matches(experiment, known, n=1)
     hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known) or 'none'}"
-    raise Refusal(f"{experiment}: no experiment of this name; {hint} A path to a file will do, too")
+    raise Refusal(f"{experiment}: no experiment of this name; {hint}; a path to a file will do, too")
 
 
 def _loaded(path: Path) -> Study:

@@ -1,7 +1,6 @@
 """`scaling log`: the curves of a results folder, copied to a tracker; a step that it has is not told again."""
 
 import argparse
-from pathlib import Path
 
 from rich.console import Console
 from rich.text import Text
@@ -12,6 +11,7 @@ from scaling.launch.mirror import Copier
 from scaling.launch.sinks import opened
 from scaling.plan import Plan
 from scaling.record import Ledger
+from scaling.record.files import disk_folder_of
 from scaling.report.words import plain, several
 
 
@@ -21,7 +21,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    ledger, console = Ledger(Path(arguments.folder)), Console(stderr=True)
+    ledger, console = Ledger(disk_folder_of(arguments.folder, "log")), Console(stderr=True)
     study = ledger.study()
     plan = Plan.from_json(study["plan"])
     copier = Copier(opened(arguments.to, ledger.folder, study["name"]), ledger, label)

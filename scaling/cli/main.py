@@ -1,13 +1,15 @@
 """`scaling`: one sub-command for each arrow of the map. Commands import what they need when they are called."""
 
 import argparse
+import errno
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
 from typing import Any
 
-from scaling.cli.exits import DONE, INTERRUPTED, REFUSED
+from scaling.cli.exits import DONE, FAILED, INTERRUPTED, REFUSED
 from scaling.spec import Refusal
 
 DESCRIPTION = """Scaling-law experiments: from a question to a plan, runs, fitted laws and a report.
@@ -63,6 +65,10 @@ HIDDEN = {
     "worker": ("a worker process, started by `run`", "scaling run quickstart"),
     "bench_worker": ("a worker process, started by `bench`", "scaling bench"),
 }
+NO_WAY = {  # errors of a path that was asked for, not of the program
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP,
+}  # fmt: skip
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ESTALE}  # of the disk
 
 
 def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
@@ -98,12 +104,14 @@ def _version() -> str:
 def main(words: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit status."""
     words = sys.argv[1:] if words is None else words
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as standard error: no sign and no name of a file stops it
     arguments = _parser(words).parse_args(words)
     try:
         return importlib.import_module(f"scaling.cli.{arguments.command}").run(arguments)
     except Refusal as refusal:
         for fault in refusal.faults:
-            print(f"scaling {arguments.command}: {fault}", file=sys.stderr)
+            _say(arguments.command, fault)
         return REFUSED
     except KeyboardInterrupt:
         print(f"scaling {arguments.command}: interrupted; the same command goes on", file=sys.stderr)
@@ -111,3 +119,14 @@ def main(words: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has left, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
+    except OSError as error:
+        if error.filename is None or error.errno not in NO_WAY | NO_ROOM:
+            raise
+        _say(arguments.command, f"{os.fsdecode(error.filename)}: {error.strerror}")
+        return REFUSED if error.errno in NO_WAY else FAILED
+
+
+def _say(command: str, fault: str) -> None:
+    """In one line, whatever text of a file is in it: a control character would act on the terminal."""
+    line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in fault)
+    print(f"scaling {command}: {line}", file=sys.stderr)

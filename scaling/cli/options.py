@@ -5,13 +5,21 @@ import argparse
 from scaling.launch.process import PATIENCE_SECONDS
 
 
+def typed(path: str) -> str:
+    """A path for a printed command: a leading dash would make it an option."""
+    return f"./{path}" if path.startswith("-") else path
+
+
 def study_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("experiment", metavar="EXPERIMENT")
     parser.add_argument(
         "--set", action="append", default=[], metavar="FIELD=VALUE", dest="changes",
         help="replace a field of every run, e.g. --set optim.peak_lr=1e-3; may be repeated",
     )  # fmt: skip
-    parser.add_argument("--out", metavar="DIR", help="results folder (default: results/NAME beside experiments/)")
+    parser.add_argument(
+        "--out", metavar="DIR",
+        help="results folder, on a disk or as gs://BUCKET/NAME (default: results/NAME beside experiments/)",
+    )  # fmt: skip
 
 
 def sweep_options(parser: argparse.ArgumentParser) -> None:

@@ -5,14 +5,15 @@ import shlex
 import sys
 
 from rich.console import Console
+from rich.markup import escape
 
 from scaling.cli import engines
 from scaling.cli.exits import DONE, FAILED, INTERRUPTED
 from scaling.cli.locate import results_of, study_of
-from scaling.cli.options import dry_run_option, study_options, sweep_options
+from scaling.cli.options import dry_run_option, study_options, sweep_options, typed
 from scaling.cli.plan import show
-from scaling.cli.sweep import lay_down, obeying_signals, register, say_unfinished, sweep, unfit
-from scaling.launch.local import Outcome, default_workers
+from scaling.cli.sweep import lay_down, obeying_signals, register, say_unfinished, sweep, unfit, unfit_sinks, workers_of
+from scaling.launch.local import Outcome
 from scaling.launch.sinks import missing
 from scaling.plan import Study
 from scaling.record import Ledger, table
@@ -31,7 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
     study, path = study_of(arguments.experiment, arguments.changes)
     folder = results_of(study, path, arguments.out)
     ledger = Ledger(folder)
-    workers = default_workers() if arguments.workers is None else arguments.workers
+    workers = workers_of(arguments, ledger)
     _refuse_unfit(study, ledger, workers, arguments)
     console = Console(stderr=True)
     if arguments.on != "local":
@@ -41,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
         return DONE
     with obeying_signals():
         with Holder(folder) as holder:
-            lay_down(study, ledger, holder, _command(arguments))
+            lay_down(study, ledger, holder, _command(arguments), workers)
             outcome = sweep(
                 study.runs,
                 ledger,
@@ -53,10 +54,9 @@ def run(arguments: argparse.Namespace) -> int:
             )
             table.write(ledger)
         if outcome.stopped:
-            out = f" --out {shlex.quote(arguments.out)}" if arguments.out else ""
-            console.print(
-                f"stopped; what is done is kept. To go on: {_command(arguments)}{out}", highlight=False, soft_wrap=True
-            )
+            out = f" --out {shlex.quote(typed(arguments.out))}" if arguments.out else ""
+            again = escape(f"{_command(arguments)}{out}")
+            console.print(f"stopped; what is done is kept. To go on: {again}", highlight=False, soft_wrap=True)
             return INTERRUPTED
         return _close(study, ledger, outcome, console)
 
@@ -69,7 +69,7 @@ def _on_engine(arguments: argparse.Namespace, study: Study, ledger: Ledger, cons
 
     def laid_down() -> None:
         with Holder(ledger.folder) as holder:
-            lay_down(study, ledger, holder, _command(arguments))
+            lay_down(study, ledger, holder, _command(arguments), 1 if arguments.gpus else len(study.runs))
 
     again = shlex.join(["scaling", *(word for word in sys.argv[1:] if word != "--detach")])
     outcome = engines.sweep(arguments, study, ledger, console, lay_down=laid_down, follow=again)
@@ -85,7 +85,7 @@ def _on_engine(arguments: argparse.Namespace, study: Study, ledger: Ledger, cons
 def _command(arguments: argparse.Namespace) -> str:
     """What makes these results again, wherever they go."""
     changes = [word for change in arguments.changes for word in ("--set", change)]
-    return shlex.join(["scaling", "run", arguments.experiment, *changes])
+    return shlex.join(["scaling", "run", typed(arguments.experiment), *changes])
 
 
 def _refuse_unfit(study: Study, ledger: Ledger, workers: int, arguments: argparse.Namespace) -> None:
@@ -96,7 +96,8 @@ def _refuse_unfit(study: Study, ledger: Ledger, workers: int, arguments: argpars
         for law in study.analysis.laws
         if law not in SURFACES
     ]
-    faults += missing(arguments.sinks) + engines.unfit(arguments, study.runs, ledger.folder)
+    faults += missing(arguments.sinks) + unfit_sinks(ledger, arguments.sinks)
+    faults += engines.unfit(arguments, study.runs, ledger.folder)
     if faults := faults + unfit(study, ledger, workers, arguments.population, arguments.patience):
         raise Refusal(faults)
 

@@ -15,12 +15,13 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from scaling.cli.exits import DONE
+from scaling.record.files import on_store
 from scaling.record.live import Live
 from scaling.report.live_page import document, page
 from scaling.spec import Refusal
 
 CURVES = 1000  # of runs that were over before the server was started
-FRESH_SECONDS = 0.8  # for which what was read answers every browser
+FRESH_SECONDS, STORE_FRESH_SECONDS = 0.8, 10.0  # for which what was read answers every browser; of a bucket
 IDLE_SECONDS = 10.0  # of a connection, until it is closed
 
 
@@ -49,7 +50,8 @@ class LiveServer(ThreadingHTTPServer):
     def data(self, token: str) -> str:
         """The document for a page that was last given `token`; any other text gets everything."""
         with self.lock:
-            if self._clock() - self._read_at > FRESH_SECONDS:
+            fresh = STORE_FRESH_SECONDS if on_store(self.live.ledger.folder) else FRESH_SECONDS
+            if self._clock() - self._read_at > fresh:
                 self.live.refresh()
                 self._read_at = self._clock()
             boot, _, version = token.partition("-")

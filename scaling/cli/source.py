@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from scaling.fitting.observe import Observations, load_runs, read_table
 from scaling.fitting.rows import matching
 from scaling.fitting.table import names_of
+from scaling.record.files import folder_of
 from scaling.spec import Refusal
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def read(
     if params == "all":
         raise Refusal("--params all: is for `scaling fit`; name one column here")
     return load_runs(
-        arguments.table,
+        folder_of(arguments.table),
         params=params,
         law=law,
         x=x,
@@ -86,7 +87,7 @@ def conventions(arguments: argparse.Namespace) -> tuple[str | None, ...]:
 
 def frame(arguments: argparse.Namespace) -> "pandas.DataFrame":
     """The table itself, its columns renamed and converted, with the rows that `--where` asks for."""
-    return matching(read_table(arguments.table, columns_of(arguments.columns)), arguments.where)
+    return matching(read_table(folder_of(arguments.table), columns_of(arguments.columns)), arguments.where)
 
 
 def columns_of(texts: Sequence[str]) -> dict[str, str]:

@@ -17,6 +17,7 @@ from scaling.cli.exits import DONE
 from scaling.cli.options import json_option
 from scaling.machine import indexes_folder
 from scaling.record import Ledger
+from scaling.record.files import folder_of, on_store
 from scaling.record.index import Index
 from scaling.record.live import Live, RunNow, by_interest
 from scaling.report.words import plain, several, short
@@ -24,7 +25,7 @@ from scaling.report.words import plain, several, short
 FEW = 60  # runs that are all listed; of more, those that are not finished, and this many of them
 LARGE_BYTES = 4 << 20  # of a study.json, some 3,000 runs
 REASONS = 20  # that are printed
-EVERY_SECONDS = 1.0
+EVERY_SECONDS, STORE_EVERY_SECONDS = 1.0, 10.0
 STYLES = {"failed": "red", "diverged": "red", "running": "green"}
 
 
@@ -46,8 +47,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.serve is not None:
         from scaling.cli.serve import CURVES, serve
 
-        return serve(watched(Path(arguments.folder), curves=CURVES), arguments.serve)
-    live, console = watched(Path(arguments.folder)), Console()
+        return serve(watched(folder_of(arguments.folder), curves=CURVES), arguments.serve)
+    live, console = watched(folder_of(arguments.folder)), Console()
     if not console.is_terminal:  # a file has room for whole rows
         console = Console(width=max(console.width, 140))
     live.refresh()
@@ -64,7 +65,7 @@ def watched(folder: Path, curves: int = 0) -> Live:
     """`Live`; what is finished of a large folder comes from its index."""
     ledger, finished = Ledger(folder), {}
     try:
-        large = (folder / "study.json").stat().st_size > LARGE_BYTES
+        large = not on_store(folder) and (folder / "study.json").stat().st_size > LARGE_BYTES
     except OSError:
         large = False  # `Live` says what is the matter
     if large:
@@ -167,7 +168,7 @@ def _follow(live: Live, console: Console, everything: bool) -> None:
             elif _counted(live) != said:
                 said = _counted(live)
                 console.print(Text(f"{plain(live.study['name'])}: {said}"), soft_wrap=True)
-            time.sleep(EVERY_SECONDS)
+            time.sleep(STORE_EVERY_SECONDS if on_store(live.ledger.folder) else EVERY_SECONDS)
             live.refresh()
     except KeyboardInterrupt:
         pass

@@ -7,33 +7,40 @@ import signal
 import sys
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 
 from scaling import data
+from scaling.cli.locate import unwritable
 from scaling.cli.progress import SweepView, label
 from scaling.launch import provenance
-from scaling.launch.local import Event, LocalSweep, Outcome, Stop, default_population
+from scaling.launch.local import LocalSweep, Outcome, Stop, default_population, default_workers, one_core_each
 from scaling.launch.mirror import mirrored
+from scaling.launch.process import Event
 from scaling.plan import Plan, Study
 from scaling.record import Failure, Ledger, table
 from scaling.record.claims import Holder, Observer
-from scaling.record.files import commit_json
+from scaling.record.files import commit_json, on_store
+from scaling.record.litter import clear
 from scaling.report.words import plain
 from scaling.spec import Refusal
 
+SINGLE = "one_core_each"  # in study.json: whether every worker has one thread
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
 def unfit(study: Study, ledger: Ledger, workers: int, population: str, patience: float) -> list[str]:
     """What can only be known here: the workers, the folder, the text that earlier runs were trained on."""
     faults = unfit_options(workers, population, patience)
-    nearest = next(p for p in [ledger.folder, *ledger.folder.absolute().parents] if p.exists())
-    if not nearest.is_dir():
-        faults.append(f"--out = {ledger.folder}: {nearest} is a file, not a folder")
-    elif not os.access(nearest, os.W_OK):
-        faults.append(f"--out = {ledger.folder}: {nearest} cannot be written to; give another --out")
+    if on_store(ledger.folder):
+        try:
+            return faults + (_other_study(study, ledger) or changed_texts(study.runs, ledger))
+        except OSError as error:
+            return [*faults, f"--out = {ledger.folder}: cannot be read ({error})"]
+    if why := unwritable(ledger.folder):
+        faults.append(f"--out = {ledger.folder}: {why}; give another --out")
     else:
         faults += _other_study(study, ledger) or changed_texts(study.runs, ledger)
     return faults
@@ -48,9 +55,11 @@ def unfit_options(workers: int, population: str, patience: float) -> list[str]:
     return faults
 
 
-def unfit_team(plan: Plan, option: str, processes: int, population: str) -> list[str]:
+def unfit_team(plan: Plan, option: str, processes: int, population: str, folder: Path) -> list[str]:
     """What speaks against training each run of `plan` on several processes."""
     faults = []
+    if on_store(folder):
+        faults.append(f"{option} = {processes}: needs a results folder on a disk, where the processes meet")
     if population not in ("auto", "1"):
         faults.append(f"--population = {population}: must be 1 with {option} above 1, which share one run")
     uneven = [p.run for p in plan.runs if p.run.batch % processes]
@@ -60,6 +69,16 @@ def unfit_team(plan: Plan, option: str, processes: int, population: str) -> list
             f"e.g. {uneven[0].id}: batch = {uneven[0].batch}"
         )
     return faults
+
+
+def unfit_sinks(ledger: Ledger, sinks: Collection[str]) -> list[str]:
+    """Why curves cannot be copied as they grow."""
+    if not on_store(ledger.folder):
+        return []
+    return [
+        f"--log {name}: needs a results folder on a disk; copy {ledger.folder} there, and `scaling log`"
+        for name in sinks
+    ]
 
 
 def _other_study(study: Study, ledger: Ledger) -> list[str]:
@@ -85,7 +104,7 @@ def _other_study(study: Study, ledger: Ledger) -> list[str]:
 
 
 def _asks_the_same(before: dict, study: Study) -> bool:
-    return {k: v for k, v in before.items() if k != "command"} == json.loads(json.dumps(study.to_json()))
+    return {k: v for k, v in before.items() if k not in ("command", SINGLE)} == json.loads(json.dumps(study.to_json()))
 
 
 def changed_texts(plan: Plan, ledger: Ledger) -> list[str]:
@@ -104,14 +123,31 @@ def changed_texts(plan: Plan, ledger: Ledger) -> list[str]:
     return lines
 
 
-def lay_down(study: Study, ledger: Ledger, holder: Holder, command: str) -> None:
-    """Write `study.json`. While others are at work on the same it stays as it is; on another plan they stop nobody."""
+def lay_down(study: Study, ledger: Ledger, holder: Holder, command: str, workers: int) -> None:
+    """Write `study.json`. While others are at work on the same it stays as it is; on another plan they stop nobody.
+
+    It also says how many cores a worker has, one or all of its participant's: sums run in another order on several, so
+    whoever takes part later, or goes on, does as it was begun.
+    """
     path = ledger.folder / "study.json"
-    if holder.others() and path.exists():
+    before = ledger.study() if path.exists() else {}
+    if before and holder.others():
         if faults := _other_study(study, ledger):
             raise Refusal(faults)
         return
-    commit_json(path, study.to_json() | {"command": command})
+    begun = any(p.run.id in ledger or ledger.curve_lines(p.run.id) for p in study.runs.runs)
+    single = before.get(SINGLE) if begun else None
+    if single is None:
+        single = one_core_each(study.runs, workers)
+    commit_json(path, study.to_json() | {"command": command, SINGLE: single})
+
+
+def workers_of(arguments: argparse.Namespace, ledger: Ledger) -> int:
+    """`--workers`, else one where a worker has all cores in this sweep, else what the machine has."""
+    if arguments.workers is not None:
+        return arguments.workers
+    begun = (ledger.folder / "study.json").exists() and ledger.study().get(SINGLE) is False
+    return 1 if begun else default_workers()
 
 
 @contextmanager
@@ -151,9 +187,16 @@ def sweep(
     stop = Stop()
     before = {number: signal.signal(number, lambda *_: stop.ask()) for number in SIGNALS}
     command = worker_command(ledger, options.population)
+    study = ledger.study()
+    single = study.get(SINGLE, one_core_each(plan, workers)) and processes == 1
+    if single != one_core_each(plan, workers):
+        how = "one core" if single else "all cores"
+        print(f"workers have {how} each, as this sweep was begun with: the same bits for every run", file=sys.stderr)
+    if not holder.others():
+        clear(ledger, [p.run.id for p in plan.runs], [p.run.id for p in plan.runs if p.role != "trunk"])
     view = SweepView(plan, ledger, workers)
     try:
-        with view, mirrored(options.sinks, ledger, plan, ledger.study()["name"], label) as mirror:
+        with view, mirrored(options.sinks, ledger, plan, study["name"], label) as mirror:
 
             def see(event: Event) -> None:
                 view(event)
@@ -176,6 +219,7 @@ def sweep(
                 patience=options.patience,
                 processes=processes,
                 team=team,
+                single=single,
             ).run()
     finally:
         for number, handler in before.items():
@@ -184,7 +228,7 @@ def sweep(
 
 def worker_command(ledger: Ledger, population: str) -> list[str]:
     machine = json.dumps(provenance.code())
-    words = [sys.executable, "-m", "scaling", "worker", str(ledger.folder.absolute()), machine]
+    words = [sys.executable, "-m", "scaling", "worker", os.fspath(ledger.folder.absolute()), machine]
     return [*words, "--population", population]
 
 

@@ -4,13 +4,13 @@ import argparse
 import csv
 import json
 import sys
-from pathlib import Path
 
 from scaling.cli.exits import DONE
 from scaling.cli.options import json_option
 from scaling.fitting.table import plain
 from scaling.machine import indexes_folder
-from scaling.record import Ledger
+from scaling.record import Ledger, table
+from scaling.record.files import folder_of, on_store
 from scaling.record.index import Index
 from scaling.record.table import TEXTS
 
@@ -21,12 +21,19 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    with Index(Ledger(Path(arguments.folder)), indexes_folder()) as index:
-        if arguments.json:
-            print(json.dumps([_values(row) for row in csv.DictReader(index.lines())], indent=1))
-        else:
-            sys.stdout.writelines(index.lines())
+    lines = _lines(Ledger(folder_of(arguments.folder)))
+    if arguments.json:
+        print(json.dumps([_values(row) for row in csv.DictReader(lines)], indent=1))
+    else:
+        sys.stdout.writelines(lines)
     return DONE
+
+
+def _lines(ledger: Ledger) -> list[str]:
+    if on_store(ledger.folder):
+        return [table.HEADER, *map(table.line, table.rows(ledger))]
+    with Index(ledger, indexes_folder()) as index:
+        return index.lines()
 
 
 def _values(row: dict[str, str]) -> dict[str, str | float | None]:

@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 
 from scaling.cli.exits import DONE, FAILED, INTERRUPTED
 from scaling.cli.locate import results_of, study_of
-from scaling.cli.options import dry_run_option, json_option, study_options, sweep_options
+from scaling.cli.options import dry_run_option, json_option, study_options, sweep_options, typed
 from scaling.cli.plan import show
-from scaling.cli.sweep import obeying_signals, say_unfinished, sweep, unfit
+from scaling.cli.sweep import lay_down, obeying_signals, say_unfinished, sweep, unfit
 from scaling.cost import count_params
 from scaling.launch.local import Outcome, default_workers
 from scaling.launch.sinks import missing
@@ -23,7 +24,7 @@ from scaling.plan import Plan, Planned, Study
 from scaling.plan.tuning import Cell, cells, extended, ladder, tuning_plan
 from scaling.record import Ledger, RunRecord, table
 from scaling.record.claims import Holder
-from scaling.record.files import commit_json
+from scaling.record.files import commit_json, disk_folder_of
 from scaling.record.tuning import same_but_rate
 from scaling.report.words import power, several
 from scaling.spec import Refusal, RunSpec, from_json, to_json
@@ -98,6 +99,7 @@ class Asked:
 def run(arguments: argparse.Namespace) -> int:
     study, path = study_of(arguments.experiment, arguments.changes)
     folder = results_of(study, path, arguments.out)
+    disk_folder_of(folder, "tune")
     own, ledger = Ledger(folder), Ledger(folder / "tuning")
     workers = default_workers() if arguments.workers is None else arguments.workers
     unready = missing(arguments.sinks) + unfit(study, own, workers, arguments.population, arguments.patience)
@@ -116,10 +118,9 @@ def run(arguments: argparse.Namespace) -> int:
     with obeying_signals():
         plan, outcome = _train(asked, kept, taken, ledger, workers, arguments)
         if outcome.stopped:
-            out = f" --out {shlex.quote(arguments.out)}" if arguments.out else ""
-            console.print(
-                f"stopped; what is done is kept. To go on: {_command(arguments)}{out}", highlight=False, soft_wrap=True
-            )
+            out = f" --out {shlex.quote(typed(arguments.out))}" if arguments.out else ""
+            again = escape(f"{_command(arguments)}{out}")
+            console.print(f"stopped; what is done is kept. To go on: {again}", highlight=False, soft_wrap=True)
             return INTERRUPTED
         _close(asked, _as_study(study, plan + kept), own, ledger, arguments)
     return FAILED if say_unfinished(plan.pending(ledger), ledger, outcome, console) else DONE
@@ -138,7 +139,7 @@ def _train(
         while True:
             plan = asked.plan(ledger)
             whole = _as_study(asked.study, plan + kept)
-            commit_json(ledger.folder / "study.json", whole.to_json() | {"command": _command(arguments)})
+            lay_down(whole, ledger, holder, _command(arguments), workers)
             if not plan.pending(ledger).runs or outcome.failed or outcome.stopped:
                 break
             outcome = sweep(whole.runs, ledger, holder, arguments, workers)
@@ -302,7 +303,7 @@ def _console() -> Console:
 
 def _command(arguments: argparse.Namespace) -> str:
     """What makes these results again, wherever they go."""
-    words = ["scaling", "tune", arguments.experiment]
+    words = ["scaling", "tune", typed(arguments.experiment)]
     words += [word for change in arguments.changes for word in ("--set", change)]
     words += [word for name in arguments.groups for word in ("--group", name)]
     usual = {"sizes": "3", "horizons": "2", "rates": 5, "step": 2.0, "seeds": 1, "level": None}

@@ -12,6 +12,7 @@ from scaling.fitting.calibrate import Calibration
 from scaling.fitting.fitted import Fit
 from scaling.fitting.influence import Influence
 from scaling.fitting.laws import LAWS
+from scaling.fitting.table import printable
 from scaling.fitting.uncertainty import Interval
 
 FEWEST_SHOWN = 5  # of the runs that move a fit most
@@ -20,7 +21,7 @@ FEWEST_SHOWN = 5  # of the runs that move a fit most
 def show_fit(found: Fit, console: Console, profile: Mapping[str, Interval] | None = None) -> None:
     """`profile` are intervals of parameters by the profile of the objective, shown beside the fit's own."""
     dropped = "".join(f"; {count} left out: {reason}" for reason, count in found.dropped.items())
-    of = found.x or found.params
+    of = printable(found.x or found.params or "")
     console.print(
         f"[bold]{found.name}[/bold]{f' in {escape(of)}' if of else ''}, {found.runs} runs{escape(dropped)}: "
         f"{found.status.replace('_', ' ')}",

@@ -3,7 +3,6 @@
 import argparse
 import json
 from dataclasses import asdict
-from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
@@ -12,6 +11,7 @@ from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainin
 from scaling.cli.exits import DONE, FAILED
 from scaling.cli.options import json_option
 from scaling.record import Ledger
+from scaling.record.files import folder_of
 from scaling.record.verify import Verified, verify
 
 
@@ -22,7 +22,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    ledger, errors = Ledger(Path(arguments.folder)), Console(stderr=True)
+    ledger, errors = Ledger(folder_of(arguments.folder)), Console(stderr=True)
     columns = (TextColumn("{task.description}"), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as progress:
         task = progress.add_task("runs", total=None)

@@ -4,11 +4,11 @@ import argparse
 import contextlib
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 from rich.console import Console
 
 from scaling.cli.exits import DONE, FAILED, INTERRUPTED
+from scaling.cli.locate import unwritable
 from scaling.cli.options import sweep_options
 from scaling.cli.sweep import (
     obeying_signals,
@@ -16,15 +16,17 @@ from scaling.cli.sweep import (
     say_unfinished,
     sweep,
     unfit_options,
+    unfit_sinks,
     unfit_team,
     worker_command,
+    workers_of,
 )
-from scaling.launch.local import default_workers
 from scaling.launch.sinks import missing
 from scaling.launch.team import attend, close
 from scaling.plan import Plan
 from scaling.record import Ledger, table
 from scaling.record.claims import Holder
+from scaling.record.files import folder_of
 from scaling.spec import Refusal
 
 
@@ -51,20 +53,22 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    ledger = Ledger(Path(arguments.folder))
+    ledger = Ledger(folder_of(arguments.folder))
     plan = Plan.from_json(ledger.study()["plan"])
-    workers = arguments.workers
-    if workers is None:
-        workers = default_workers() if arguments.processes == 1 else 1
+    workers = workers_of(arguments, ledger)
+    if arguments.workers is None and arguments.processes > 1:
+        workers = 1
     faults = unfit_options(workers, arguments.population, arguments.patience) + plan.faults()
+    if why := unwritable(ledger.folder):
+        faults.append(f"{ledger.folder}: {why}, and records go into it")
     known = {p.run.id for p in plan.runs}
     faults += [
         f"--only {run_id}: {ledger.folder} plans no such run" for run_id in arguments.only if run_id not in known
     ]
-    faults += _unfit_team(arguments, workers, plan.pending(ledger))
+    faults += _unfit_team(arguments, workers, plan.pending(ledger), ledger)
     if arguments.process and not faults:
         return _attend(ledger, arguments)
-    if faults := faults + missing(arguments.sinks):
+    if faults := faults + missing(arguments.sinks) + unfit_sinks(ledger, arguments.sinks):
         raise Refusal(faults)
     console = Console(stderr=True)
     with obeying_signals(), Holder(ledger.folder) as holder, _closing(ledger, arguments.team):
@@ -100,7 +104,7 @@ def _closing(ledger: Ledger, team: str) -> Iterator[None]:
             close(ledger.folder, team)
 
 
-def _unfit_team(arguments: argparse.Namespace, workers: int, pending: Plan) -> list[str]:
+def _unfit_team(arguments: argparse.Namespace, workers: int, pending: Plan, ledger: Ledger) -> list[str]:
     processes, faults = arguments.processes, []
     if processes < 1:
         return [f"--processes = {processes}: must be at least 1"]
@@ -116,7 +120,7 @@ def _unfit_team(arguments: argparse.Namespace, workers: int, pending: Plan) -> l
         return faults
     if workers != 1:
         faults.append(f"--workers = {workers}: must be 1 with --processes, which make one worker")
-    return faults + unfit_team(pending, "--processes", processes, arguments.population)
+    return faults + unfit_team(pending, "--processes", processes, arguments.population, ledger.folder)
 
 
 def _attend(ledger: Ledger, arguments: argparse.Namespace) -> int:

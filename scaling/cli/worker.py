@@ -15,6 +15,7 @@ from scaling.launch.worker import Failed, Job, Stopped, serve
 from scaling.machine import cache_folder, programs_folder
 from scaling.record import Ledger
 from scaling.record.claims import ClaimLost
+from scaling.record.files import folder_of, on_store
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     keep_compiled_programs(programs_folder())
     use_every_core()
-    ledger, machine = Ledger(Path(arguments.folder)), json.loads(arguments.machine)
+    ledger, machine = Ledger(folder_of(arguments.folder)), json.loads(arguments.machine)
     if arguments.process > 0:
         return _follow(ledger.folder, arguments)
     others: list[team.Peer] = []
@@ -118,6 +119,8 @@ def _kind(error: Exception, folder: Path) -> str:
         return "trunk_lost"
     if isinstance(error, DiskFull) or (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)):
         return "disk_full"
+    if isinstance(error, OSError) and on_store(folder):
+        return "folder_lost" if error.errno in (None, errno.EIO) else ""
     if isinstance(error, OSError) and (not folder.is_dir() or error.errno in (errno.EROFS, errno.EIO, errno.ESTALE)):
         return "folder_lost"
     return ""

@@ -33,7 +33,13 @@ def open_source(spec: DataSpec, model: ModelSpec) -> Source:
 
     Raises `Refusal` where there is no such source, or where it cannot be read.
     """
-    name = spec.source
+    try:
+        return _opened(spec.source, model)
+    except OSError as error:
+        raise Refusal(f"data.source = {spec.source!r:.200}: cannot be read: {error.strerror or error}") from error
+
+
+def _opened(name: str, model: ModelSpec) -> Source:
     kind, _, argument = name.partition(":")
     if name == "bytes:stdlib":
         return open_stdlib(name)

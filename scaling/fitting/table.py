@@ -45,7 +45,7 @@ def read_table(path: str | Path, columns: Mapping[str, str] | None = None) -> pa
     """
     import pandas
 
-    path = _file(Path(path))
+    path = _file(Path(path) if isinstance(path, str) else path)
     read = OTHERS.get(path.suffix.lower(), _csv)
     header, lines = read(path)
     if not lines:

@@ -5,7 +5,9 @@ copy of its queue, and the folder holds everything else: kill it at any moment, 
 has no record. A worker that dies or hangs takes down its run, not the sweep.
 """
 
+import functools
 import os
+import platform
 import socket
 import threading
 import time
@@ -19,17 +21,19 @@ from queue import SimpleQueue as Queue
 
 from scaling.launch.process import PATIENCE_SECONDS, Event, Worker, ended
 from scaling.launch.team import HERE
-from scaling.machine import cores, cores_are_ours, given_cores
+from scaling.machine import cache_folder, cores, cores_are_ours, given_cores
 from scaling.plan.clock import AT_HAND_SECONDS, seconds
 from scaling.plan.plan import Plan, Planned, Role
 from scaling.record import Failure, Ledger
 from scaling.record.claims import Claim, Holder, standing
 from scaling.record.failure import Kind
+from scaling.record.files import on_store
 from scaling.spec import alike
 
 ATTEMPTS = 3  # of a run whose worker died or hung; jaxlib is known to crash now and then (jax issue 39257)
 GRACE_SECONDS = 14.0  # from asking a worker to stop until it is killed: steps in flight, and a save for each member
 LOOK_SECONDS = 1.0  # between looks at what other participants have done
+STORE_LOOK_SECONDS = 10.0  # in a bucket, where every look is a request for every run
 LOOK_SHARE = 0.05  # of the time, at most, that looking takes
 STALLED_SECONDS = 5.0  # of its own loop, after which a supervisor knows that it was stopped itself
 FINAL = ("error", "out_of_memory")  # kinds of failure that trying again does not mend
@@ -67,6 +71,11 @@ def default_workers() -> int:
     return given_cores() if _on_cpu() else 1
 
 
+def one_core_each(plan: Plan, workers: int) -> bool:
+    """Whether workers have one thread: a plan of one run, or a single worker, has every core."""
+    return min(workers, len(plan)) > 1
+
+
 def default_population() -> int:
     """The most runs of one shape that a worker is given at once: on an accelerator it tries what pays; on a CPU one
     worker a core pays more than any population (benchmarks/README.md)."""
@@ -90,7 +99,8 @@ class LocalSweep:
     Up to `population` runs of one shape go to a worker together (`spec.alike`); it may train them in one program.
     `only` are the ids of the runs to make, by default all. With `linger` it stays while other participants have runs
     of the plan in their hands, to go on with them should these die; without, it ends as soon as nothing is left for it.
-    `retry` tries again what failed for good before. With several `processes` each worker is the lead of so many
+    `retry` tries again what failed for good before. `single` workers have a core and a thread each, others what there
+    is; by default it is `one_core_each`. With several `processes` each worker is the lead of so many
     (`scaling.launch.team`), which are started here; the others of a `team` that has a name come from elsewhere.
     """
 
@@ -113,6 +123,7 @@ class LocalSweep:
         patience: float = PATIENCE_SECONDS,
         processes: int = 1,
         team: str = "",
+        single: bool | None = None,
     ):
         self._plan, self._ledger, self._command, self._holder = plan, ledger, command, holder
         self._held_back = {run_id for run_id in held_back if run_id not in ledger}
@@ -127,10 +138,13 @@ class LocalSweep:
         self._elsewhere: dict[str, float] = {}  # run in other hands -> when to ask again
         self._lost_trunks: set[str] = set()  # recorded, and to be trained again
         self._next_look = 0.0
+        self._in_store, self._next_round = on_store(ledger.folder), 0.0
+        self._look_seconds = STORE_LOOK_SECONDS if self._in_store else LOOK_SECONDS
+        # Nobody appends to a log in a bucket, so that of a worker stays with the machine.
+        self._logs = cache_folder() / "logs" / ledger.folder.name if self._in_store else ledger.folder / "logs"
         self._log_name = f"worker-{holder.name}" if holder.others() else "worker"
-        # A plan of one run has every core. The plan decides and not what is pending: a sweep that was stopped goes on
-        # as it began, to the same bits.
-        self._single = min(workers, len(plan)) > 1
+        # The plan decides and not what is pending: a sweep that was stopped goes on as it began, to the same bits.
+        self._single = one_core_each(plan, workers) if single is None else single
         self._cores = cores() if self._single and cores_are_ours() else [None]
         self.outcome = Outcome()
         self._planned = {p.run.id: p for p in plan.runs}
@@ -177,7 +191,6 @@ class LocalSweep:
             self._open(number)
         asked_at, turned = None, time.monotonic()
         while True:
-            self._release_held_out()
             if self._stop.asked() and asked_at is None:
                 asked_at = time.monotonic()
                 for worker in self._workers.values():
@@ -188,8 +201,7 @@ class LocalSweep:
                 for worker in self._workers.values():
                     worker.kill()
             if asked_at is None:
-                self._look_around()
-                self._hand_out()
+                self._take_a_round()
             if not self._workers:
                 break
             self._listen()
@@ -215,6 +227,21 @@ class LocalSweep:
         except Empty:
             return
 
+    def _take_a_round(self) -> None:
+        """See what is new, and give it to workers; in a bucket when something happened here, else now and then."""
+        if time.monotonic() < self._next_round:
+            return
+        try:
+            self._release_held_out()
+            self._look_around()
+            self._hand_out()
+        except OSError as error:
+            if not self._in_store:
+                raise
+            self._give_up_all("folder_lost", f"{self._ledger.folder}: {error}")
+        if self._in_store:
+            self._next_round = time.monotonic() + STORE_LOOK_SECONDS
+
     def _say_what_is_left(self) -> None:
         """Of a queue that nobody works on any more."""
         for run_id, planned in self._queue.items():
@@ -230,7 +257,7 @@ class LocalSweep:
             self.outcome.failed.setdefault(run_id, Failure(kind="blocked", reason=why))
 
     def _open(self, number: int) -> None:
-        log = self._ledger.folder / "logs" / f"{self._log_name}-{number}.log"
+        log = self._logs / f"{self._log_name}-{number}.log"
         core = self._cores[number % len(self._cores)]
         lead, others = self._command, []
         if self._processes > 1:
@@ -239,7 +266,7 @@ class LocalSweep:
             lead = [*self._command, "--team", team, "--processes", str(self._processes), "--host", host]
             others = [] if self._team else [[*lead, "--process", str(k)] for k in range(1, self._processes)]
         self._workers[number] = Worker(
-            number, lead, core, log, self._said, alone=self._single, inherited=(self._holder.fileno(),), others=others
+            number, lead, core, log, self._said, alone=self._single, inherited=self._holder.files, others=others
         )
 
     def _release_held_out(self) -> None:
@@ -270,7 +297,7 @@ class LocalSweep:
                     self._elsewhere.pop(run_id, None)
                     self.outcome.failed[run_id] = failure
         took = time.monotonic() - began
-        self._next_look = began + max(LOOK_SECONDS, took / LOOK_SHARE)
+        self._next_look = began + max(self._look_seconds, took / LOOK_SHARE)
 
     def _made_elsewhere(self, run_id: str) -> None:
         del self._queue[run_id]
@@ -315,7 +342,7 @@ class LocalSweep:
         run_id = planned.run.id
         claim = self._holder.claim(run_id)
         if claim is None:
-            self._elsewhere[run_id] = time.monotonic() + LOOK_SECONDS
+            self._elsewhere[run_id] = time.monotonic() + self._look_seconds
             return None
         self._elsewhere.pop(run_id, None)
         if run_id in self._ledger:
@@ -358,10 +385,11 @@ class LocalSweep:
         )
 
     def _ready(self) -> list[Planned]:
-        now = time.monotonic()
+        now, there = time.monotonic(), functools.cache(self._trunk_is_there)
         return [
             p for i, p in self._queue.items()
-            if i not in self._held_back and self._elsewhere.get(i, 0.0) <= now and self._trunk_is_there(p)
+            if i not in self._held_back and self._elsewhere.get(i, 0.0) <= now
+            and (p.run.branch is None or there(p.run.branch.trunk))
         ]  # fmt: skip
 
     def _together(self, first: Planned) -> list[Planned]:
@@ -376,9 +404,8 @@ class LocalSweep:
         ]  # fmt: skip
         return [first, *others[: self._population - 1]]
 
-    def _trunk_is_there(self, planned: Planned) -> bool:
-        branch = planned.run.branch
-        return branch is None or (branch.trunk in self._ledger and branch.trunk not in self._queue)
+    def _trunk_is_there(self, trunk: str) -> bool:
+        return trunk in self._ledger and trunk not in self._queue
 
     def _leads_to(self, planned: Planned, role: Role) -> bool:
         return any(p.role == role for p in self._family(planned))
@@ -392,6 +419,8 @@ class LocalSweep:
 
     def _handle(self, event: Event) -> None:
         worker = self._workers[event.worker]
+        if event.kind != "progress":
+            self._next_round = 0.0
         if event.kind == "gone":
             del self._workers[event.worker]
             worker.close()
@@ -418,7 +447,7 @@ class LocalSweep:
             self.outcome.recorded[run_id] = event.values["status"]
         elif event.kind == "lost":  # whoever took it over makes it, or we later
             self._queue[run_id] = job
-            self._elsewhere[run_id] = time.monotonic() + LOOK_SECONDS
+            self._elsewhere[run_id] = time.monotonic() + self._look_seconds
         elif event.values["kind"] == "trunk_lost" and self._attempts[run_id] < ATTEMPTS:
             assert job.run.branch
             trunk = self._planned[job.run.branch.trunk]
@@ -478,4 +507,6 @@ class LocalSweep:
         self._queue.clear()
 
     def _log_of(self, worker: Worker) -> str:
+        if self._in_store:
+            return f"{platform.node()}:{worker.log}"
         return str(worker.log.relative_to(self._ledger.folder))

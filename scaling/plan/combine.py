@@ -1,13 +1,15 @@
 """Plan combinators: from a base run and some lists to many runs."""
 
 import itertools
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from numbers import Real
 
 from scaling.cost import flops_per_token
 from scaling.plan.plan import Plan, Planned, Role, steady
 from scaling.plan.rule import Rule
-from scaling.spec import Branch, ModelSpec, RunSpec, refuse_faulty
+from scaling.spec import Branch, ModelSpec, Refusal, RunSpec, faults, refuse_faulty
 
 COOLDOWN = 0.2  # share of a run's steps; 10-20 % matches a tuned cosine (arXiv:2405.18392, section 4)
 
@@ -30,7 +32,7 @@ def trunks(
     within the bounds that hold at the shortest.
     """
     models = tuple(models)
-    _refuse(base, models)
+    _refuse(base, models, tokens, "tokens")
     runs: list[Planned] = []
     for model in models:
         shaped = replace(base, model=model)
@@ -61,7 +63,7 @@ def straight(
     """Every model at every horizon, each run from its first step to its last; a schedule that is
     not wsd is left as it is. `rule` moves the numbers of `base`, which it is anchored at, to each horizon."""
     models = tuple(models)
-    _refuse(base, models)
+    _refuse(base, models, tokens, "tokens")
     runs = []
     for model, d in itertools.product(models, tokens):
         run = replace(base, model=model)
@@ -84,7 +86,7 @@ def isoflop(
 ) -> Plan:
     """Every model at every compute budget in exact FLOPs (arXiv:2203.15556, approach 2), by trunks and branches."""
     models = tuple(models)
-    _refuse(base, models)
+    _refuse(base, models, budgets, "budgets")
     plan = Plan()
     for model in models:
         tokens = [budget / flops_per_token(model, "exact") for budget in budgets]
@@ -105,9 +107,16 @@ def repeated(plan: Plan, seeds: Iterable[int]) -> Plan:
     return copies
 
 
-def _refuse(base: RunSpec, models: Iterable[ModelSpec]) -> None:
+def _refuse(base: RunSpec, models: Iterable[ModelSpec], amounts: Iterable[float], name: str) -> None:
     """Faults of what a plan is made from, before anything is divided by it; schedule and length come later."""
-    refuse_faulty(replace(base, model=model, optim=steady(base.optim), steps=10**9) for model in models)
+    shapes = [replace(base, model=model, optim=steady(base.optim), steps=10**9) for model in models]
+    found = [
+        f"{name} = {amount!r:.60}: must be a finite number above 0"
+        for amount in amounts
+        if not isinstance(amount, Real) or not 0 < amount < math.inf
+    ]
+    if found := [fault for shape in shapes for fault in faults(shape)] + found:
+        raise Refusal(dict.fromkeys(found))
 
 
 def _reseeded(run: RunSpec, seed: int) -> RunSpec:
@@ -115,7 +124,10 @@ def _reseeded(run: RunSpec, seed: int) -> RunSpec:
 
 
 def _steps(run: RunSpec, tokens: float) -> int:
-    return max(1, round(tokens / run.batch_tokens))
+    """The nearest whole number; `Refusal` for less than one step."""
+    if round(tokens / run.batch_tokens, 6) < 1:
+        raise Refusal(f"tokens = {tokens:g}: one step of batch x model.context takes {run.batch_tokens}")
+    return round(tokens / run.batch_tokens)
 
 
 def _cooled(run: RunSpec, tokens: float, cooldown: float) -> RunSpec:

@@ -4,10 +4,10 @@ import re
 from collections import Counter
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from scaling.cost import marginal_flops
-from scaling.spec import Branch, OptimSpec, RunSpec, faults, from_json, override, to_json
+from scaling.spec import Branch, OptimSpec, RunSpec, faults, from_json, ill_typed, override, to_json
 
 # trunk: trained for its branches, not evaluated; fitted: the law is fitted to it; held_out: forecast, then trained;
 # compare: measured for another question than the law, e.g. another algorithm.
@@ -65,11 +65,20 @@ class Plan:
 
         return Plan(tuple(replace(p, run=change(p.run)) for p in self.runs)) if changes else self
 
+    def ill_typed(self) -> list[str]:
+        """One line for each thing in the plan that is no run with a group, a role and an id."""
+        if not isinstance(self.runs, tuple):
+            return [f"plan.runs = {self.runs!r:.60}: must be a tuple of Planned"]
+        return list(dict.fromkeys(line for planned in self.runs for line in _ill_planned(planned)))
+
     def faults(self) -> list[str]:
         """Everything that is wrong with the plan's runs and with how they hang together, each line once."""
+        if lines := self.ill_typed():
+            return lines
         if not self.runs:
             return ["plan: holds no runs"]
-        lines = [fault for planned in self.runs for fault in faults(planned.run)]
+        by_run = {p.run.id: faults(p.run) for p in self.runs}
+        lines = [fault for found in by_run.values() for fault in found]
         lines += [
             f"group = {name!r}: must be letters, digits, space, '.', '_' or '-', beginning with a letter or digit"
             for name in {p.group for p in self.runs}
@@ -82,8 +91,10 @@ class Plan:
             if count > 1
         ]
         trunks = {p.run.id: p.run for p in self.runs if p.role == "trunk"}
-        for planned in self.runs:
-            lines += _branch_faults(planned.run, trunks)
+        for run in (p.run for p in self.runs if p.run.branch):
+            # How a branch and a trunk hang together is asked of sound ones: not a number, say, equals nothing.
+            if run.branch and not by_run[run.id] and not by_run.get(run.branch.trunk):
+                lines += _branch_faults(run, run.branch, trunks)
         return list(dict.fromkeys(lines))
 
     def to_json(self) -> list[dict[str, Any]]:
@@ -101,15 +112,28 @@ def steady(optim: OptimSpec) -> OptimSpec:
     return replace(optim, **shape)
 
 
-def _branch_faults(run: RunSpec, trunks: Mapping[str, RunSpec]) -> Iterable[str]:
-    if run.branch is None:
+def _ill_planned(planned: Any) -> list[str]:
+    if not isinstance(planned, Planned):
+        return [f"plan: {planned!r:.60}: must be a Planned, as trunks, straight and isoflop make them"]
+    if not isinstance(planned.run, RunSpec):
+        return [f"plan: run = {planned.run!r:.60}: must be a RunSpec"]
+    lines = [] if isinstance(planned.group, str) else [f"group = {planned.group!r:.60}: must be text"]
+    if planned.role not in get_args(Role):
+        lines.append(f"role = {planned.role!r:.60}: must be one of {', '.join(get_args(Role))}")
+    try:
+        planned.run.id  # noqa: B018
+    except (TypeError, ValueError, AttributeError):  # of a value that JSON has not
+        lines += ill_typed(planned.run)
+    return lines
+
+
+def _branch_faults(run: RunSpec, branch: Branch, trunks: Mapping[str, RunSpec]) -> Iterable[str]:
+    if branch.trunk not in trunks:
+        yield f"branch.trunk = {branch.trunk}: no trunk of the plan has this id"
         return
-    if run.branch.trunk not in trunks:
-        yield f"branch.trunk = {run.branch.trunk}: no trunk of the plan has this id"
-        return
-    trunk = trunks[run.branch.trunk]
-    if run.branch.step > trunk.steps:
-        yield f"branch.step = {run.branch.step}: its trunk {trunk.id} ends at step {trunk.steps}"
+    trunk = trunks[branch.trunk]
+    if branch.step > trunk.steps:
+        yield f"branch.step = {branch.step}: its trunk {trunk.id} ends at step {trunk.steps}"
     same = replace(run, optim=trunk.optim, eval=trunk.eval, steps=trunk.steps, branch=trunk.branch)
     if same != trunk or steady(run.optim) != trunk.optim:
         yield f"branch.trunk = {trunk.id}: differs from its branch {run.id} in more than the cooldown"

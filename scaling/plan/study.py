@@ -12,6 +12,7 @@ from scaling.plan.plan import Plan
 from scaling.spec import ill_typed
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+UNFIT = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")  # for a terminal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +65,7 @@ class Study:
             value = getattr(self.analysis, field, None)
             if not lines and not isinstance(value, kind):
                 lines.append(f"analysis.{field} = {value!r}: is of the wrong type ({type(value).__name__})")
-        return lines
+        return lines or [*dict.fromkeys(self.plan.ill_typed() + self.held_out.ill_typed())]
 
     def faults(self) -> list[str]:
         """Everything that is wrong, one line each; no run is started while there is any."""
@@ -73,11 +74,20 @@ class Study:
         lines = self.runs.faults()
         if not NAME.fullmatch(self.name):
             lines.append(f"name = {self.name!r}: must be letters, digits, '.', '_' or '-': it names the results folder")
+        texts = {"question": self.question} | {
+            f"analysis.algorithms[{group!r}]": text for group, text in self.analysis.algorithms.items()
+        }
+        lines += [
+            f"{field} = {text!r:.60}: must be text without control characters"
+            for field, text in texts.items()
+            if not isinstance(text, str) or UNFIT.search(text)
+        ]
         if not 0 < self.analysis.level < 1:
             lines.append(f"analysis.level = {self.analysis.level}: must lie between 0 and 1")
         if self.analysis.bootstrap < 0 or self.analysis.bootstrap == 1:
             lines.append(f"analysis.bootstrap = {self.analysis.bootstrap}: must be 0 (delta method) or at least 2")
-        if isinstance(self.analysis.laws, str) or not self.analysis.laws:
+        laws = self.analysis.laws
+        if not isinstance(laws, (tuple, list)) or not laws or not all(isinstance(law, str) for law in laws):
             lines.append(f"analysis.laws = {self.analysis.laws!r}: must be a tuple of at least one law's name")
         if self.analysis.params not in get_args(ParamConvention):
             lines.append(

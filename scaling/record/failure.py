@@ -25,7 +25,7 @@ class Failure:
     kind: Kind
     reason: str  # one line
     attempts: int = 0  # of the participant that gave it up
-    log: str = ""  # path from the results folder; empty where there is none
+    log: str = ""  # path from the results folder, or machine:path of one in a bucket; empty where there is none
 
     @property
     def way_out(self) -> str:

@@ -1,16 +1,68 @@
-"""Writing a file so that a reader sees all of it or nothing, whatever happens meanwhile."""
+"""Writing a file so that a reader sees all of it or nothing, whatever happens meanwhile.
 
+What differs between a disk and a bucket (`scaling.record.store`) is known here: on a disk a file is written aside,
+flushed and renamed; in a bucket an object is written in its place, which is whole or not there.
+"""
+
+import functools
+import hashlib
 import json
 import os
+import platform
+import re
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard
+
+from scaling.spec import Refusal
+
+if TYPE_CHECKING:
+    from scaling.record.store import StorePath
+
+
+def folder_of(text: str | os.PathLike[str]) -> Path:
+    """A results folder on a disk or, as gs://BUCKET/NAME, in a bucket: that is used like a `Path`, too.
+
+    Raises `Refusal` for another kind of store, and where the client is missing.
+    """
+    if on_store(text):
+        return text
+    scheme = re.match(r"([A-Za-z][\w+.-]*)://", os.fspath(text))
+    if not scheme:
+        return Path(text)
+    if scheme[1] != "gs":
+        raise Refusal(
+            f"{text}: a results folder is on a disk or in a bucket of Google Cloud Storage (gs://BUCKET/NAME)"
+        )
+    from scaling.record.store import path_of
+
+    return path_of(os.fspath(text))
+
+
+def disk_folder_of(text: str | os.PathLike[str], command: str) -> Path:
+    """A results folder, for a command that has to have it on a disk."""
+    if on_store(folder := folder_of(text)):
+        raise Refusal(f"{text}: `scaling {command}` needs the results on a disk: copy them there")
+    return folder
+
+
+def on_store(path: object) -> "TypeGuard[StorePath]":
+    """Whether a path is one in a bucket."""
+    return not isinstance(path, (str, Path)) and hasattr(path, "below")
 
 
 def commit_text(path: Path, text: str) -> None:
-    """Replace `path` by `text`: written aside, flushed to the disk, renamed, the folder flushed too."""
-    aside = _written_aside(path, text)
+    """`commit_bytes` of a text, in UTF-8."""
+    commit_bytes(path, text.encode())
+
+
+def commit_bytes(path: Path, content: bytes) -> None:
+    """Replace `path` by `content`: written aside, flushed to the disk, renamed, the folder flushed too."""
+    if on_store(path):
+        path.write_bytes(content)
+        return
+    aside = _written_aside(path, content)
     try:
         os.replace(aside, path)
     except BaseException:
@@ -22,9 +74,12 @@ def commit_text(path: Path, text: str) -> None:
 def create_text(path: Path, text: str) -> bool:
     """Make `path` with `text`, complete from the moment that it is there; False where it was there already.
 
-    Of any number of processes that try, on machines that share the folder, exactly one is told True.
+    Of any number of processes that try, on machines that share the folder, exactly one is told True. (In a bucket none
+    may be: when the answer was lost on its way, and the client asked again.)
     """
-    aside = _written_aside(path, text)
+    if on_store(path):
+        return path.create(text.encode())
+    aside = _written_aside(path, text.encode())
     try:
         os.link(aside, path)
     except FileExistsError:
@@ -54,9 +109,31 @@ def read_json(path: Path, *, most: int, object_hook: Callable[[dict[str, Any]], 
         raise ValueError("it is nested too deeply") from None
 
 
+def names(folder: Path) -> list[str]:
+    """What is in a folder, sorted; nothing where there is none."""
+    if on_store(folder):
+        return folder.names()
+    try:
+        return sorted(os.listdir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def files_below(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Name below `folder`, with forward slashes, and path, of everything there but folders."""
+    if on_store(folder):
+        yield from folder.below()
+        return
+    for root, _, found in os.walk(folder):
+        for name in found:
+            path = Path(root, name)
+            yield path.relative_to(folder).as_posix(), path
+
+
 def flush_folder(folder: Path) -> None:
     """Put the names in `folder` on the disk: a rename outlives a loss of power only then."""
-    flush_file(folder)
+    if not on_store(folder):
+        flush_file(folder)
 
 
 def flush_file(path: Path) -> None:
@@ -68,13 +145,29 @@ def flush_file(path: Path) -> None:
         os.close(opened)
 
 
-def _written_aside(path: Path, text: str) -> Path:
-    """A flushed file with `text` beside `path`, under a name that no other process or thread uses."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+def beside(path: Path) -> Path:
+    """A name in the same folder that no other process or thread uses; it says whose it is (`scaling.record.litter`)."""
+    return path.with_name(f".{path.name}.{kernel()[:8] or 'none'}-{os.getpid()}.{uuid.uuid4().hex}.part")
+
+
+@functools.cache
+def kernel() -> str:
+    """The boot of this machine: processes of one kernel see one another, and one another's locks. Empty where it cannot
+    be told."""
     try:
-        with open(aside, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        name = platform.node() if platform.system() == "Darwin" else ""
+        return hashlib.sha256(name.encode()).hexdigest() if name else ""
+
+
+def _written_aside(path: Path, content: bytes) -> Path:
+    """A flushed file with `content` beside `path`, under a name that no other process or thread uses."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = beside(path)
+    try:
+        with open(aside, "wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
     except BaseException:

@@ -76,7 +76,7 @@ class Index:
     def __init__(self, ledger: Ledger, home: Path):
         self.ledger = ledger
         name = f"{platform.node()}:{ledger.folder.resolve()}"  # a home folder may be shared by machines
-        self.path = Path(home) / f"{hashlib.sha256(name.encode()).hexdigest()[:24]}.sqlite"
+        self.path = Path(home) / f"{hashlib.sha256(os.fsencode(name)).hexdigest()[:24]}.sqlite"
         self._db: sqlite3.Connection | None = None
 
     def __enter__(self) -> "Index":

@@ -20,6 +20,7 @@ import itertools
 import json
 import os
 import re
+import shlex
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -27,7 +28,7 @@ from typing import Any
 
 from scaling.record import manifest
 from scaling.record.failure import Failure
-from scaling.record.files import commit_json, create_text, flush_folder, read_json
+from scaling.record.files import commit_json, create_text, flush_folder, folder_of, names, on_store, read_json
 from scaling.record.run_record import RunRecord
 from scaling.record.seal import CURVE, SEAL, file_digest, read_sealed, sealed
 from scaling.spec import Refusal, RunSpec, ill_typed, to_json
@@ -41,7 +42,7 @@ class Ledger:
     """A handle to a results folder; holds no state of its own."""
 
     def __init__(self, folder: Path):
-        self.folder = Path(folder)
+        self.folder = folder_of(folder)
 
     def run_folder(self, run_id: str) -> Path:
         """Raises `Refusal` for what is no id: whatever a file says, no path leaves the results folder."""
@@ -72,7 +73,7 @@ class Ledger:
         out of the results folder."""
         folder = self.run_folder(run.id)
         home = folder.parent.resolve()
-        for path in (folder, folder / "checkpoints"):
+        for path in () if on_store(folder) else (folder, folder / "checkpoints"):
             if path.is_symlink() and not path.resolve().is_relative_to(home):
                 raise Refusal(f"{path}: is a link to {path.resolve()}, outside of the results folder; move it away")
         if not (folder / "spec.json").is_file():
@@ -93,6 +94,8 @@ class Ledger:
     def reopen(self, run_id: str) -> None:
         """Make a recorded run pending again; its record is kept beside, numbered. Nothing where it is pending."""
         path = self.run_folder(run_id) / "record.json"
+        if on_store(path):
+            return self._reopen_in_store(path)
         for number in itertools.count():
             kept = path.with_name(f"record.{number}.json")
             try:
@@ -107,6 +110,16 @@ class Ledger:
                 kept.unlink()
                 return
             return flush_folder(path.parent)
+
+    def _reopen_in_store(self, path: Path) -> None:
+        """Where nothing can be renamed: until the record is gone, the run has it and the copy."""
+        try:
+            text = path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return
+        for number in itertools.count():
+            if create_text(path.with_name(f"record.{number}.json"), text):
+                return path.unlink(missing_ok=True)
 
     def failure(self, run_id: str) -> Failure | None:
         """Why a run was given up; None for one that was not, and for one that has a record after all."""
@@ -126,8 +139,10 @@ class Ledger:
 
     def checkpoint_steps(self, run_id: str) -> set[int]:
         """The optimizer steps whose weights are on disk, committed. Whether they are sound shows when they are read."""
-        found = (self.run_folder(run_id) / "checkpoints").glob("*")
-        return {int(path.name) for path in found if path.name.isdecimal() and manifest.is_committed(path)}
+        folder = self.run_folder(run_id) / "checkpoints"
+        if on_store(folder):
+            return {*manifest.uploaded(folder)}
+        return {int(name) for name in names(folder) if name.isdecimal() and manifest.is_committed(folder / name)}
 
     def curve(self, run_id: str) -> list[dict[str, Any]]:
         """The logged rows of a run, oldest first."""
@@ -183,6 +198,17 @@ class Ledger:
             ) from None
         except ValueError as error:
             raise Refusal(f"{path}: not the study of a results folder ({error})") from None
+
+
+def command_of(study: Mapping[str, Any]) -> str:
+    """The command that made a study, to be shown to a person who may paste it; empty where what `study.json` says is
+    not one command of ours, quoted as we write it."""
+    said = study.get("command")
+    try:
+        words = shlex.split(said) if isinstance(said, str) else []
+    except ValueError:
+        return ""
+    return str(said) if words[:1] == ["scaling"] and shlex.join(words) == said else ""
 
 
 PLANNED = {"id", "group", "role", "run"}  # what `Plan.to_json` says of each run

@@ -10,17 +10,20 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from scaling.cost import count_params
 from scaling.record.claims import Observer
 from scaling.record.failure import Failure
+from scaling.record.files import names, on_store
 from scaling.record.ledger import Ledger
 from scaling.spec import ModelSpec, Refusal, from_json
 
 POINTS = 200  # of a curve, at most; a longer one is thinned by halves
 READ_BYTES = 8 << 20  # of one curve in one refresh, at most
 CHECKED = 2000  # runs with a record whose record is looked for again in one refresh: a trunk may be reopened
+STORE_CHECKED = 4  # in a bucket, where each look is a request
 RATE_CHANGES = 16  # of a curve, over which its rate is taken
 END_BYTES = 256  # of what was read, by which a file that was replaced is told from one that grew
 
@@ -66,10 +69,13 @@ class RunNow:
 
 
 class Tail:
-    """The rows of a metrics.jsonl that grows: each whole line once; a torn last one waits for its rest."""
+    """The rows of a metrics.jsonl that grows: each whole line once; a torn last one waits for its rest.
 
-    def __init__(self, path: str):
-        self._path = path
+    In a bucket it grows by being another one.
+    """
+
+    def __init__(self, path: Path | str):
+        self._path = Path(path) if isinstance(path, str) else path
         self._forget()
 
     def _forget(self) -> None:
@@ -78,9 +84,14 @@ class Tail:
     def rows(self) -> tuple[bool, list[dict[str, Any]]]:
         """(whether the file is another one, so that earlier rows no longer count; the rows that are new)"""
         try:
-            seen = os.stat(self._path)
+            seen = self._path.stat()
             if (seen.st_dev, seen.st_ino, seen.st_size, seen.st_mtime_ns) == self._seen:
                 return False, []
+            if on_store(self._path):
+                anew, self._at = self._at > 0, 1
+                self._seen = (seen.st_dev, seen.st_ino, seen.st_size, seen.st_mtime_ns)
+                rows = [_row(line) for line in self._path.read_bytes().splitlines()]
+                return anew, [row for row in rows if row is not None]
             with open(self._path, "rb") as file:
                 seen = os.fstat(file.fileno())
                 file.seek(self._at - len(self._end))
@@ -150,9 +161,9 @@ class Curve:
 class _Followed:
     """The curve of a run that has one."""
 
-    def __init__(self, folder: str, batch_tokens: int):
+    def __init__(self, folder: Path, batch_tokens: int):
         self.curve, self.step, self.loss = Curve(), 0, None
-        self._tail, self._batch_tokens = Tail(f"{folder}/metrics.jsonl"), batch_tokens
+        self._tail, self._batch_tokens = Tail(folder / "metrics.jsonl"), batch_tokens
         self._seen: deque[tuple[float, int]] = deque(maxlen=RATE_CHANGES)  # (seconds, step) when rows came
 
     def read(self, version: int, now: float) -> bool:
@@ -189,7 +200,7 @@ class _Watched:
         self.changed = 0  # the last refresh that found something new
         self.followed: _Followed | None = None
 
-    def read(self, folder: str, version: int, now: float) -> _Followed:
+    def read(self, folder: Path, version: int, now: float) -> _Followed:
         """Its curve, read to the end."""
         self.followed = self.followed or _Followed(folder, self.now.batch_tokens)
         if self.followed.read(version, now):
@@ -229,7 +240,7 @@ class Live:
         self._see_participants()
         held = {run_id: p for p in sorted(self.participants, key=lambda p: p.live) for run_id in p.runs}
         self._check_again()
-        there = _names(f"{self.ledger.folder}/runs")
+        there = _names(self.ledger.folder / "runs")
         for run_id, one in self._watched.items():
             if one.recorded:
                 continue
@@ -238,8 +249,8 @@ class Live:
             elif one.trunk or run_id in held or one.now.status != "pending":
                 self._look(one, set(), held.get(run_id))
 
-    def _folder(self, run_id: str) -> str:
-        return f"{self.ledger.folder}/runs/{run_id}"
+    def _folder(self, run_id: str) -> Path:
+        return self.ledger.folder / "runs" / run_id
 
     @property
     def runs(self) -> list[RunNow]:
@@ -340,10 +351,11 @@ class Live:
     def _check_again(self) -> None:
         """Some of the recorded runs, in turn: a supervisor may have reopened one."""
         recorded = [one for one in self._watched.values() if one.recorded]
-        for _ in range(min(CHECKED, len(recorded))):
+        most = STORE_CHECKED if on_store(self.ledger.folder) else CHECKED
+        for _ in range(min(most, len(recorded))):
             self._next_checked = (self._next_checked + 1) % len(recorded)
             one = recorded[self._next_checked]
-            one.recorded = os.path.exists(f"{self._folder(one.now.id)}/record.json")
+            one.recorded = (self._folder(one.now.id) / "record.json").exists()
 
     def _set(self, one: _Watched, **values: Any) -> None:
         if any(getattr(one.now, name) != value for name, value in values.items()):
@@ -388,10 +400,10 @@ def _watched(planned: Mapping[str, Any], sizes: dict[str, int]) -> _Watched:
         raise ValueError(f"run {planned['id']}: is not what a run is ({error!r})") from error
 
 
-def _names(folder: str) -> set[str]:
-    """What is in a folder; nothing where there is none."""
+def _names(folder: Path) -> set[str]:
+    """What is in a folder; nothing where there is none, or none that answers."""
     try:
-        return set(os.listdir(folder))
+        return set(names(folder))
     except OSError:
         return set()
 

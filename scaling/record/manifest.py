@@ -1,16 +1,20 @@
 """What a folder of files must hold: their sizes and sha256, in its manifest.json, which is sealed by its own sha256.
 
-A folder is committed when its manifest is there, and sound when it holds exactly what the manifest lists.
+A folder is committed when its manifest is there, and sound when it holds exactly what the manifest lists. In a bucket
+(`scaling.record.store`) a folder is the beginning of names, and the manifest is written last.
 """
 
 import hashlib
 import json
-import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from scaling.record.files import files_below
+
 NAME = "manifest.json"
+UPLOAD = re.compile(r"(\d+)\.[0-9a-f]{32}")  # a checkpoint in a bucket: its step, and whose upload it is
 
 
 def make(folder: Path, facts: Mapping[str, Any]) -> str:
@@ -21,6 +25,15 @@ def make(folder: Path, facts: Mapping[str, Any]) -> str:
 
 def is_committed(folder: Path) -> bool:
     return (folder / NAME).is_file()
+
+
+def uploaded(folder: Path) -> dict[int, list[Path]]:
+    """The committed checkpoints in a bucket, by step; several where several participants had the same step."""
+    found: dict[int, list[Path]] = {}
+    for name, path in files_below(folder):
+        if (of := UPLOAD.fullmatch(name.removesuffix(f"/{NAME}"))) and name.endswith(f"/{NAME}"):
+            found.setdefault(int(of[1]), []).append(path.parent)
+    return found
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -69,12 +82,8 @@ def _fault(path: Path | None, size: int, sha256: str) -> str:
 
 
 def _files(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Name below `folder`, with forward slashes, and path, of everything there but folders and the manifest itself."""
-    for root, _, names in os.walk(folder):
-        for name in names:
-            path = Path(root, name)
-            if path != folder / NAME:
-                yield path.relative_to(folder).as_posix(), path
+    """Name and path of everything below `folder` but the manifest itself."""
+    yield from ((name, path) for name, path in files_below(folder) if name != NAME)
 
 
 def _sealed(values: Mapping[str, Any]) -> str:
@@ -84,5 +93,5 @@ def _sealed(values: Mapping[str, Any]) -> str:
 
 
 def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -40,7 +40,7 @@ def read_sealed(path: Path, *, most: int) -> dict[str, Any]:
 def file_digest(path: Path) -> str | None:
     """Of a file's bytes; None where there is no file."""
     try:
-        with open(path, "rb") as file:
+        with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except FileNotFoundError:
         return None

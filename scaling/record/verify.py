@@ -5,6 +5,7 @@ their runs again, sums from the bytes.
 """
 
 import csv
+import io
 import json
 import os
 import re
@@ -16,7 +17,7 @@ from typing import Any, Literal
 
 from scaling.record import manifest, table
 from scaling.record.failure import Failure
-from scaling.record.files import read_json
+from scaling.record.files import names, on_store, read_json
 from scaling.record.ledger import MOST_RECORD, RUN_ID, Ledger, record_of
 from scaling.record.run_record import RunRecord
 from scaling.record.seal import CURVE, file_digest, fits, read_sealed
@@ -131,8 +132,8 @@ class _Check:
             return self.add("note", "runs", what)
         if home.is_symlink():
             self.add("note", home, f"is a link to {home.resolve()}, which is looked into")
-        names = sorted(os.listdir(home))
-        for number, name in enumerate(names):
+        found = names(home)
+        for number, name in enumerate(found):
             path = home / name
             if _leads_out(path, home):
                 self.add("fault", path, f"a link that leads to {path.resolve()}", AGAIN)
@@ -144,14 +145,14 @@ class _Check:
                 self.left_over(path)
             else:
                 self.add("note", path, "not the folder of a run; nothing reads it")
-            seen(number + 1, len(names))
+            seen(number + 1, len(found))
         if self.unsealed:
             what = f"{len(self.unsealed)} records of an older version have no seal, e.g. {self.unsealed[0]}"
             self.add("note", "runs", f"{what}: that they are as they were written cannot be told")
 
     def run(self, run_id: str, folder: Path) -> None:
-        names = set()
-        for name in sorted(os.listdir(folder)):
+        there = set()
+        for name in names(folder):
             path = folder / name
             if _leads_out(path, self.folder / "runs"):
                 self.add("fault", path, f"a link that leads to {path.resolve()}", PUT_BACK)
@@ -160,18 +161,18 @@ class _Check:
             elif OLDER.fullmatch(name):
                 self.older(path)
             elif KNOWN.fullmatch(name):
-                names.add(name)
+                there.add(name)
             else:
                 self.add("note", path, "not a file of a run; nothing reads it")
-        record, seal = (None, None) if "record.json" not in names else self.record(run_id, folder / "record.json")
-        spec = self.spec(run_id, folder / "spec.json") if "spec.json" in names else None
+        record, seal = (None, None) if "record.json" not in there else self.record(run_id, folder / "record.json")
+        spec = self.spec(run_id, folder / "spec.json") if "spec.json" in there else None
         if record and not spec:
             self.add("note", folder / "spec.json", "not here; the record says what the run is")
-        if "failure.json" in names:
-            self.failure(folder / "failure.json", "record.json" in names)
+        if "failure.json" in there:
+            self.failure(folder / "failure.json", "record.json" in there)
         steps = record.run.steps if record else spec.steps if spec else None
-        self.curve(folder / "metrics.jsonl", steps, "record.json" in names, seal)
-        if "checkpoints" in names:
+        self.curve(folder / "metrics.jsonl", steps, "record.json" in there, seal)
+        if "checkpoints" in there:
             self.checkpoints(run_id, folder / "checkpoints")
 
     def record(self, run_id: str, path: Path) -> tuple[RunRecord | None, dict[str, Any] | None]:
@@ -187,7 +188,7 @@ class _Check:
             if role != "trunk":
                 self.lines[run_id] = table.line(table.row(record, group, role, self.tuning))
         except BROKEN as error:
-            if not os.path.lexists(path):  # opened again by a sweep under way
+            if not _lies_there(path):  # opened again by a sweep under way
                 return None, None
             self.unsound = True
             self.add("fault", path, f"not a run record ({_said(error)})", AGAIN)
@@ -224,7 +225,7 @@ class _Check:
             said = "left over: the run has a record" if recorded else f"given up ({failure.kind}): {failure.reason}"
             self.add("note", path, said, "delete it" if recorded else "`scaling run --retry` tries it again")
         except BROKEN as error:
-            if os.path.lexists(path):  # or the run got its record meanwhile
+            if _lies_there(path):  # or the run got its record meanwhile
                 self.add("fault", path, f"does not say why the run failed ({_said(error)})", "delete it")
 
     def curve(self, path: Path, steps: int | None, recorded: bool, seal: dict[str, Any] | None) -> None:
@@ -238,7 +239,7 @@ class _Check:
         if not path.is_file():
             return
         last, number = 0, 0
-        with open(path, "rb") as file:
+        with path.open("rb") as file:
             for number, line in enumerate(iter(lambda: file.readline(MOST_RECORD), b""), 1):
                 try:
                     row = json.loads(line)
@@ -257,21 +258,29 @@ class _Check:
         self.found.counts["rows of curves"] += number
 
     def checkpoints(self, run_id: str, folder: Path) -> None:
-        for name in sorted(os.listdir(folder) if folder.is_dir() else ()):
+        bucket = on_store(folder)
+        for name in names(folder):
             path = folder / name
+            upload = manifest.UPLOAD.fullmatch(name) if bucket else None
             if _leads_out(path, self.folder / "runs"):
                 self.add("fault", path, f"a link that leads to {path.resolve()}", "move it away")
             elif LEFT_OVER.fullmatch(name):
                 self.left_over(path)
             elif name.startswith("bad-"):
                 self.add("note", path, "a checkpoint that was unsound and set aside", "delete it")
-            elif not name.isdecimal():
+            elif not (upload if bucket else name.isdecimal()):
                 self.add("note", path, "not a checkpoint; nothing reads it")
+            elif bucket and path.with_name(f"bad-{name}").is_file():
+                continue  # said of its mark
             elif not manifest.is_committed(path):
                 self.add("note", path, "has no manifest, so it counts as none", "delete it where no sweep runs")
             else:
                 self.found.counts["checkpoints"] += 1
-                faults = [] if self.quick else manifest.check(path, {"run": run_id, "step": int(name)})
+                faults = (
+                    []
+                    if self.quick
+                    else manifest.check(path, {"run": run_id, "step": int(upload[1] if upload else name)})
+                )
                 for fault in faults if path.exists() else ():  # a sweep under way may have dropped it
                     self.add("fault", path, fault, "a run that needs it sets it aside and goes on from one before it")
 
@@ -280,8 +289,8 @@ class _Check:
 
     def documents(self) -> None:
         """What fits and forecasts wrote. Those of held-out runs are made before the runs."""
-        names = ["forecast.json", "tuning.json"]
-        paths = [self.folder / name for name in names] + sorted((self.folder / "fits").glob("*.json"))
+        documents = ["forecast.json", "tuning.json"]
+        paths = [self.folder / name for name in documents] + sorted((self.folder / "fits").glob("*.json"))
         read = {}
         for path in paths:
             if not path.is_file() or _leads_out(path, self.folder):
@@ -323,8 +332,8 @@ class _Check:
         """Of a table without its records: whether its runs are planned, each once."""
         if self.planned is None or not path.is_file():
             return
-        with open(path, encoding="utf-8", errors="replace", newline="") as file:
-            rows = [(row.get("run_id"), row.get("group"), row.get("role")) for row in csv.DictReader(file)]
+        text = io.StringIO(path.read_bytes().decode(errors="replace"), newline="")
+        rows = [(row.get("run_id"), row.get("group"), row.get("role")) for row in csv.DictReader(text)]
         self.found.counts["rows of the table"] += len(rows)
         times = Counter(run_id for run_id, *_ in rows)
         wrong = [f"{run_id}: has {count} rows" for run_id, count in times.items() if count > 1]
@@ -337,11 +346,13 @@ class _Check:
             self.add("fault", path, f"run {fault}", "put it back from where it was published")
 
     def rest(self) -> None:
-        """Half-written files and links beside the runs."""
-        for root, folders, names in os.walk(self.folder):
+        """Half-written files and links beside the runs; a bucket has neither."""
+        if on_store(self.folder):
+            return
+        for root, folders, files in os.walk(self.folder):
             if Path(root) == self.folder:
                 folders[:] = [name for name in folders if name not in ("runs", "tuning")]
-            for name in sorted([*folders, *names]):
+            for name in sorted([*folders, *files]):
                 path = Path(root, name)
                 if _leads_out(path, self.folder):
                     self.add(
@@ -353,6 +364,10 @@ class _Check:
 
 def _leads_out(path: Path, home: Path) -> bool:
     return path.is_symlink() and not path.resolve().is_relative_to(home.resolve())
+
+
+def _lies_there(path: Path) -> bool:
+    return path.exists() if on_store(path) else os.path.lexists(path)
 
 
 def _dicts(value: Any) -> Iterator[dict[str, Any]]:

@@ -6,7 +6,6 @@ right on light and on dark paper; in the files they stay as they are, on white.
 
 import io
 import math
-import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
+from scaling.record.files import commit_bytes
 from scaling.report import words
 
 SIZE = (4.4, 3.3)  # inches
@@ -152,11 +152,11 @@ def _apart(want: Sequence[float], gap: float) -> list[float]:
 def save(figure: Figure, folder: Path, name: str) -> str:
     """Write NAME.svg and NAME.png on white into `folder`; returns the SVG element for a page, in its CSS variables."""
     folder.mkdir(parents=True, exist_ok=True)
-    _replace(folder / f"{name}.svg", _svg(figure, "path").replace(PAPER, "#ffffff").encode())
+    commit_bytes(folder / f"{name}.svg", _svg(figure, "path").replace(PAPER, "#ffffff").encode())
     picture = io.BytesIO()
     with matplotlib.rc_context(RC):
         figure.savefig(picture, format="png", dpi=200, facecolor="#ffffff", metadata={"Software": None})
-    _replace(folder / f"{name}.png", picture.getvalue())
+    commit_bytes(folder / f"{name}.png", picture.getvalue())
     return _inline(_svg(figure, "none"), name)
 
 
@@ -179,9 +179,3 @@ def _inline(svg: str, name: str) -> str:
     for key, (light, _) in COLOURS.items():
         svg = svg.replace(light, f"var(--{key})")
     return svg
-
-
-def _replace(path: Path, content: bytes) -> None:
-    aside = path.with_name(f".{path.name}.part")
-    aside.write_bytes(content)
-    os.replace(aside, path)

@@ -87,7 +87,7 @@ class Findings:
 
 def find(ledger: Ledger) -> Findings:
     """Fit everything that the study's analysis asks for and the records allow. Raises `Refusal` without a study."""
-    study, table = ledger.study(), read_table(ledger.folder / "runs.csv")
+    study, table = _asked(ledger), read_table(ledger.folder / "runs.csv")
     analysis = study["analysis"]
     params, level = PARAMS_COLUMN[analysis["params"]], analysis["level"]
     warnings: list[str] = []
@@ -120,6 +120,30 @@ def find(ledger: Ledger) -> Findings:
     return _answered(found)
 
 
+def _asked(ledger: Ledger) -> dict[str, Any]:
+    """The study of a folder. Raises `Refusal` for one whose name, question or analysis is none."""
+    study = ledger.study()
+    asked = study["analysis"] if isinstance(study["analysis"], dict) else {}
+    laws, level = asked.get("laws"), asked.get("level")
+    sound = {
+        "name": isinstance(study["name"], str),
+        "question": isinstance(study["question"], str),
+        "analysis.params": isinstance(asked.get("params"), str) and asked["params"] in PARAMS_COLUMN,
+        "analysis.laws": isinstance(laws, list) and all(isinstance(law, str) for law in laws),
+        "analysis.algorithms": isinstance(asked.get("algorithms"), dict),
+        "analysis.known_entropy": isinstance(asked.get("known_entropy"), str),
+        "analysis.level": isinstance(level, (int, float)) and 0 < level < 1,
+        "analysis.bootstrap": type(asked.get("bootstrap")) is int,
+    }
+    if not all(sound.values()):
+        raise Refusal(
+            f"{ledger.folder / 'study.json'}: {field} says nothing that a study can ask; `scaling run` writes it again"
+            for field, good in sound.items()
+            if not good
+        )
+    return study
+
+
 def fit_laws(study: Mapping[str, Any], table: "pandas.DataFrame") -> dict[str, Fit]:
     """Every law of the analysis, fitted to the finished runs with the role fitted."""
     analysis = study["analysis"]
@@ -137,7 +161,7 @@ def register(ledger: Ledger) -> list[str]:
     held-out run; raises `Refusal` when no law can forecast.
     """
     path = ledger.folder / "forecast.json"
-    study, table = ledger.study(), read_table(ledger.folder / "runs.csv")
+    study, table = _asked(ledger), read_table(ledger.folder / "runs.csv")
     stands = path.exists()
     documents = json.loads(path.read_text(encoding="utf-8")) if stands else []
     said = {document["run_id"] for document in documents}

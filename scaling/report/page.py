@@ -15,6 +15,7 @@ from scaling.report.findings import Findings
 from scaling.report.table import Line, answers, checks
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+NO_TEXT = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")  # HTML has not, or UTF-8
 TITLES = {
     "loss_against_n": "Figure 1. Loss against model size.",
     "loss_against_d": "Figure 2. Loss against data.",
@@ -65,15 +66,15 @@ def write(found: Findings, ledger: Ledger) -> Path:
     ]
     title = escape(f"{found.study['name']}: {found.study['question']}")
     path = ledger.folder / "report.html"
-    commit_text(
-        path,
+    html = (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>{title}</title>\n'
         f"<style>\n{style.sheet(figure.COLOURS)}</style>\n</head>\n<body>\n<main>\n"
         + "\n".join(filter(None, parts))
-        + "\n</main>\n</body>\n</html>\n",
+        + "\n</main>\n</body>\n</html>\n"
     )
+    commit_text(path, NO_TEXT.sub("\ufffd", html))
     return path
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 
 from scaling.cost import marginal_flops
 from scaling.record import Ledger
+from scaling.record.ledger import command_of
 from scaling.report import words
 from scaling.report.findings import Findings
 
@@ -73,7 +74,7 @@ def methods(found: Findings) -> list[str]:
 
 def command(found: Findings) -> str:
     """What runs the study again."""
-    return found.study.get("command") or shlex.join(["scaling", "run", found.study["name"]])
+    return command_of(found.study) or shlex.join(["scaling", "run", found.study["name"]])
 
 
 def _flops(ledger: Ledger) -> float:

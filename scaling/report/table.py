@@ -125,13 +125,15 @@ def closing(found: Findings, console: Console, page: Path) -> None:
     grid.add_row()
     for line in checks(found):
         grid.add_row(line.label, _shown(line))
-    grid.add_row("page", escape(str(page)))
+    grid.add_row("page", escape(words.plain(str(page))))
     level = words.percent(found.level)
     console.print()
-    console.print(f"[bold]{escape(found.study['name'])}[/bold]: {escape(found.study['question'])}", highlight=False)
+    name, question = (escape(words.plain(found.study[key])) for key in ("name", "question"))
+    console.print(f"[bold]{name}[/bold]: {question}", highlight=False)
     console.print(f"[dim]brackets hold {level} intervals; losses are in nats per token[/dim]", highlight=False)
     console.print(grid, highlight=False)
 
 
 def _shown(line: Line) -> str:
-    return escape(line.text) if line.known else f"[yellow]{escape(line.text)}[/yellow]"
+    text = escape(words.plain(line.text))
+    return text if line.known else f"[yellow]{text}[/yellow]"

@@ -14,7 +14,6 @@ import os
 import shutil
 import sys
 import time
-import uuid
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from scaling.record import manifest
-from scaling.record.files import flush_file, flush_folder
+from scaling.record.files import beside, flush_file, flush_folder
 from scaling.train.failures import Unsound, out_of_memory
 from scaling.train.step import TrainState
 
@@ -73,8 +72,7 @@ class Checkpoints:
                 part.mkdir()
                 self._orbax.save(part / "weights", args=ocp.args.StandardSave(_named(state)))
                 seal(part, self._facts(step) | {"notes": [*notes]})
-                self.fence()
-                commit(part, self._folder / str(step))
+                self._commit(part, step)
             except BaseException:
                 shutil.rmtree(part, ignore_errors=True)
                 self.fence()  # whoever has been overtaken, and so disturbed, says that before anything else
@@ -83,6 +81,10 @@ class Checkpoints:
         newest = [other for other in others if other <= step][-NEWEST:]
         self.drop(*(other for other in others if other not in newest))
         self.saving += time.monotonic() - began
+
+    def _commit(self, part: Path, step: int) -> None:
+        self.fence()
+        commit(part, self._folder / str(step))
 
     def drop(self, *steps: int) -> None:
         for step in steps:
@@ -101,19 +103,19 @@ class Checkpoints:
             raise KeyError(f"no checkpoint at step {step}; there are {self.steps()}")
         if not self._is_sound(step):
             raise Unsound(f"run {self._run}: the checkpoint of step {step} is unsound")
-        path = self._folder / str(step)
+        path = self._readable(step)
         try:
             found = self._orbax.restore(path / "weights", args=ocp.args.StandardRestore(_template(like)))
             return jax.tree.unflatten(jax.tree.structure(like), [found[name] for name in _named(like)])
         except Exception as error:
             if out_of_memory(error):
                 raise
-            self._set_aside(path, f"it cannot be read back ({str(error).splitlines()[:1]})")
+            self._set_aside(self._kept(step), f"it cannot be read back ({str(error).splitlines()[:1]})")
             raise Unsound(f"run {self._run}: the checkpoint of step {step} cannot be read back") from error
 
     def notes(self, step: int) -> list[str]:
         """What was said when the checkpoint at `step` was saved."""
-        return [str(note) for note in manifest.read(self._folder / str(step)).get("notes", ())]
+        return [str(note) for note in manifest.read(self._kept(step)).get("notes", ())]
 
     def set_aside(self) -> list[str]:
         """One note on each checkpoint that was ever set aside."""
@@ -125,29 +127,37 @@ class Checkpoints:
 
     def _is_sound(self, step: int) -> bool:
         """If not it is set aside."""
-        path = self._folder / str(step)
-        faults = manifest.check(path, self._facts(step))
+        faults = manifest.check(self._readable(step), self._facts(step))
         if faults:
-            self._set_aside(path, "; ".join(faults))
+            self._set_aside(self._kept(step), "; ".join(faults))
         return not faults
+
+    def _kept(self, step: int) -> Path:
+        """Where the checkpoint is."""
+        return self._folder / str(step)
+
+    def _readable(self, step: int) -> Path:
+        """Where its files are to be read."""
+        return self._kept(step)
 
     def _facts(self, step: int) -> dict[str, Any]:
         return {"run": self._run, "step": step}
 
     def _set_aside(self, path: Path, why: str) -> None:
         self.fence()
-        aside = set_aside(path)
-        if aside:
-            told = (
-                f"run {self._run}: the checkpoint of step {path.name} is unsound and set aside as {aside.name}: {why}"
-            )
-            print(told, file=sys.stderr, flush=True)
+        if aside := set_aside(path):
+            self._tell(path, aside.name, why)
+
+    def _tell(self, path: Path, aside: str, why: str) -> None:
+        step = path.name.partition(".")[0]
+        said = f"run {self._run}: the checkpoint of step {step} is unsound and set aside as {aside}: {why}"
+        print(said, file=sys.stderr, flush=True)
 
     def _numbered(self) -> list[Path]:
         return [path for path in self._folder.glob("*") if path.name.isdecimal()]
 
     def _part(self, step: int) -> Path:
-        return self._folder / f".{step}.{uuid.uuid4().hex}.part"
+        return beside(self._folder / str(step))
 
 
 def _named(state: TrainState) -> dict[str, jax.Array]:

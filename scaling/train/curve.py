@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from scaling.record.files import commit_text
+from scaling.record.files import commit_text, on_store
 from scaling.spec import RunSpec
 from scaling.train.optim import learning_rates
 from scaling.train.step import StepMetrics
@@ -26,7 +26,8 @@ class Curve:
     A row is an interval of optimizer steps, wherever the run is stopped and gone on with: `mark` puts what an interval
     holds so far beside the checkpoint that the run would go on from, as a line with `open` that is no row. There is one
     for the last two marks, and for those at the steps `kept`, as there is a checkpoint. `fence` is called before the
-    file is replaced.
+    file is replaced. In a bucket nothing can be appended to: there the file is written whole at every mark and at the
+    end.
     """
 
     def __init__(
@@ -47,20 +48,22 @@ class Curve:
         self._steps: list[tuple[float, ...]] = [tuple(_numbers(step)) for step in begun]
         self._marks = sorted(self._open)[-2:]
         self._rewrite()
-        self._file = open(path, "a", encoding="utf-8")
+        self._file = None if on_store(path) else open(path, "a", encoding="utf-8")
 
     def __enter__(self) -> "Curve":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        if self._file:
+            self._file.close()
         if self.diverged_at is not None or (self.rows and self.rows[-1]["step"] == self._run.steps):
             self._open = {step: line for step, line in self._open.items() if step in self._kept}
         self._rewrite()
 
     def _rewrite(self) -> None:
         self._fence()
-        self._path.parent.stat()  # raises where the folder is gone: it is not made again without its weights
+        if not on_store(self._path):
+            self._path.parent.stat()  # raises where the folder is gone: it is not made again without its weights
         lines = [*self.rows, *self._open.values()]
         commit_text(self._path, "".join(json.dumps(line) + "\n" for line in lines))
 
@@ -81,17 +84,21 @@ class Curve:
             self._steps.append(tuple(values))
             if step % self._interval == 0 or step == self._run.steps:
                 self._row(step)
-        self._file.flush()
+        if self._file:
+            self._file.flush()
 
     def mark(self, step: int) -> None:
         """Put down, and on the disk, what the interval under way holds, for a run that goes on from `step`."""
         if self._steps:
             self._open[step] = {"step": step, "open": [_cells(values) for values in self._steps]}
-            self._file.write(json.dumps(self._open[step]) + "\n")
+            self._append(self._open[step])
         self._marks = [*self._marks, step][-2:]
         self._open = {at: line for at, line in self._open.items() if at in self._marks or at in self._kept}
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        if self._file:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        else:
+            self._rewrite()
 
     def _row(self, step: int) -> None:
         of = StepMetrics(*np.array(self._steps).T)
@@ -110,8 +117,12 @@ class Curve:
             row["grad_signal"] = float(of.signal_K[probed].mean())
             row["grad_noise"] = float(of.noise_K[probed].mean())
         self.rows.append(row)
-        self._file.write(json.dumps(row) + "\n")
+        self._append(row)
         self._steps.clear()
+
+    def _append(self, line: dict[str, Any]) -> None:
+        if self._file:
+            self._file.write(json.dumps(line) + "\n")
 
 
 def _cells(values: tuple[float, ...]) -> list[float | None]:

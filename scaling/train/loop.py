@@ -17,7 +17,8 @@ from scaling.cost import flops_per_token
 from scaling.record import Clock, Ledger, RunRecord
 from scaling.spec import RunSpec, alike, compiled_in
 from scaling.train import host, team
-from scaling.train.checkpoint import NEWEST, Checkpoints
+from scaling.train.bucket import checkpoints_of, disk_for
+from scaling.train.checkpoint import NEWEST
 from scaling.train.curve import Curve, noise_scale, probed, spikes
 from scaling.train.evaluate import Loss, evaluate, padded
 from scaling.train.failures import (
@@ -208,7 +209,7 @@ def _names(runs: Sequence[RunSpec]) -> str:
 
 def forget_weights(run: RunSpec, results: Path) -> None:
     """Delete the checkpoints of a run that is recorded and that nothing branches from."""
-    with Checkpoints(Ledger(results).run_folder(run.id)) as checkpoints:
+    with checkpoints_of(Ledger(results).run_folder(run.id)) as checkpoints:
         checkpoints.drop(*checkpoints.steps())
 
 
@@ -219,10 +220,11 @@ def _train_together(runs: Sequence[RunSpec], first: int, job: _Job, placement: P
     sources = [data.open_source(run.data, run.model) for run in runs]
     shape, losses, averaged = compiled_in(base.optim), [None] * members, [None] * members
     with ExitStack() as stack:
-        stack.enter_context(telling_a_full_disk(ledger.folder))
+        disk, keeps = disk_for(ledger.folder)
+        stack.enter_context(telling_a_full_disk(disk))
         folders = [ledger.begin(run) for run in runs]
         copies = sum(NEWEST + 1 + len(job.branch_steps - ledger.checkpoint_steps(run.id)) for run in runs)
-        require_room(ledger.folder, copies * state_bytes(base.model, shape) + members * OTHER_BYTES)
+        require_room(disk, (copies if keeps else 1) * state_bytes(base.model, shape) + members * OTHER_BYTES)
         watch.progress({"phase": "compile"})
         clock["compile"] -= time.monotonic()
         placement = placement or roomy(base, members)
@@ -231,7 +233,7 @@ def _train_together(runs: Sequence[RunSpec], first: int, job: _Job, placement: P
         if watch.stop():
             raise Interrupted(f"run {_names(runs)} stopped at step {first} of {base.steps}")
         clock["checkpoint"] -= time.monotonic()
-        own = [stack.enter_context(Checkpoints(folder, watch.fence)) for folder in folders]
+        own = [stack.enter_context(checkpoints_of(folder, watch.fence)) for folder in folders]
         for checkpoints in own:
             checkpoints.open()
         state, notes = restored(runs, first, ledger, compiled, own)

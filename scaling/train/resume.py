@@ -7,6 +7,7 @@ import jax
 
 from scaling.record import Ledger
 from scaling.spec import RunSpec
+from scaling.train.bucket import checkpoints_of
 from scaling.train.checkpoint import Checkpoints
 from scaling.train.failures import TrunkLost, Unsound
 from scaling.train.program import Program
@@ -49,7 +50,7 @@ def _of_trunk(run: RunSpec, ledger: Ledger, like: TrainState, own: Checkpoints) 
     assert run.branch
     trunk, step = run.branch.trunk, run.branch.step
     try:
-        with Checkpoints(ledger.run_folder(trunk), own.fence) as checkpoints:
+        with checkpoints_of(ledger.run_folder(trunk), own.fence) as checkpoints:
             return checkpoints.restore(step, like)
     except KeyError as error:
         reason = error.args[0]

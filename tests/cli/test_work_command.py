@@ -8,11 +8,12 @@ import pytest
 
 from scaling.cli import main, sweep
 from scaling.launch.local import Outcome
-from scaling.plan import Analysis, Study, straight
+from scaling.plan import Analysis, Plan, Study, straight
 from scaling.record import Failure, Ledger
 from scaling.record.claims import Holder
 from scaling.record.files import commit_json
 from scaling.spec import RunSpec
+from tests.record.test_record import record_of
 
 EXPERIMENT = """
 from scaling.plan import Analysis, Study, straight
@@ -77,6 +78,25 @@ def test_another_plan_is_refused_while_somebody_is_at_work(tmp_path: Path, nothi
     assert (out / "study.json").read_bytes() == before
     assert main(["run", str(experiment), "--out", str(out)]) == 1
     assert len(json.loads((out / "study.json").read_text())["plan"]) == 2
+
+
+def test_who_takes_part_has_the_cores_that_the_sweep_was_begun_with(tmp_path: Path, monkeypatch, capsys):
+    """Several threads sum in another order: one folder holds runs of one kind."""
+    asked = []
+    monkeypatch.setattr("scaling.launch.local.LocalSweep.run", lambda self: asked.append(self._single) or Outcome())
+    experiment = tmp_path / "tiny.py"
+    experiment.write_text(EXPERIMENT.replace("HORIZON", "3840"))
+    for begun, single in (("2", True), ("1", False)):
+        out = tmp_path / begun
+        main(["run", str(experiment), "--out", str(out), "--workers", begun])
+        ledger = Ledger(out)
+        ledger.commit(record_of(Plan.from_json(ledger.study()["plan"]).runs[0].run))
+        for workers in ("1", "2"):
+            main(["run", str(experiment), "--out", str(out), "--workers", workers])
+            main(["work", str(out), "--workers", workers])
+        assert asked == [single] * 5
+        asked.clear()
+    assert "as this sweep was begun with" in capsys.readouterr().err
 
 
 def test_what_is_not_finished_is_said_with_its_reason_and_the_way_out(folder: Path, monkeypatch, capsys):

@@ -255,7 +255,7 @@ def test_workers_end_with_their_supervisor_and_its_claims_are_free(tiny: RunSpec
         "import os, signal, subprocess, sys; from pathlib import Path; from scaling.record.claims import Holder; "
         "holder = Holder(Path(sys.argv[1])); holder.claim(sys.argv[2]); "
         "child = subprocess.Popen(sys.argv[3:], stdin=subprocess.PIPE, stdout=subprocess.PIPE, "
-        "pass_fds=(holder.fileno(),), start_new_session=True); "
+        "pass_fds=holder.files, start_new_session=True); "
         "child.stdout.readline(); print(child.pid, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
     )
     words = [sys.executable, "-c", code, str(tmp_path), run_id, *sweep.command]
@@ -296,7 +296,7 @@ def test_who_does_not_linger_still_waits_for_what_may_be_in_dead_hands(
     tiny: RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """A participant on another machine that died says nothing of it: its run is taken over after the lease."""
-    monkeypatch.setattr(claims, "_kernel", lambda: "")
+    monkeypatch.setattr(claims, "kernel", lambda: "")
     monkeypatch.setattr(claims, "LEASE_SECONDS", 1.0)
     monkeypatch.setattr(claims.Holder, "_live", lambda self: None)
     plan = seeds(tiny, 0)

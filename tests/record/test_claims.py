@@ -53,7 +53,7 @@ def other(tmp_path: Path) -> Iterator[Other]:
 @pytest.fixture
 def no_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on another machine: locks tell nothing, beats alone do."""
-    monkeypatch.setattr(claims, "_kernel", lambda: "another")
+    monkeypatch.setattr(claims, "kernel", lambda: "another")
     monkeypatch.setattr(claims, "LEASE_SECONDS", 0.3)
 
 
@@ -112,7 +112,7 @@ def test_a_beating_machine_keeps_its_claims(tmp_path: Path, no_kernel, monkeypat
 
 def test_who_comes_back_from_the_dead_finds_its_claim_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(claims, "LEASE_SECONDS", -1.0)
-    monkeypatch.setattr(claims, "_kernel", lambda: "")
+    monkeypatch.setattr(claims, "kernel", lambda: "")
     with Holder(tmp_path) as sleeper, Holder(tmp_path) as taker:
         old = sleeper.claim(A)
         assert taker.claim(A) is None  # seen for the first time
@@ -136,6 +136,18 @@ def test_no_wall_clock_is_asked(tmp_path: Path, no_kernel, monkeypatch: pytest.M
             for path in [*tmp_path.rglob("claim.*"), *(tmp_path / "holders").iterdir()]:
                 os.utime(path, (1e9 + day, 1e9 + day))
             assert two.claim(A) is None
+
+
+def test_who_slept_beyond_its_lease_says_its_name_again(tmp_path: Path, no_kernel, monkeypatch: pytest.MonkeyPatch):
+    """Others have deleted its file by then; the folder is not lost for that."""
+    monkeypatch.setattr(claims, "BEAT_SECONDS", 0.6)
+    with Holder(tmp_path) as sleeper, Holder(tmp_path) as other:
+        path = tmp_path / "holders" / sleeper.name
+        other.others()
+        time.sleep(0.4)
+        assert other.others() == [] and not path.exists() and sleeper.lost() == ""
+        time.sleep(0.6)
+        assert path.exists() and [said.name for said in other.others()] == [sleeper.name]
 
 
 def test_a_folder_that_is_taken_away_is_noticed(tmp_path: Path):

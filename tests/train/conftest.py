@@ -6,8 +6,19 @@ from collections.abc import Iterator
 import jax
 import pytest
 
+from scaling import machine
+
 jax.config.update("jax_num_cpu_devices", 8)  # before the first device is touched
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled_once(a_machine_that_nobody_measured: None) -> None:
+    """What takes long to compile is compiled once on this machine, whichever process of the tests comes first."""
+    from scaling.train import host
+
+    host.keep_compiled_programs(machine.programs_folder())
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 @pytest.fixture(scope="session")

@@ -93,9 +93,11 @@ def test_what_was_not_used_for_longest_goes_first_whatever_version_it_is_of(tmp_
 def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Keeps programs below this test's folder, at most 20,000 bytes of them."""
     monkeypatch.setattr(host, "_kept", [])
-    before = jax.config.values["jax_compilation_cache_dir"]
+    names = ("compilation_cache_dir", "persistent_cache_min_compile_time_secs", "persistent_cache_min_entry_size_bytes")
+    before = {f"jax_{name}": jax.config.values[f"jax_{name}"] for name in names}
     yield lambda: host.keep_compiled_programs(tmp_path, limit=20_000)
-    jax.config.update("jax_compilation_cache_dir", before)
+    for name, value in before.items():
+        jax.config.update(name, value)
 
 
 def test_the_cache_is_bounded_when_it_is_opened_and_with_each_program_that_is_added(tmp_path: Path, kept):

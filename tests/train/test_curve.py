@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 
+from scaling.record.files import folder_of
 from scaling.spec import RunSpec
 from scaling.train.curve import Curve, noise_scale, probed, spikes
 from scaling.train.optim import blends
@@ -105,3 +106,13 @@ def test_an_average_looks_back_on_its_share_of_the_run(tiny: RunSpec):
     assert weight.sum() == pytest.approx(1)
     s = np.arange(1, 2001) / 2000
     np.testing.assert_allclose(np.cumsum(weight)[200::200], s[200::200] ** 10, atol=0.01)
+
+
+def test_in_a_bucket_a_mark_puts_down_the_whole_curve(long: RunSpec, bucket):
+    path = folder_of("gs://bucket/study") / "metrics.jsonl"
+    with Curve(path, long, [], resumed_at=0) as curve:
+        curve.add(0, 25, metrics(np.full(25, 5.0)))
+        assert not path.read_bytes(), "nothing can be appended there"
+        curve.mark(25)
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [line["step"] for line in lines] == [10, 20, 25] and [*map(set, lines)][-1] == {"step", "open"}

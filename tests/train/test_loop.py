@@ -99,7 +99,7 @@ def test_a_trunk_gains_a_branch_point_that_an_earlier_plan_did_not_have(tiny: Ru
 
 
 def test_a_loss_that_is_not_a_number_is_a_result(tiny: RunSpec, tmp_path: Path):
-    hot = replace(tiny, optim=replace(tiny.optim, name="sgd", peak_lr=1e38, clip_norm=1e38))
+    hot = replace(tiny, optim=replace(tiny.optim, peak_lr=1e38, clip_norm=1e38))
     record = made(hot, tmp_path)
     assert record.status == "diverged" and record.loss is None and "not finite at step" in record.reason
     assert all(math.isfinite(loss) for loss in losses(tmp_path, hot))
@@ -118,7 +118,7 @@ def test_averaged_weights_have_a_loss_of_their_own(tiny: RunSpec, tmp_path: Path
 
 
 def test_a_branch_of_a_diverged_trunk_is_diverged(tiny: RunSpec, tmp_path: Path):
-    hot = replace(tiny, optim=replace(tiny.optim, name="sgd", peak_lr=1e38, clip_norm=1e38))
+    hot = replace(tiny, optim=replace(tiny.optim, peak_lr=1e38, clip_norm=1e38))
     plan = trunks(hot, [hot.model], [10 * 96], group="grid")
     trunk, branch = (p.run for p in plan.runs)
     assert made(trunk, tmp_path, branch_steps=(8,)).status == "diverged"
@@ -127,13 +127,11 @@ def test_a_branch_of_a_diverged_trunk_is_diverged(tiny: RunSpec, tmp_path: Path)
 
 
 def test_one_compile_serves_every_learning_rate_and_length(tiny: RunSpec, tmp_path: Path):
-    before = program.program.cache_info().misses
-    model = replace(tiny.model, d_ff=40)
-    tiny = replace(tiny, model=model)
     made(tiny, tmp_path)
+    before = program.program.cache_info().misses
     made(replace(tiny, steps=15, optim=replace(tiny.optim, peak_lr=1e-3, beta2=0.9, warmup_steps=5)), tmp_path)
     made(replace(tiny, steps=7, seed=3), tmp_path)
-    assert program.program.cache_info().misses == before + 1
+    assert program.program.cache_info().misses == before
 
 
 def test_all_eight_devices_are_here():
@@ -170,7 +168,7 @@ def test_every_device_that_the_batch_has_work_for_holds_a_copy(tiny: RunSpec):
 
 
 def test_weights_and_moments_are_born_in_their_shards(tiny: RunSpec):
-    compiled = program.program(tiny.model, compiled_in(tiny.optim), 8, tiny.eval, Placement(fsdp=2, tensor=2))
+    compiled = program.program(tiny.model, compiled_in(tiny.optim), 8, tiny.eval, Placement(data=2, fsdp=2, tensor=2))
     state = compiled.initial(jax.random.key(0))
     up = state.params["blocks"][0]["up_DxF"].get_value()
     assert up.sharding.shard_shape(up.shape) == (8, 16)
@@ -216,12 +214,12 @@ def test_a_population_is_its_runs_trained_alone(tiny: RunSpec, tmp_path: Path):
 
 
 def test_members_of_a_population_can_be_stopped_and_gone_on_with_alone(tiny: RunSpec, tmp_path: Path):
-    runs = [tiny, replace(tiny, seed=1)]
+    runs = [replace(tiny, seed=seed) for seed in range(4)]
     calls = iter([False, True])
     with pytest.raises(Interrupted):
         list(train_population(runs, results=tmp_path, watch=Watch(stop=lambda: next(calls, True))))
     stopped = {run.id: Ledger(tmp_path).checkpoint_steps(run.id) for run in runs}
-    assert stopped[runs[0].id] == stopped[runs[1].id] != set()
+    assert all(steps == stopped[tiny.id] != set() for steps in stopped.values())
     record = train(tiny, results=tmp_path)
     assert record.clock and record.clock.steps < tiny.steps
     assert record.loss == pytest.approx(train(tiny, results=tmp_path / "whole").loss, rel=1e-5)
@@ -279,15 +277,15 @@ def test_a_population_of_two_shapes_is_refused(tiny: RunSpec, tmp_path: Path):
 def test_the_largest_batch_is_found_by_compiling(tiny: RunSpec, monkeypatch: pytest.MonkeyPatch):
     """Twice the memory, about twice the rows; and no step was run to find out."""
     monkeypatch.setattr(program, "EVAL_TOKENS", 12)  # less than a step, which then is what needs the memory
-    model = replace(tiny.model, d_ff=24)  # not compiled yet
+    model, optim = replace(tiny.model, n_layers=1, attention="none"), replace(tiny.optim, name="sgd")  # soon compiled
 
     def of(limit: int) -> int | None:
-        return program.largest_batch(model, tiny.optim, 8, limit, Placement(microbatches=1))
+        return program.largest_batch(model, optim, 8, limit, Placement(microbatches=1))
 
-    need = program.program(model, compiled_in(tiny.optim), 8, replace(tiny.eval, tokens=12),
+    need = program.program(model, compiled_in(optim), 8, replace(tiny.eval, tokens=12),
                            Placement(microbatches=1)).memory  # fmt: skip
     assert need > 0 and of(need) == 8 and of(need - 1) is None
-    assert of(5 * need) in (16, 32, 64)
+    assert of(3 * need) in (16, 32)
 
 
 @pytest.mark.parametrize("name", ["muon", "schedule_free"])

@@ -1,3 +1,4 @@
+import functools
 import re
 from dataclasses import replace
 
@@ -11,6 +12,7 @@ from scaling.spec import ModelSpec, OptimSpec
 from scaling.train.step import graph, init_state, mean_loss
 
 OPTIM = OptimSpec(peak_lr=1e-2, cooldown_steps=1)
+QUICK = {"xla_backend_optimization_level": 0}  # of gradients, which are compiled for one call or a few
 BASE = ModelSpec(n_layers=2, d_model=32, d_ff=64, vocab_size=50, context=16)
 VARIANTS = {
     "rotary": BASE,
@@ -68,8 +70,11 @@ def test_every_weight_has_its_gradient(model: ModelSpec):
     """Against central differences along random directions, in float32: the step balances rounding and curvature."""
     params = awake(model)
     window_BxM = np.random.default_rng(0).integers(50, size=(2, model.context + 1))
-    loss = jax.jit(lambda p: mean_loss(p, jnp.asarray(window_BxM), graphdef=graph(model, OPTIM)))
-    grads = jax.grad(loss)(params)
+    graphdef = graph(model, OPTIM)
+    loss_and_grads = jax.jit(
+        jax.value_and_grad(lambda p: mean_loss(p, jnp.asarray(window_BxM), graphdef=graphdef)), compiler_options=QUICK
+    )
+    _, grads = loss_and_grads(params)
     leaves, structure = jax.tree.flatten(params)
     for i, (leaf, grad) in enumerate(zip(leaves, jax.tree.leaves(grads), strict=True)):
         direction = np.asarray(grad) / np.linalg.norm(grad)
@@ -77,7 +82,7 @@ def test_every_weight_has_its_gradient(model: ModelSpec):
         ends = [
             jax.tree.unflatten(structure, leaves[:i] + [leaf + s * step * direction] + leaves[i + 1 :]) for s in (1, -1)
         ]
-        slope = (float(loss(ends[0])) - float(loss(ends[1]))) / (2 * step)
+        slope = (float(loss_and_grads(ends[0])[0]) - float(loss_and_grads(ends[1])[0])) / (2 * step)
         assert slope == pytest.approx(float(np.linalg.norm(grad)), rel=0.02), i
 
 
@@ -123,7 +128,11 @@ def test_rounded_weights_take_few_values_and_pass_their_gradient_through():
 
     stored = jax.tree.map(rounded, params, is_leaf=lambda leaf: isinstance(leaf, nnx.Param))
     window_BxM = jnp.asarray(np.random.default_rng(0).integers(50, size=(2, 17)))
-    value_and_grad = jax.value_and_grad(lambda p, model: mean_loss(p, window_BxM, graphdef=graph(model, OPTIM)))
+
+    def value_and_grad(params, model: ModelSpec):
+        loss = functools.partial(mean_loss, window_BxM=window_BxM, graphdef=graph(model, OPTIM))
+        return jax.jit(jax.value_and_grad(loss), compiler_options=QUICK)(params)
+
     loss, grads = value_and_grad(params, coarse)
     plain_loss, plain_grads = value_and_grad(stored, BASE)
     assert float(loss) == pytest.approx(float(plain_loss), rel=1e-5)

@@ -45,7 +45,9 @@ def test_under_the_standard_parametrization_wider_models_move_more():
     assert found["logits"] > 0.5 and found["stream"] > 0.5
 
 
-@pytest.mark.parametrize("other", ["standard", "complete"])
-def test_all_parametrizations_are_one_at_the_base(other: str):
+def test_all_parametrizations_are_one_at_the_base():
     optim = replace(OPTIM["adamw"], base_layers=MODEL.n_layers)
-    assert movement(MODEL, optim, STEPS) == movement(MODEL, replace(optim, parametrization=other), STEPS)
+    width, *others = (
+        movement(MODEL, replace(optim, parametrization=name), STEPS) for name in ("width", "standard", "complete")
+    )
+    assert others == [width] * 2

@@ -14,6 +14,8 @@ from scaling.record import Clock, RunRecord
 from scaling.spec import RunSpec
 from scaling.train import peak, train
 
+pytestmark = pytest.mark.usefixtures("small_chunks")
+
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

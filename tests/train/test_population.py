@@ -7,6 +7,8 @@ import pytest
 from scaling.spec import RunSpec
 from scaling.train import Placement, fastest, population
 
+pytestmark = pytest.mark.usefixtures("small_chunks")
+
 
 @pytest.fixture
 def rates(monkeypatch: pytest.MonkeyPatch):
@@ -60,6 +62,6 @@ def test_a_trial_times_real_steps(tiny: RunSpec):
     from scaling.spec import compiled_in
     from scaling.train.program import program
 
-    for members in (1, 2):
+    for members in (1, 4):
         compiled = program(tiny.model, compiled_in(tiny.optim), tiny.batch, tiny.eval, Placement(), members=members)
         assert 10 < population.member_steps_per_second(tiny, compiled) < 1e6

@@ -15,33 +15,39 @@ from scaling.train import step
 from scaling.train.optim import Knobs
 from scaling.train.placement import Placement
 
-OPTIM = OptimSpec(peak_lr=1e-2, cooldown_steps=1)
+OPTIM = OptimSpec(peak_lr=1e-2, cooldown_steps=1, average=1.0)
 MODEL = ModelSpec(n_layers=2, d_model=32, d_ff=64, vocab_size=50, context=16)
 
 
-@pytest.fixture
-def params_of():
-    """Weights away from their start, where the head's are zero and no gradient passes it."""
+@pytest.fixture(scope="module")
+def model():
+    """Weights away from their start, where the head's are zero and pass no gradient, and the graph without them."""
 
-    def of(model: ModelSpec):
-        params = jax.jit(lambda: step.init_state(model, OPTIM, jax.random.key(0)).params)()
-        params = jax.tree.map(lambda w: w + 0.2 * jax.random.normal(jax.random.key(1), w.shape), params)
-        return params, step.graph(model, OPTIM)
+    @jax.jit
+    def weights():
+        params = step.init_state(MODEL, OPTIM, jax.random.key(0)).params
+        return jax.tree.map(lambda w: w + 0.2 * jax.random.normal(jax.random.key(1), w.shape), params)
 
-    return of
+    return weights(), step.graph(MODEL, OPTIM)
+
+
+@pytest.fixture(scope="module")
+def whole(model):
+    """Sixteen windows, and the loss and gradients of them at once on one device."""
+    params, graphdef = model
+    window_BxM = jnp.asarray(np.random.default_rng(0).integers(50, size=(16, 17)))
+    loss = functools.partial(step.mean_loss, window_BxM=window_BxM, graphdef=graphdef)
+    return window_BxM, *jax.jit(jax.value_and_grad(loss))(params)
 
 
 @pytest.mark.parametrize("placement", [Placement(), Placement(data=4), Placement(data=2, tensor=2)], ids=str)
-def test_parts_and_copies_add_up_to_the_batch(placement: Placement, params_of):
-    params, graphdef = params_of(MODEL)
-    window_BxM = jnp.asarray(np.random.default_rng(0).integers(50, size=(16, 17)))
-    loss, whole = jax.jit(jax.value_and_grad(lambda p: step.mean_loss(p, window_BxM, graphdef=graphdef)))(params)
-
+def test_parts_and_copies_add_up_to_the_batch(placement: Placement, model, whole):
+    (params, graphdef), (window_BxM, loss, grads) = model, whole
     how = step.Cut(placement.mesh(), part_rows=2)
     cut = jax.jit(lambda p, w: step.mean_gradients(p, w, graphdef=graphdef, cut=how))
     cut_loss, summed = cut(params, window_BxM)
     assert float(cut_loss) == pytest.approx(float(loss), rel=1e-6)
-    for got, wanted in zip(jax.tree.leaves(summed), jax.tree.leaves(whole), strict=True):
+    for got, wanted in zip(jax.tree.leaves(summed), jax.tree.leaves(grads), strict=True):
         np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-6)
 
 
@@ -62,9 +68,9 @@ def test_microbatches_divide_the_rows_of_a_copy_or_are_refused():
         Placement(data=2, microbatches=3).part_rows(16, 32)
 
 
-def test_the_gradient_noise_is_that_of_the_windows(params_of):
+def test_the_gradient_noise_is_that_of_the_windows(model):
     """Over every half of the batch, the estimates average to the variance of its windows' own gradients."""
-    params, graphdef = params_of(MODEL)
+    params, graphdef = model
     B = 4
     window_BxM = jnp.asarray(np.random.default_rng(0).integers(50, size=(B, 17)))
 
@@ -88,10 +94,19 @@ def test_the_gradient_noise_is_that_of_the_windows(params_of):
     assert signal == pytest.approx((mean_P**2).sum() - trace / B, rel=1e-3)
 
 
-def test_one_window_alone_has_no_noise_to_measure(params_of):
-    params, graphdef = params_of(MODEL)
+def test_one_window_alone_has_no_noise_to_measure(model):
+    params, graphdef = model
     signal, noise = step.gradient_noise(params, params, jnp.zeros((1, 17), jnp.int32), graphdef=graphdef)
     assert np.isnan(signal) and np.isnan(noise)
+
+
+@functools.cache
+def compiled(optim: OptimSpec):
+    """A fresh state, and the function that takes steps from it."""
+    state = jax.jit(lambda: step.init_state(MODEL, optim, jax.random.key(0)))()
+    return state, jax.jit(
+        functools.partial(step.train_steps, graphdef=step.graph(MODEL, optim), model=MODEL, optim=optim)
+    )
 
 
 def taken(optim: OptimSpec, rates: list[float]):
@@ -102,14 +117,12 @@ def taken(optim: OptimSpec, rates: list[float]):
         rng.integers(50, size=(K, 4, 17)).astype(np.uint8), np.array(rates, np.float32),
         np.array([1, 1 / 2, 1 / 3, 1 / 4][:K], np.float32), np.arange(K) % 2 == 1, np.int32(K),
     )  # fmt: skip
-    state = jax.jit(lambda: step.init_state(MODEL, optim, jax.random.key(0)))()
-    steps = jax.jit(functools.partial(step.train_steps, graphdef=step.graph(MODEL, optim), model=MODEL, optim=optim))
+    state, steps = compiled(optim)
     return state, chunk, lambda state, finite, chunk: steps(state, finite, chunk, Knobs.of(optim))
 
 
 def test_the_average_is_that_of_the_weights_it_says():
-    optim = dataclasses.replace(OPTIM, average=1.0)
-    state, chunk, steps = taken(optim, [1e-2] * 4)
+    state, chunk, steps = taken(OPTIM, [1e-2] * 4)
     passed = []
     for count in range(1, 5):
         after, _, _ = steps(state, np.array(True), chunk._replace(count=np.int32(count)))
