@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from scaling.plan import Study
-from scaling.record.files import folder_of
+from scaling.record.files import folder_of, on_store
 from scaling.spec import Refusal
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"  # of this checkout
@@ -41,6 +41,8 @@ def results_of(study: Study, path: Path, out: str | None) -> Path:
 
 def unwritable(folder: Path) -> str:
     """What keeps files from being written into a folder, which may be still to be made; empty where nothing does."""
+    if on_store(folder):
+        return ""  # the first object that is written tells (`Holder`)
     nearest = next(p for p in [folder, *folder.absolute().parents] if p.exists())
     if not nearest.is_dir():
         return f"{nearest} is a file, not a folder"

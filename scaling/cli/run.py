@@ -69,7 +69,13 @@ def _on_engine(arguments: argparse.Namespace, study: Study, ledger: Ledger, cons
 
     def laid_down() -> None:
         with Holder(ledger.folder) as holder:
-            lay_down(study, ledger, holder, _command(arguments), 1 if arguments.gpus else len(study.runs))
+            lay_down(
+                study,
+                ledger,
+                holder,
+                _command(arguments),
+                1 if arguments.gpus or (arguments.nodes or 1) > 1 else len(study.runs),
+            )
 
     again = shlex.join(["scaling", *(word for word in sys.argv[1:] if word != "--detach")])
     outcome = engines.sweep(arguments, study, ledger, console, lay_down=laid_down, follow=again)

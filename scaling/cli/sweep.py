@@ -55,6 +55,16 @@ def unfit_options(workers: int, population: str, patience: float) -> list[str]:
     return faults
 
 
+def unfit_sinks(ledger: Ledger, sinks: Collection[str]) -> list[str]:
+    """Why curves cannot be copied as they grow."""
+    if not on_store(ledger.folder):
+        return []
+    return [
+        f"--log {name}: needs a results folder on a disk; copy {ledger.folder} there, and `scaling log`"
+        for name in sinks
+    ]
+
+
 def unfit_team(plan: Plan, option: str, processes: int, population: str, folder: Path) -> list[str]:
     """What speaks against training each run of `plan` on several processes."""
     faults = []
@@ -69,16 +79,6 @@ def unfit_team(plan: Plan, option: str, processes: int, population: str, folder:
             f"e.g. {uneven[0].id}: batch = {uneven[0].batch}"
         )
     return faults
-
-
-def unfit_sinks(ledger: Ledger, sinks: Collection[str]) -> list[str]:
-    """Why curves cannot be copied as they grow."""
-    if not on_store(ledger.folder):
-        return []
-    return [
-        f"--log {name}: needs a results folder on a disk; copy {ledger.folder} there, and `scaling log`"
-        for name in sinks
-    ]
 
 
 def _other_study(study: Study, ledger: Ledger) -> list[str]:
@@ -186,14 +186,13 @@ def sweep(
     """
     stop = Stop()
     before = {number: signal.signal(number, lambda *_: stop.ask()) for number in SIGNALS}
-    command = worker_command(ledger, options.population)
     study = ledger.study()
-    single = study.get(SINGLE, one_core_each(plan, workers)) and processes == 1
-    if single != one_core_each(plan, workers):
+    single = processes == 1 and study.get(SINGLE, one_core_each(plan, workers))
+    if processes == 1 and single != one_core_each(plan, workers):
         how = "one core" if single else "all cores"
         print(f"workers have {how} each, as this sweep was begun with: the same bits for every run", file=sys.stderr)
-    if not holder.others():
-        clear(ledger, [p.run.id for p in plan.runs], [p.run.id for p in plan.runs if p.role != "trunk"])
+    _clear(plan, ledger, holder)
+    command = worker_command(ledger, options.population)
     view = SweepView(plan, ledger, workers)
     try:
         with view, mirrored(options.sinks, ledger, plan, study["name"], label) as mirror:
@@ -217,13 +216,20 @@ def sweep(
                 linger=linger,
                 retry=options.retry,
                 patience=options.patience,
+                single=single,
                 processes=processes,
                 team=team,
-                single=single,
             ).run()
     finally:
+        _clear(plan, ledger, holder)
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _clear(plan: Plan, ledger: Ledger, holder: Holder) -> None:
+    """Who is alone in the folder clears it of what the dead left there."""
+    if not holder.others():
+        clear(ledger, [p.run.id for p in plan.runs], [p.run.id for p in plan.runs if p.role != "trunk"])
 
 
 def worker_command(ledger: Ledger, population: str) -> list[str]:

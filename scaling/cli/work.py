@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 from rich.console import Console
 
@@ -55,9 +56,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     ledger = Ledger(folder_of(arguments.folder))
     plan = Plan.from_json(ledger.study()["plan"])
-    workers = workers_of(arguments, ledger)
-    if arguments.workers is None and arguments.processes > 1:
-        workers = 1
+    workers = workers_of(arguments, ledger) if arguments.processes == 1 else arguments.workers or 1
     faults = unfit_options(workers, arguments.population, arguments.patience) + plan.faults()
     if why := unwritable(ledger.folder):
         faults.append(f"{ledger.folder}: {why}, and records go into it")
@@ -65,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
     faults += [
         f"--only {run_id}: {ledger.folder} plans no such run" for run_id in arguments.only if run_id not in known
     ]
-    faults += _unfit_team(arguments, workers, plan.pending(ledger), ledger)
+    faults += _unfit_team(arguments, workers, plan.pending(ledger), ledger.folder)
     if arguments.process and not faults:
         return _attend(ledger, arguments)
     if faults := faults + missing(arguments.sinks) + unfit_sinks(ledger, arguments.sinks):
@@ -104,7 +103,7 @@ def _closing(ledger: Ledger, team: str) -> Iterator[None]:
             close(ledger.folder, team)
 
 
-def _unfit_team(arguments: argparse.Namespace, workers: int, pending: Plan, ledger: Ledger) -> list[str]:
+def _unfit_team(arguments: argparse.Namespace, workers: int, pending: Plan, folder: Path) -> list[str]:
     processes, faults = arguments.processes, []
     if processes < 1:
         return [f"--processes = {processes}: must be at least 1"]
@@ -120,7 +119,7 @@ def _unfit_team(arguments: argparse.Namespace, workers: int, pending: Plan, ledg
         return faults
     if workers != 1:
         faults.append(f"--workers = {workers}: must be 1 with --processes, which make one worker")
-    return faults + unfit_team(pending, "--processes", processes, arguments.population, ledger.folder)
+    return faults + unfit_team(pending, "--processes", processes, arguments.population, folder)
 
 
 def _attend(ledger: Ledger, arguments: argparse.Namespace) -> int:

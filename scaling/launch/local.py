@@ -121,9 +121,9 @@ class LocalSweep:
         linger: bool = True,
         retry: bool = False,
         patience: float = PATIENCE_SECONDS,
+        single: bool | None = None,
         processes: int = 1,
         team: str = "",
-        single: bool | None = None,
     ):
         self._plan, self._ledger, self._command, self._holder = plan, ledger, command, holder
         self._held_back = {run_id for run_id in held_back if run_id not in ledger}

@@ -9,8 +9,9 @@ from types import ModuleType
 
 import pytest
 
+from scaling.cli import main
 from scaling.launch.local import LocalSweep, Outcome, Stop
-from scaling.plan import Plan, straight, trunks
+from scaling.plan import Analysis, Plan, Study, straight, trunks
 from scaling.record import Ledger
 from scaling.record.claims import Holder
 from scaling.record.files import commit_json, create_text, folder_of, names
@@ -90,6 +91,15 @@ def test_participants_share_a_bucket_and_finish_no_run_twice(folder: Path, tiny:
     assert Path(log).is_file() and not log.startswith("gs:")
     assert not names(folder / "holders") and not [*folder.glob("runs/*/claim.*")]
     assert {run_id for outcome in outcomes for run_id in outcome.failed} == {failed}
+
+
+def test_the_command_takes_part_in_a_bucket(folder: Path, tiny: RunSpec, monkeypatch: pytest.MonkeyPatch, capsys):
+    plan = seeds(tiny, 1)
+    study = Study(name="s", question="?", plan=plan, analysis=Analysis(laws=("chinchilla",)))
+    commit_json(folder / "study.json", study.to_json())
+    monkeypatch.setattr("scaling.launch.local.LocalSweep.run", lambda self: Outcome())
+    assert main(["work", str(folder)]) == 0, capsys.readouterr().err
+    assert (folder / "runs.csv").is_file() and not names(folder / "holders")
 
 
 def test_a_store_that_stops_answering_ends_the_sweep_and_says_so(folder: Path, tiny: RunSpec, bucket: ModuleType):
