@@ -87,7 +87,7 @@ def unfit(arguments: argparse.Namespace, plan: Plan, folder: Path) -> list[str]:
     if arguments.nodes is not None and arguments.nodes < 1:
         lines.append(f"--nodes = {arguments.nodes}: must be at least 1")
     elif arguments.nodes is not None and arguments.nodes > 1:
-        lines += unfit_team(plan, "--nodes", arguments.nodes, arguments.population)
+        lines += unfit_team(plan, "--nodes", arguments.nodes, arguments.population, folder)
     if arguments.at_once is not None and arguments.at_once < 1:
         lines.append(f"--at-once = {arguments.at_once}: must be at least 1")
     lines += _slurm(arguments).faults(folder)

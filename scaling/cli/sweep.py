@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
@@ -64,9 +65,11 @@ def unfit_sinks(ledger: Ledger, sinks: Collection[str]) -> list[str]:
     ]
 
 
-def unfit_team(plan: Plan, option: str, processes: int, population: str) -> list[str]:
+def unfit_team(plan: Plan, option: str, processes: int, population: str, folder: Path) -> list[str]:
     """What speaks against training each run of `plan` on several processes."""
     faults = []
+    if on_store(folder):
+        faults.append(f"{option} = {processes}: needs a results folder on a disk, where the processes meet")
     if population not in ("auto", "1"):
         faults.append(f"--population = {population}: must be 1 with {option} above 1, which share one run")
     uneven = [p.run for p in plan.runs if p.run.batch % processes]

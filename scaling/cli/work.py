@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 from rich.console import Console
 
@@ -63,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
     faults += [
         f"--only {run_id}: {ledger.folder} plans no such run" for run_id in arguments.only if run_id not in known
     ]
-    faults += _unfit_team(arguments, workers, plan.pending(ledger))
+    faults += _unfit_team(arguments, workers, plan.pending(ledger), ledger.folder)
     if arguments.process and not faults:
         return _attend(ledger, arguments)
     if faults := faults + missing(arguments.sinks) + unfit_sinks(ledger, arguments.sinks):
@@ -102,7 +103,7 @@ def _closing(ledger: Ledger, team: str) -> Iterator[None]:
             close(ledger.folder, team)
 
 
-def _unfit_team(arguments: argparse.Namespace, workers: int, pending: Plan) -> list[str]:
+def _unfit_team(arguments: argparse.Namespace, workers: int, pending: Plan, folder: Path) -> list[str]:
     processes, faults = arguments.processes, []
     if processes < 1:
         return [f"--processes = {processes}: must be at least 1"]
@@ -118,7 +119,7 @@ def _unfit_team(arguments: argparse.Namespace, workers: int, pending: Plan) -> l
         return faults
     if workers != 1:
         faults.append(f"--workers = {workers}: must be 1 with --processes, which make one worker")
-    return faults + unfit_team(pending, "--processes", processes, arguments.population)
+    return faults + unfit_team(pending, "--processes", processes, arguments.population, folder)
 
 
 def _attend(ledger: Ledger, arguments: argparse.Namespace) -> int:
