@@ -1,5 +1,6 @@
 """A tiny run that every room can use; JAX is set up in tests/train/conftest.py alone."""
 
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,12 @@ from scaling.spec import DataSpec, EvalSpec, ModelSpec, OptimSpec, RunSpec
 # Before JAX is imported, here or in a worker. Otherwise the key of a compiled program names the folder that it is kept
 # in (for caches of GPU kernels inside), and two sessions, whose folders differ, share nothing.
 os.environ["JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES"] = "none"
+
+
+# It resets logging as it is imported, and that closes what the handlers of absl, which comes with JAX, write to: here a
+# capture of pytest's, long gone, and pytest with it. So it comes first.
+with contextlib.suppress(ImportError):
+    import submitit  # noqa: F401
 
 
 @pytest.fixture(scope="session", autouse=True)
