@@ -252,7 +252,8 @@ def polish(
         if not keep.all():
             z[todo[~keep]] = here[~keep]
             todo = todo[keep]
-            here, u, j, value, ridge, count, width = (part[keep] for part in (here, u, j, value, ridge, count, width))
+            lanes_of: list[Array] = [part[keep] for part in (here, u, j, value, ridge, count, width)]
+            here, u, j, value, ridge, count, width = lanes_of
         if not len(todo):
             break
     z[todo] = here

@@ -22,7 +22,7 @@ from scaling.cli.locate import study_of
 from scaling.cost import count_params
 from scaling.fitting.observe import load_runs
 from scaling.launch.local import Outcome
-from scaling.plan import Planned, Study
+from scaling.plan import Plan, Planned
 from scaling.record import Ledger, table
 from scaling.record.files import commit_json
 from scaling.record.tuning import REACH, Mistuning, Tuning
@@ -58,8 +58,8 @@ def planted(monkeypatch: pytest.MonkeyPatch):
     def plant(loss: Callable[[RunSpec], float | None], stop_after: int | None = None) -> list[Planned]:
         made: list[Planned] = []
 
-        def sweep(study: Study, ledger: Ledger, workers: int, lock: object, population: str) -> Outcome:
-            for p in study.runs.pending(ledger).runs:
+        def sweep(plan: Plan, ledger: Ledger, *_: object) -> Outcome:
+            for p in plan.pending(ledger).runs:
                 if stop_after is not None and len(made) >= stop_after:
                     return Outcome(stopped=True)
                 value = None if p.role == "trunk" else loss(p.run)
