@@ -22,6 +22,18 @@ with contextlib.suppress(ImportError):
     import submitit  # noqa: F401
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="the tests marked long, too")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Ten minutes on two cores hold the main cases of every law; the rest is asked for."""
+    if not config.getoption("--long"):
+        held = [item for item in items if item.get_closest_marker("long")]
+        items[:] = [item for item in items if item not in held]
+        config.hook.pytest_deselected(items=held)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def a_machine_that_nobody_measured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Tests neither see nor change the table of the machine they run on. What it has compiled they do use."""

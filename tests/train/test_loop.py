@@ -139,8 +139,10 @@ def test_all_eight_devices_are_here():
 
 
 PLACES = [
-    dict(data=8), dict(fsdp=4), dict(tensor=2), dict(data=2, fsdp=2, tensor=2), dict(microbatches=4),
-    dict(data=2, microbatches=2), dict(remat=True),
+    dict(data=8), dict(data=2, fsdp=2, tensor=2), dict(microbatches=4), dict(remat=True),
+    *(pytest.param(place, marks=pytest.mark.long) for place in (
+        dict(fsdp=4), dict(tensor=2), dict(data=2, microbatches=2),
+    )),
 ]  # fmt: skip
 
 

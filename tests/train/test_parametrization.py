@@ -25,7 +25,7 @@ def drift(optim: OptimSpec, tied: bool = False) -> dict[str, float]:
     return {k: float(np.polyfit(np.log(WIDTHS), np.log([move[k] for move in moves]), 1)[0]) for k in moves[0]}
 
 
-@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
+@pytest.mark.parametrize("tied", [False, pytest.param(True, marks=pytest.mark.long)], ids=["untied", "tied"])
 @pytest.mark.parametrize("name", OPTIM)
 def test_steps_move_stream_and_logits_alike_at_every_width(name: str, tied: bool):
     found = drift(OPTIM[name], tied)

@@ -27,8 +27,8 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 def devices(monkeypatch: pytest.MonkeyPatch, kind: str, count: int = 1) -> None:
     stand_ins = [SimpleNamespace(device_kind=kind)] * count
-    monkeypatch.setattr(peak.jax, "devices", lambda: stand_ins)
-    monkeypatch.setattr(peak.jax, "device_count", lambda: count)
+    monkeypatch.setattr(peak.jax, "local_devices", lambda: stand_ins)
+    monkeypatch.setattr(peak.jax, "local_device_count", lambda: count)
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ STEPS = 400
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_run_on_two_processes_goes_on_on_one_and_is_that_of_one(tmp_path: Path, tiny: RunSpec):
     """The same losses, so the same batches. Stopped in the middle it leaves with 75, a checkpoint and one curve."""
     model = ModelSpec(n_layers=1, d_model=16, d_ff=32, d_head=8, vocab_size=192, context=60)
