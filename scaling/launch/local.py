@@ -243,7 +243,9 @@ class LocalSweep:
             self._next_round = time.monotonic() + STORE_LOOK_SECONDS
 
     def _say_what_is_left(self) -> None:
-        """Of a queue that nobody works on any more."""
+        """Of a queue that nobody works on any more; who leaves while others are at work leaves the rest to them."""
+        if not self._linger and self._holder.others():
+            return
         for run_id, planned in self._queue.items():
             if run_id in self._elsewhere:
                 continue  # in the hands of others, who may be at work for long

@@ -16,11 +16,12 @@ from rich.console import Console
 from scaling.cli import main
 from scaling.launch.local import Outcome
 from scaling.plan import Analysis, Plan, Planned, Study, straight
-from scaling.record import Ledger, RunRecord, table
+from scaling.record import Ledger, table
 from scaling.record.files import commit_json
 from scaling.report import findings
 from scaling.report.table import closing
 from scaling.spec import Refusal, RunSpec
+from tests.record.test_record import record_of
 
 ESCAPE = "\x1b[2J\x1b]0;x\x07\u202e"  # clears a terminal, names its window, turns the direction of writing round
 EXPERIMENT = """
@@ -56,24 +57,7 @@ def folder(tmp_path: Path, tiny: RunSpec) -> Path:
     commit_json(tmp_path / "study.json", study.to_json() | {"command": "scaling run s"})
     ledger = Ledger(tmp_path)
     for planned in study.plan.runs:
-        run = planned.run
-        ledger.commit(
-            RunRecord(
-                run=run,
-                status="finished",
-                reason="",
-                tokens=run.tokens,
-                unique_tokens=run.tokens,
-                epochs=1.0,
-                loss=2.0,
-                loss_se=0.01,
-                bits_per_byte=None,
-                entropy=None,
-                clock=None,
-                data={},
-                machine={},
-            )  # fmt: skip
-        )
+        ledger.commit(record_of(planned.run, loss=2.0))
     table.write(ledger)
     return tmp_path
 

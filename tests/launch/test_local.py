@@ -292,6 +292,14 @@ def test_who_does_not_linger_leaves_what_others_have_in_hand(tiny: RunSpec, tmp_
     assert not outcome.recorded and not outcome.failed
 
 
+def test_branches_of_a_trunk_in_other_hands_are_left_to_these(tiny: RunSpec, tmp_path: Path):
+    plan = trunks(tiny, [tiny.model], [2000, 4000], group="grid")
+    with Holder(tmp_path) as other:
+        other.claim(plan.runs[0].run.id)
+        outcome = Sweep(tmp_path, plan).run(1, linger=False)
+    assert not outcome.recorded and not outcome.failed
+
+
 def test_who_does_not_linger_still_waits_for_what_may_be_in_dead_hands(
     tiny: RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
