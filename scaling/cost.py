@@ -8,6 +8,7 @@ repeated to save memory (`Placement.remat`) is not counted: it is no use of comp
 """
 
 import dataclasses
+import functools
 from dataclasses import dataclass
 from typing import Literal
 
@@ -71,6 +72,7 @@ class FlopCount:
         return self.attention + self.scores_causal + self.mlp + self.head
 
 
+@functools.lru_cache(maxsize=1024)
 def count_params(model: ModelSpec) -> ParamCount:
     """Parameters of the model that `scaling.train.model` builds, exactly."""
     D = model.d_model
@@ -94,6 +96,7 @@ def count_params(model: ModelSpec) -> ParamCount:
     )
 
 
+@functools.lru_cache(maxsize=1024)
 def count_flops(model: ModelSpec) -> FlopCount:
     """Training FLOPs per token at full context, forward and backward.
 

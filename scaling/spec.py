@@ -16,7 +16,7 @@ import math
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 S = TypeVar("S")
 
@@ -169,25 +169,37 @@ def _hints(kind: type) -> dict[str, Any]:
     return typing.get_type_hints(kind)
 
 
+class _Field(NamedTuple):
+    hint: Any
+    default: Any  # dataclasses.MISSING where there is none
+    spec: Any  # the spec class that it holds, or None
+    choices: tuple[Any, ...]  # of a Literal
+
+
 @functools.cache
-def _fields(kind: type) -> dict[str, tuple[dataclasses.Field, Any]]:
-    """By name: the field, and the spec class that it holds or None."""
+def _fields(kind: type) -> dict[str, _Field]:
     hints = _hints(kind)
-    return {field.name: (field, _spec_type(hints[field.name])) for field in dataclasses.fields(kind)}
+
+    def of(field: dataclasses.Field) -> _Field:
+        hint = hints[field.name]
+        choices = typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
+        return _Field(hint, field.default, _spec_type(hint), choices)
+
+    return {field.name: of(field) for field in dataclasses.fields(kind)}
 
 
 def _changed(spec: Any) -> dict[str, Any]:
     """The fields that differ from their defaults, nested."""
-    changed, hints = {}, _hints(type(spec))
-    for field, _ in _fields(type(spec)).values():
-        value = getattr(spec, field.name)
+    changed = {}
+    for name, field in _fields(type(spec)).items():
+        value = getattr(spec, name)
         if value != field.default:
             if dataclasses.is_dataclass(value):
-                changed[field.name] = _changed(value)
-            elif hints[field.name] is float and isinstance(value, int):
-                changed[field.name] = float(value)  # 1 and 1.0 are one rate
+                changed[name] = _changed(value)
+            elif field.hint is float and isinstance(value, int):
+                changed[name] = float(value)  # 1 and 1.0 are one rate
             else:
-                changed[field.name] = value
+                changed[name] = value
     return changed
 
 
@@ -199,20 +211,19 @@ def to_json(spec: Any) -> dict[str, Any]:
 def from_json(kind: type[S], values: Mapping[str, Any]) -> S:
     """A spec from what `to_json` gave; unknown and missing names are refused together."""
     fields = _fields(kind)
-    faults = [
-        f"{name}: {kind.__name__} has no such field{_did_you_mean(name, fields)}" for name in values.keys() - fields
-    ]
-    faults += [
-        f"{name}: {kind.__name__} needs this field"
-        for name, (field, _) in fields.items()
-        if name not in values and field.default is dataclasses.MISSING
-    ]
-    if faults:
-        raise Refusal(sorted(faults))
-    nested = {name: fields[name][1] for name in values}
-    return kind(
-        **{name: from_json(nested[name], v) if nested[name] and v is not None else v for name, v in values.items()}
-    )
+    if values.keys() != fields.keys():
+        faults = [
+            f"{name}: {kind.__name__} has no such field{_did_you_mean(name, fields)}" for name in values.keys() - fields
+        ]
+        faults += [
+            f"{name}: {kind.__name__} needs this field"
+            for name, field in fields.items()
+            if name not in values and field.default is dataclasses.MISSING
+        ]
+        if faults:
+            raise Refusal(sorted(faults))
+    nested = [(name, field.spec) for name, field in fields.items() if field.spec and values.get(name) is not None]
+    return kind(**{**values, **{name: from_json(spec, values[name]) for name, spec in nested}})
 
 
 def _spec_type(hint: Any) -> Any:
@@ -287,9 +298,9 @@ def faults(run: RunSpec) -> list[str]:
 
 def ill_typed(spec: Any, prefix: str = "") -> list[str]:
     """One line for each field that does not hold a value of its type."""
-    lines, hints = [], _hints(type(spec))
-    for name, (_, kind) in _fields(type(spec)).items():
-        value, hint = getattr(spec, name), hints[name]
+    lines = []
+    for name, (hint, _, kind, choices) in _fields(type(spec)).items():
+        value = getattr(spec, name)
         if type(value) is hint and not kind and (hint is not float or math.isfinite(value)):
             continue
         path = f"{prefix}{name}"
@@ -298,9 +309,9 @@ def ill_typed(spec: Any, prefix: str = "") -> list[str]:
                 lines += ill_typed(value, f"{path}.")
             elif value is not None or hint is kind:
                 lines.append(f"{path} = {value!r}: must be a {kind.__name__}")
-        elif typing.get_origin(hint) is Literal:
-            if value not in typing.get_args(hint):
-                lines.append(f"{path} = {value!r}: must be one of {', '.join(typing.get_args(hint))}")
+        elif choices:
+            if value not in choices:
+                lines.append(f"{path} = {value!r}: must be one of {', '.join(choices)}")
         elif hint is float:
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
                 lines.append(f"{path} = {value!r}: must be a finite number")

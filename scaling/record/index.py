@@ -5,6 +5,8 @@ read, each with the stamp that it had then. Only what has another stamp is read 
 that is lost, damaged, locked or of another version is made again from them.
 """
 
+import contextlib
+import gc
 import hashlib
 import json
 import multiprocessing
@@ -14,12 +16,12 @@ import signal
 import sqlite3
 import sys
 import threading
+import time
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from scaling.record import table
 from scaling.record.ledger import Ledger
@@ -30,18 +32,18 @@ MOST_FAULTS = 20  # of records that cannot be read, which a refusal names
 PATIENCE = 30.0  # seconds for which another process may hold the index: that of making one again, twice
 ROOT = Path(__file__).parents[1]
 CODE = ("spec.py", "cost.py", "record")  # what decides a row; an index that another version made is not believed
-PART, STAT_THREADS = 1000, 8  # runs whose files are asked for in one go, and how many goes at once
+PART = 500  # runs that are kept, asked for and read in one go
+STAT_THREADS, SLOW_STAT = 8, 5e-5  # goes at once where a file's stamp takes longer than so many seconds: a shared disk
 FORK_AT = 2000  # files to read from which on more processes pay
 FAILED = "failure "  # the stamp of a failure begins so
 TABLES = """
 CREATE TABLE IF NOT EXISTS about (state TEXT);
-CREATE TABLE IF NOT EXISTS runs (position INTEGER PRIMARY KEY, stamp TEXT, entry TEXT, entry_sum INTEGER, line TEXT,
-                                 line_sum INTEGER);
+CREATE TABLE IF NOT EXISTS parts (part INTEGER PRIMARY KEY, rows TEXT, sum INTEGER);
+CREATE TABLE IF NOT EXISTS lines (position INTEGER PRIMARY KEY, line TEXT, sum INTEGER);
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """A planned run, as a list shows it."""
 
     id: str
@@ -54,16 +56,15 @@ class Entry:
     kind: str = ""  # of the failure of a run without a record (`Failure.kind`)
 
 
-FIELDS = tuple(field.name for field in fields(Entry))
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """What the index holds of a run: its entry, and where it is evaluated its line of `runs.csv`."""
+class Row(NamedTuple):
+    """What the index holds of a run, beside its line of `runs.csv`."""
 
     stamp: str  # of the record or failure that the rest was read from
     entry: Entry
-    line: str = ""
+
+    @property
+    def in_table(self) -> bool:
+        return bool(self.stamp) and not self.stamp.startswith(FAILED) and self.entry.role != "trunk"
 
 
 class _Damaged(Exception):
@@ -128,15 +129,16 @@ class Index:
     def _at(self, db: sqlite3.Connection, lines: bool) -> tuple[list[Entry], list[str]]:
         db.execute("BEGIN IMMEDIATE")  # of several processes one brings the index up to date
         try:
-            entries, state = self._refresh(db, strict=lines)
-            found = [*filter(None, _lines(db, state))] if lines else []
+            with _no_search_for_cycles():
+                rows, state = self._refresh(db, strict=lines)
+                found = [line for _, line in _lines(db, state, rows)] if lines else []
         except BaseException:
             db.execute("ROLLBACK")
             raise
         db.execute("COMMIT")
-        return entries, found
+        return [row.entry for row in rows], found
 
-    def _refresh(self, db: sqlite3.Connection, *, strict: bool) -> tuple[list[Entry], str]:
+    def _refresh(self, db: sqlite3.Connection, *, strict: bool) -> tuple[list[Row], str]:
         folder = self.ledger.folder
         now = {"code": _code(), "study": _stamp(folder / "study.json"), "tuning": _stamp(folder / "tuning.json")}
         try:
@@ -147,44 +149,59 @@ class Index:
             tuning, now["tuning"] = Tuning(groups={}), "not read"
         state = next((text for (text,) in db.execute("SELECT state FROM about")), "{}")
         before = json.loads(state)
-        rows = list(_entries(db, state, before.get("runs", 0)))
+        rows = _rows(db, state, before.get("runs", 0))
         if before != now | {"runs": len(rows)}:
-            known = {}
+            known: dict[str, tuple[Row, str]] = {}
             if all(before.get(name) == now[name] for name in ("code", "tuning")):
-                known = {
-                    row.entry.id: replace(row, line=line) for row, line in zip(rows, _lines(db, state), strict=True)
-                }
-            plan = (Entry(*planned) for planned in self.ledger.planned())
-            rows = [_carried(known.get(planned.id), planned) for planned in plan]
-            del known
+                lines = dict(_lines(db, state, rows))
+                known = {row.entry.id: (row, lines.get(position, "")) for position, row in enumerate(rows)}
+            found = [_carried(known.get(planned[0]), Entry(*planned)) for planned in self.ledger.planned()]
+            rows = [row for row, _ in found]
             state = json.dumps(now | {"runs": len(rows)})
-            db.execute("DELETE FROM runs")
-            _put(db, state, enumerate(rows))
-            db.execute("DELETE FROM about")
+            for name in ("parts", "lines", "about"):
+                db.execute(f"DELETE FROM {name}")
             db.execute("INSERT INTO about VALUES (?)", [state])
-        entries = [row.entry for row in rows]
-        stamps = enumerate(_stamps(folder, [entry.id for entry in entries]))
+            _put_rows(db, state, rows, range(0, len(rows), PART))
+            _put_lines(db, state, rows, ((position, line) for position, (_, line) in enumerate(found)))
+            del known, found
+        stamps = enumerate(_stamps(folder, [row.entry.id for row in rows]))
         changed = [(position, stamp) for position, stamp in stamps if stamp != rows[position].stamp]
-        del rows
 
-        def read() -> Iterator[tuple[int, Row]]:
-            jobs = ((entries[position], stamp) for position, stamp in changed)
-            for (position, _), row in zip(changed, _read_all(self.ledger, tuning, jobs, len(changed)), strict=True):
-                entries[position] = row.entry
-                yield position, row
+        def read() -> Iterator[tuple[int, str]]:
+            jobs = ((rows[position].entry, stamp) for position, stamp in changed)
+            for (position, _), (row, line) in zip(
+                changed, _read_all(self.ledger, tuning, jobs, len(changed)), strict=True
+            ):
+                rows[position] = row
+                yield position, line
 
-        _put(db, state, read())
-        return entries, state
+        _put_lines(db, state, rows, read())
+        _put_rows(db, state, rows, sorted({position - position % PART for position, _ in changed}))
+        return rows, state
 
 
-def _read_all(ledger: Ledger, tuning: Tuning, jobs: Iterable[tuple[Entry, str]], count: int) -> Iterator[Row]:
+@contextlib.contextmanager
+def _no_search_for_cycles() -> Iterator[None]:
+    """Nothing of what is read here refers to itself, and looking for what does takes a third of the time."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
+def _read_all(
+    ledger: Ledger, tuning: Tuning, jobs: Iterable[tuple[Entry, str]], count: int
+) -> Iterator[tuple[Row, str]]:
     """`_read` of each, by every core where there are many and this process is free to fork: it has no threads."""
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else 1
     if count < FORK_AT or cores == 1 or threading.active_count() > 1:
         yield from (_read(ledger, planned, stamp, tuning) for planned, stamp in jobs)
         return
     with multiprocessing.get_context("fork").Pool(min(cores, 8), _begin_reading, (ledger, tuning)) as pool:
-        yield from pool.imap(_read_one, jobs, chunksize=PART // 4)
+        yield from pool.imap(_read_one, jobs, chunksize=PART // 2)
 
 
 def _begin_reading(ledger: Ledger, tuning: Tuning) -> None:
@@ -195,7 +212,7 @@ def _begin_reading(ledger: Ledger, tuning: Tuning) -> None:
 reading: dict[str, tuple[Ledger, Tuning]] = {}  # in a process of `_read_all`
 
 
-def _read_one(job: tuple[Entry, str]) -> Row:
+def _read_one(job: tuple[Entry, str]) -> tuple[Row, str]:
     ledger, tuning = reading["of"]
     return _read(ledger, *job, tuning)
 
@@ -231,64 +248,82 @@ def _stamps(folder: Path, ids: Sequence[str]) -> Iterator[str]:
         failure = _stamp(f"{runs}/{run_id}/failure.json")
         return failure and FAILED + failure
 
-    with ThreadPoolExecutor(STAT_THREADS) as pool:  # a shared disk answers many at once
-        parts = [ids[start : start + PART] for start in range(0, len(ids), PART)]
+    began, first = time.perf_counter(), min(PART, len(ids))
+    yield from [of(run_id) for run_id in ids[:first]]
+    if time.perf_counter() - began < SLOW_STAT * first:
+        yield from map(of, ids[first:])
+        return
+    with ThreadPoolExecutor(STAT_THREADS) as pool:
+        parts = [ids[start : start + PART] for start in range(first, len(ids), PART)]
         for part in pool.map(lambda part: [of(run_id) for run_id in part], parts):
             yield from part
 
 
-def _read(ledger: Ledger, planned: Entry, stamp: str, tuning: Tuning) -> Row:
-    """What the files say of a run now."""
+def _read(ledger: Ledger, planned: Entry, stamp: str, tuning: Tuning) -> tuple[Row, str]:
+    """What the files say of a run now, and its line of `runs.csv`: empty where it has none there."""
     bare = Entry(planned.id, planned.group, planned.role, planned.steps)
     try:
         if not stamp or stamp.startswith(FAILED):
             failure = ledger.failure(planned.id) if stamp else None
             said = {"status": "failed", "reason": failure.reason, "kind": failure.kind} if failure else {}
-            return Row(stamp, replace(bare, **said))
-        record, line = ledger[planned.id], ""
-        if planned.role != "trunk":
-            line = table.line(table.row(record, planned.group, planned.role, tuning))
-        return Row(stamp, replace(bare, status=record.status, loss=record.loss, reason=record.reason), line)
+            return Row(stamp, bare._replace(**said)), ""
+        record = ledger[planned.id]
+        row = Row(stamp, bare._replace(status=record.status, loss=record.loss, reason=record.reason))
+        values = table.row(planned.id, record, planned.group, planned.role, tuning) if row.in_table else None
+        return row, table.line(values) if values else ""
     except KeyError:  # it was reopened meanwhile
-        return Row("", bare)
+        return Row("", bare), ""
     except (Refusal, OSError) as error:
-        return Row(stamp, replace(bare, status="unsound", reason=str(error)))
+        return Row(stamp, bare._replace(status="unsound", reason=str(error))), ""
 
 
-def _carried(row: Row | None, planned: Entry) -> Row:
+def _carried(known: tuple[Row, str] | None, planned: Entry) -> tuple[Row, str]:
     """What was known of a run that is planned as it was."""
-    same = row and all(getattr(row.entry, name) == getattr(planned, name) for name in ("group", "role", "steps"))
-    return row if row and same else Row("", planned)
+    same = known and known[0].entry[:4] == planned[:4]
+    return known if known and same else (Row("", planned), "")
 
 
-def _put(db: sqlite3.Connection, state: str, rows: Iterable[tuple[int, Row]]) -> None:
-    def values() -> Iterator[tuple[Any, ...]]:
-        for position, row in rows:
-            entry = json.dumps([getattr(row.entry, name) for name in FIELDS])
-            first = (position, row.stamp, entry)
-            yield (*first, _sum(state, *first), row.line, _sum(state, *first, row.line))
+def _put_rows(db: sqlite3.Connection, state: str, rows: Sequence[Row], starts: Iterable[int]) -> None:
+    """Those of the parts that begin at these positions."""
 
-    db.executemany("INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?, ?, ?)", values())
+    def values() -> Iterator[tuple[int, str, int]]:
+        for start in starts:
+            text = json.dumps([[row.stamp, *row.entry] for row in rows[start : start + PART]])
+            yield start, text, _sum(state, start, text)
+
+    db.executemany("INSERT OR REPLACE INTO parts VALUES (?, ?, ?)", values())
 
 
-def _entries(db: sqlite3.Connection, state: str, count: int) -> Iterator[Row]:
-    """Entries and stamps. Raises `_Damaged` for rows that are not those that were put in for this state."""
-    found = db.execute("SELECT position, stamp, entry, entry_sum FROM runs ORDER BY position").fetchall()
-    if [position for position, *_ in found] != list(range(count)):
+def _put_lines(db: sqlite3.Connection, state: str, rows: Sequence[Row], lines: Iterable[tuple[int, str]]) -> None:
+    values = ((at, line, _sum(state, at, rows[at].stamp + line)) for at, line in lines)
+    db.executemany("INSERT OR REPLACE INTO lines VALUES (?, ?, ?)", values)
+
+
+def _rows(db: sqlite3.Connection, state: str, count: int) -> list[Row]:
+    """Raises `_Damaged` for rows that are not those that were put in for this state."""
+    rows = []
+    for start, text, kept in db.execute("SELECT part, rows, sum FROM parts ORDER BY part"):
+        if start != len(rows) or kept != _sum(state, start, text):
+            raise _Damaged
+        rows += [Row(stamp, Entry(*of)) for stamp, *of in json.loads(text)]
+    if len(rows) != count:
         raise _Damaged
-    for position, stamp, entry, kept in found:
-        if kept != _sum(state, position, stamp, entry):
+    return rows
+
+
+def _lines(db: sqlite3.Connection, state: str, rows: Sequence[Row]) -> Iterator[tuple[int, str]]:
+    """Of every run that the table has, with its position. Raises `_Damaged` as `_rows` does."""
+    position = -1
+    for position, (at, line, kept) in enumerate(db.execute("SELECT position, line, sum FROM lines ORDER BY position")):
+        if at != position or position >= len(rows) or kept != _sum(state, position, rows[position].stamp + line):
             raise _Damaged
-        yield Row(stamp, Entry(*json.loads(entry)))
+        if rows[position].in_table and rows[position].entry.status != "unsound":
+            if not line:
+                raise _Damaged
+            yield position, line
+    if position != len(rows) - 1:
+        raise _Damaged
 
 
-def _lines(db: sqlite3.Connection, state: str) -> Iterator[str]:
-    """Of every run; empty for one that the table has not. Raises `_Damaged` as `_entries` does."""
-    for *values, kept in db.execute("SELECT position, stamp, entry, line, line_sum FROM runs ORDER BY position"):
-        if kept != _sum(state, *values):
-            raise _Damaged
-        yield values[-1]
-
-
-def _sum(state: str, *values: int | str) -> int:
-    return zlib.crc32("\0".join([state, *map(str, values)]).encode())
+def _sum(state: str, position: int, text: str) -> int:
+    return zlib.crc32(text.encode(), zlib.crc32(f"{position} {state}".encode()))

@@ -80,9 +80,11 @@ class RunRecord:
     def from_json(cls, values: Mapping[str, Any]) -> "RunRecord":
         """The counts in the file are for readers of the file; ours follow from the spec, so a mended count reaches
         old runs too."""
-        fields = dataclasses.fields(cls)
-        known = {f.name: values[f.name] for f in fields if f.name in values or f.default is dataclasses.MISSING}
+        known = {name: values[name] for name, optional in OPTIONAL.items() if name in values or not optional}
         known["run"] = from_json(RunSpec, values["run"])
         known["clock"] = Clock(**values["clock"]) if values["clock"] else None
         known["notes"] = tuple(known.get("notes", ()))
         return cls(**known)
+
+
+OPTIONAL = {field.name: field.default is not dataclasses.MISSING for field in dataclasses.fields(RunRecord)}

@@ -33,18 +33,19 @@ def rows(ledger: Ledger) -> list[dict[str, Any]]:
     """One dict per evaluated run with a record, in the order of the plan; keys are `COLUMNS`."""
     tuning = Tuning.of(ledger.folder)
     return [
-        row(ledger[planned["id"]], planned["group"], planned["role"], tuning)
+        row(planned["id"], ledger[planned["id"]], planned["group"], planned["role"], tuning)
         for planned in ledger.study()["plan"]
         if planned["role"] != "trunk" and planned["id"] in ledger
     ]
 
 
-def row(record: RunRecord, group: str, role: str, tuning: Tuning) -> dict[str, Any]:
-    """What the table says of an evaluated run. Raises `Refusal` for a record whose values are of no run."""
+def row(run_id: str, record: RunRecord, group: str, role: str, tuning: Tuning) -> dict[str, Any]:
+    """What the table says of an evaluated run, by the id that it was planned with. Raises `Refusal` for values of no
+    run."""
     try:
-        return _row(record, group, role) | _tuned(record, tuning(record.run, group))
+        return {"run_id": run_id} | _row(record, group, role) | _tuned(record, tuning(record.run, group))
     except (TypeError, ValueError, ArithmeticError, AttributeError) as error:
-        raise Refusal(f"the record of run {record.run.id} holds what cannot be ({error}); move it away") from error
+        raise Refusal(f"the record of run {run_id} holds what cannot be ({error}); move it away") from error
 
 
 def _tuned(record: RunRecord, off: Mistuning | None) -> dict[str, float | None]:
@@ -60,7 +61,6 @@ def _tuned(record: RunRecord, off: Mistuning | None) -> dict[str, float | None]:
 def _row(record: RunRecord, group: str, role: str) -> dict[str, Any]:
     run, params = record.run, count_params(record.run.model)
     return {
-        "run_id": run.id,
         "group": group,
         "role": role,
         "status": record.status,
@@ -107,7 +107,7 @@ def write(ledger: Ledger) -> None:
 
 def line(row: Mapping[str, Any]) -> str:
     """Of `runs.csv`."""
-    return _csv(_cell(row[column]) for column in COLUMNS)
+    return _csv([_cell(row[column]) for column in COLUMNS])
 
 
 def _csv(cells: Iterable[str]) -> str:
@@ -119,7 +119,10 @@ def _csv(cells: Iterable[str]) -> str:
 HEADER = _csv(COLUMNS)
 
 
-def _cell(value: Any) -> str:
+def _cell(value: Any) -> Any:
+    """What the writer of CSV is given: of numbers it writes the shortest text that reads back as the same."""
+    if type(value) is int or (type(value) is float and math.isfinite(value)):
+        return value
     if isinstance(value, str):
         if value.isalnum():
             return value

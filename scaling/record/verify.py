@@ -186,7 +186,7 @@ class _Check:
                 raise ValueError(f"the hash of its run is {now}")
             group, role = (self.planned or {}).get(run_id, ("", "trunk"))
             if role != "trunk":
-                self.lines[run_id] = table.line(table.row(record, group, role, self.tuning))
+                self.lines[run_id] = table.line(table.row(run_id, record, group, role, self.tuning))
         except BROKEN as error:
             if not _lies_there(path):  # opened again by a sweep under way
                 return None, None

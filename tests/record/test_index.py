@@ -139,20 +139,20 @@ def damaged(path: Path, how: str) -> None:
             path.write_bytes(whole.replace(b"1.2857142857142856", b"1.2057142857142856"))
         case "another version":
             db = sqlite3.connect(path)
-            db.execute("DROP TABLE runs")
-            db.execute("CREATE TABLE runs (what TEXT)")
+            db.execute("DROP TABLE parts")
+            db.execute("CREATE TABLE parts (what TEXT)")
             db.commit()
             db.close()
-        case "a row less":
+        case "a part less" | "a line less":
             db = sqlite3.connect(path)
-            db.execute("DELETE FROM runs WHERE position = 2")
+            db.execute("DELETE FROM parts" if how == "a part less" else "DELETE FROM lines WHERE position = 2")
             db.commit()
             db.close()
 
 
 @pytest.mark.parametrize(
     "how",
-    ["lost", "empty", "no database", "torn", "zeroed", "another number", "another version", "a row less"],
+    ["lost", "empty", "no database", "torn", "zeroed", "another number", "another version", "a part less", "a line less"],
 )
 def test_a_lost_or_damaged_index_loses_nothing(ledger: Ledger, home: Path, how: str):
     with Index(ledger, home) as found:
