@@ -152,7 +152,7 @@ def damaged(path: Path, how: str) -> None:
 
 @pytest.mark.parametrize(
     "how",
-    ["lost", "empty", "no database", "torn", "zeroed", "another number", "another version", "a part less", "a line less"],
+    "lost, empty, no database, torn, zeroed, another number, another version, a part less, a line less".split(", "),
 )
 def test_a_lost_or_damaged_index_loses_nothing(ledger: Ledger, home: Path, how: str):
     with Index(ledger, home) as found:
