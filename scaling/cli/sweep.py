@@ -195,7 +195,7 @@ def sweep(
     command = worker_command(ledger, options.population)
     view = SweepView(plan, ledger, workers)
     try:
-        with view, mirrored(options.sinks, ledger, plan, study["name"], label) as mirror:
+        with view, mirrored(options.sinks, ledger, plan, study["name"], label, stop.left) as mirror:
 
             def see(event: Event) -> None:
                 view(event)

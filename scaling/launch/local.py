@@ -6,10 +6,10 @@ has no record. A worker that dies or hangs takes down its run, not the sweep.
 """
 
 import functools
+import math
 import os
 import platform
 import socket
-import threading
 import time
 import uuid
 from collections import Counter
@@ -31,6 +31,7 @@ from scaling.record.files import on_store
 from scaling.spec import alike
 
 ATTEMPTS = 3  # of a run whose worker died or hung; jaxlib is known to crash now and then (jax issue 39257)
+EXIT_SECONDS = 15.0  # from asking a sweep to stop until it is gone
 GRACE_SECONDS = 14.0  # from asking a worker to stop until it is killed: steps in flight, and a save for each member
 LOOK_SECONDS = 1.0  # between looks at what other participants have done
 STORE_LOOK_SECONDS = 10.0  # in a bucket, where every look is a request for every run
@@ -52,18 +53,26 @@ class Stop:
     """Asks a sweep to end: once, and workers save first; twice, and they are killed."""
 
     def __init__(self) -> None:
-        self._asked, self._hurry = threading.Event(), threading.Event()
+        self._asked_at: float | None = None  # no Event: a signal may come while a lock of this thread is held
+        self._hurry = False
 
     def ask(self) -> None:
-        if self._asked.is_set():
-            self._hurry.set()
-        self._asked.set()
+        if self._asked_at is not None:
+            self._hurry = True
+        else:
+            self._asked_at = time.monotonic()
 
     def asked(self) -> bool:
-        return self._asked.is_set()
+        return self._asked_at is not None
 
     def hurry(self) -> bool:
-        return self._hurry.is_set()
+        return self._hurry
+
+    def left(self) -> float:
+        """Seconds until this process should be gone; infinite while nobody has asked."""
+        if self._asked_at is None:
+            return math.inf
+        return 0.0 if self._hurry else self._asked_at + EXIT_SECONDS - time.monotonic()
 
 
 def default_workers() -> int:
@@ -127,6 +136,7 @@ class LocalSweep:
     ):
         self._plan, self._ledger, self._command, self._holder = plan, ledger, command, holder
         self._held_back = {run_id for run_id in held_back if run_id not in ledger}
+        self._awaited = [p.run.id for p in plan.runs if p.role == "fitted"]  # the last one is asked for
         self._release, self._seen, self._stop = release, seen, stop
         self._population, self._linger, self._patience = population, linger, patience
         self._processes, self._team = processes, team
@@ -274,7 +284,12 @@ class LocalSweep:
     def _release_held_out(self) -> None:
         """The forecast is made from all fitted runs or not at all."""
         if self._held_back and not self._stop.asked():
-            if all(p.run.id in self._ledger for p in self._plan.runs if p.role == "fitted"):
+            while self._awaited and self._awaited[-1] in self._ledger:  # each is asked for once, and often
+                self._awaited.pop()
+            if self._awaited:
+                return
+            self._awaited = [p.run.id for p in self._plan.runs if p.role == "fitted" and p.run.id not in self._ledger]
+            if not self._awaited:
                 self._release()
                 self._held_back.clear()
 

@@ -28,6 +28,7 @@ from scaling.spec import to_json
 
 EVERY_SECONDS = 1.0  # between looks at the curves
 HANG_SECONDS = 60.0  # in one call of a sink, after which it is dropped
+LEAST_CLOSE_SECONDS = 0.5
 CLOSE_SECONDS = 8.0  # that the end of a sweep waits for a sink
 
 
@@ -141,14 +142,21 @@ class Mirror:
     supervisor.
 
     A sink that raises, or that does not come back from a call, is reported once and dropped: the sweep never waits for
-    it, but for its last rows at the end, for CLOSE_SECONDS.
+    it, but for its last rows at the end: for CLOSE_SECONDS, or for the seconds that are `left` to a sweep that was
+    asked to stop where they are fewer.
     """
 
     def __init__(
-        self, name: str, sink: Callable[[], Sink], ledger: Ledger, plan: Plan, label: Callable[[Planned], str]
+        self,
+        name: str,
+        sink: Callable[[], Sink],
+        ledger: Ledger,
+        plan: Plan,
+        label: Callable[[Planned], str],
+        left: Callable[[], float] = lambda: math.inf,
     ):
         self.name, self.dropped = name, False
-        self._sink, self._ledger, self._label = sink, ledger, label
+        self._sink, self._ledger, self._label, self._left = sink, ledger, label, left
         self._planned = {p.run.id: p for p in plan.runs}
         self._said: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()
         self._in_hand: dict[int, set[str]] = {}  # by worker
@@ -161,9 +169,10 @@ class Mirror:
 
     def __exit__(self, *_: object) -> None:
         self._said.put(("close", ""))
-        self._thread.join(CLOSE_SECONDS)
+        patience = max(LEAST_CLOSE_SECONDS, min(CLOSE_SECONDS, self._left()))
+        self._thread.join(patience)
         if self._thread.is_alive():
-            self._drop(f"it did not take the last rows within {CLOSE_SECONDS:.0f} s")
+            self._drop(f"it did not take the last rows within {patience:.1f} s")
 
     def __call__(self, event: Event) -> None:
         hands = self._in_hand.setdefault(event.worker, set())
@@ -227,14 +236,19 @@ class Mirror:
 
 @contextlib.contextmanager
 def mirrored(
-    names: Sequence[str], ledger: Ledger, plan: Plan, study: str, label: Callable[[Planned], str]
+    names: Sequence[str],
+    ledger: Ledger,
+    plan: Plan,
+    study: str,
+    label: Callable[[Planned], str],
+    left: Callable[[], float],
 ) -> Iterator[Callable[[Event], None]]:
-    """What to call with every event of a supervisor, so that these sinks are told."""
+    """What to call with every event of a supervisor, so that these sinks are told; `left` as in `Mirror`."""
     with contextlib.ExitStack() as stack:
-        mirrors = [
-            stack.enter_context(Mirror(name, lambda name=name: opened(name, ledger.folder, study), ledger, plan, label))
-            for name in dict.fromkeys(names)
-        ]
+        mirrors = []
+        for name in dict.fromkeys(names):
+            mirror = Mirror(name, lambda name=name: opened(name, ledger.folder, study), ledger, plan, label, left)
+            mirrors.append(stack.enter_context(mirror))
 
         def see(event: Event) -> None:
             for mirror in mirrors:

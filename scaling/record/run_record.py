@@ -34,7 +34,7 @@ class RunRecord:
     """Losses are on the held-out windows; None where there is none, as for a trunk or a run that diverged."""
 
     run: RunSpec
-    status: Literal["finished", "diverged", "failed"]
+    status: Literal["finished", "diverged"]
     reason: str  # empty when finished
     tokens: int  # trained on, repeats and those before the branch included
     unique_tokens: int
@@ -60,7 +60,7 @@ class RunRecord:
             "loss", "loss_se", "bits_per_byte", "entropy", "averaged_loss", "averaged_loss_se", "noise_tokens",
         )  # fmt: skip
         strange = [name for kind, names in kinds.items() for name in names if not isinstance(getattr(self, name), kind)]
-        strange += ["status"] if self.status not in ("finished", "diverged", "failed") else []
+        strange += ["status"] if self.status not in ("finished", "diverged") else []
         return [f"{name} = {getattr(self, name)!r:.60}" for name in strange]
 
     def to_json(self) -> dict[str, Any]:

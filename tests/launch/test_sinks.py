@@ -206,6 +206,17 @@ def test_a_sink_that_hangs_is_reported_once_and_the_sweep_goes_on(ledger: Ledger
     assert capfd.readouterr().err.count("has not come back") == 1
 
 
+def test_a_sink_takes_no_more_of_a_stopped_sweep_than_is_left(ledger: Ledger, plan: Plan, capfd, monkeypatch):
+    run, sink, free = plan.runs[0].run, Told(), threading.Event()
+    monkeypatch.setattr(sink, "row", lambda *_: free.wait(30))
+    log(ledger, run, 1)
+    with Mirror("told", lambda: sink, ledger, plan, label, left=lambda: 0.1) as see:
+        see(progress(run))
+        began = time.monotonic()
+    free.set()
+    assert time.monotonic() - began < 4 and "last rows" in capfd.readouterr().err
+
+
 def test_a_folder_that_is_there_is_copied_once(ledger: Ledger, plan: Plan):
     told, (one, two, _) = [], plan.runs
     log(ledger, one.run, 1, 2)
