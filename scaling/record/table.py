@@ -6,6 +6,7 @@ Nothing that depends on the clock is in it, so that an interrupted and an uninte
 import csv
 import io
 import math
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -26,6 +27,7 @@ COLUMNS = (
 
 
 TEXTS = {"run_id", "group", "role", "status", "trunk", "optimizer", "schedule", "attention", "source", "reason"}
+CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # but tab and line end; a terminal obeys them
 FORMULA = "=+-@\uff1d\uff0b\uff0d\uff20"  # a spreadsheet runs a cell that begins so, in full width too
 
 
@@ -128,6 +130,7 @@ def _cell(value: Any) -> Any:
             return value
         # Half of a surrogate pair is no text, and a bare \r ends a line for some readers.
         value = value.encode(errors="replace").decode().replace("\r\n", "\n").replace("\r", "\n")
+        value = CONTROLS.sub(lambda found: ascii(found[0])[1:-1], value)
         # The reader of `scaling.fitting` takes the mark off again.
         runs = value[:1] in ("\t", "\n") or value.lstrip(" \t\r\n'")[:1] in tuple(FORMULA)
         return f"'{value}" if runs else value

@@ -248,6 +248,13 @@ HOSTILE = [
 ]  # fmt: skip
 
 
+def test_no_cell_of_a_table_rules_the_terminal(ledger: Ledger, plan: Plan, home: Path):
+    ledger.commit(record_of(plan.runs[-2].run, status="diverged", loss=None, reason="a\x1b[2Jb\0c\x9bd\x7f\r\ne\tf"))
+    with Index(ledger, home) as found:
+        text = "".join(found.lines())
+    assert not table.CONTROLS.search(text) and r"a\x1b[2Jb\x00c\x9bd\x7f" in text and "\ne\tf" in text
+
+
 @pytest.mark.parametrize("text", HOSTILE)
 def test_no_cell_of_a_table_runs_and_ours_reads_it_back(ledger: Ledger, plan: Plan, home: Path, text: str):
     run = plan.runs[-2].run
