@@ -14,16 +14,17 @@ ROOT = Path(scaling.__file__).parent
 
 MAY_IMPORT = {
     "spec": set(),
+    "chips": set(),
     "cost": {"spec"},
     "data": {"spec"},
     "machine": {"spec", "record"},
     "plan": {"spec", "cost", "data", "machine"},
-    "train": {"spec", "cost", "data", "record", "machine"},
+    "train": {"spec", "chips", "cost", "data", "record", "machine"},
     "record": {"spec", "cost"},
     "fitting": {"spec", "cost", "record"},
-    "report": {"spec", "cost", "record", "fitting"},
+    "report": {"spec", "chips", "cost", "record", "fitting"},
     "launch": {"spec", "plan", "record", "machine"},
-    "cli": {"spec", "cost", "data", "machine", "plan", "train", "record", "fitting", "report", "launch"},
+    "cli": {"spec", "chips", "cost", "data", "machine", "plan", "train", "record", "fitting", "report", "launch"},
 }
 
 # Package -> the rooms, or files, that may import it.

@@ -1,7 +1,6 @@
-"""The most FLOP/s that devices can do, which MFU is measured against: documented by device kind, else measured.
+"""The most FLOP/s that devices can do, which MFU is measured against: documented (`scaling.chips`), else measured.
 
-A documented peak is of dense matrix products (vendors' headlines with sparsity are twice as high), for one device as
-JAX counts them. float32 is multiplied as float32 (`program`), so its peak is that of the ordinary cores and not TF32's.
+float32 is multiplied as float32 (`program`), so its peak is that of the ordinary cores and not TF32's.
 """
 
 import functools
@@ -13,40 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from scaling import machine
-
-# device_kind -> FLOP/s by compute type. What is not known for certain is left out, and is measured.
-# NVIDIA: architecture white papers and data sheets; bfloat16 by tensor cores, dense, with float32 accumulation.
-_H100_SXM = {"bfloat16": 989.4e12, "float32": 66.9e12}  # NVIDIA H100 white paper, table 2; H200 is the same chip
-_A100 = {"bfloat16": 312e12, "float32": 19.5e12}  # NVIDIA A100 data sheet, every variant
-# Google: cloud.google.com/tpu/docs/system-architecture, bfloat16 of a chip. A device is one of the two cores of a v2,
-# v3 or TPU7x chip, and a whole chip of the others.
-PEAKS: dict[str, dict[str, float]] = {
-    "NVIDIA H100 80GB HBM3": _H100_SXM,
-    "NVIDIA H100 PCIe": {"bfloat16": 756e12, "float32": 51.2e12},  # the same white paper
-    "NVIDIA H100 NVL": {"bfloat16": 835.5e12},  # data sheet of H100 NVL: 1,671 sparse
-    "NVIDIA H200": _H100_SXM,  # data sheet of H200 SXM
-    "NVIDIA A100-SXM4-40GB": _A100,
-    "NVIDIA A100-SXM4-80GB": _A100,
-    "NVIDIA A100-PCIE-40GB": _A100,
-    "NVIDIA A100 80GB PCIe": _A100,
-    "NVIDIA B200": {"bfloat16": 2.25e15},  # data sheet of HGX B200: 36 PFLOPS sparse, of 8
-    "NVIDIA L4": {"bfloat16": 121e12, "float32": 30.3e12},  # data sheet of L4: 242 sparse
-    "NVIDIA GeForce RTX 4090": {"bfloat16": 165.2e12, "float32": 82.6e12},  # Ada white paper, appendix A
-    "Tesla V100-SXM2-16GB": {"float32": 15.7e12},  # data sheet of V100, which has no bfloat16
-    "Tesla V100-SXM2-32GB": {"float32": 15.7e12},
-    "Tesla V100-PCIE-16GB": {"float32": 14e12},
-    "Tesla V100-PCIE-32GB": {"float32": 14e12},
-    "TPU v2": {"bfloat16": 23e12},
-    "TPU v3": {"bfloat16": 61.5e12},
-    "TPU v4": {"bfloat16": 275e12},
-    "TPU v5 lite": {"bfloat16": 197e12},
-    "TPU v5e": {"bfloat16": 197e12},
-    "TPU v5": {"bfloat16": 459e12},
-    "TPU v5p": {"bfloat16": 459e12},
-    "TPU v6 lite": {"bfloat16": 918e12},
-    "TPU v6e": {"bfloat16": 918e12},
-    "TPU7x": {"bfloat16": 1153.5e12},  # 2,307 a chip
-}
+from scaling.chips import CHIPS
 
 # (rows, inner, columns) of the products that the ceiling is the best of: square, and tall as a layer's are.
 CPU_PRODUCTS = ((512, 512, 512), (1024, 1024, 1024), (128, 128, 512), (1024, 256, 512), (256, 1024, 512))
@@ -65,7 +31,8 @@ def peak(dtype: str) -> Peak:
     taken from this machine's table where it has one, and put there where it has not, so that a machine is measured
     once."""
     devices, processes = jax.local_devices(), jax.process_count()
-    documented = PEAKS.get(devices[0].device_kind, {}).get(dtype)
+    chip = CHIPS.get(devices[0].device_kind)
+    documented = chip.peaks.get(dtype) if chip else None
     if documented:
         return Peak(documented * len(devices) * processes, "documented")
     name = machine.ceiling_key(dtype, len(devices))

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import pytest
 
 from scaling import machine
+from scaling.chips import CHIPS
 from scaling.cost import flops_per_token
 from scaling.record import Clock, RunRecord
 from scaling.spec import RunSpec
@@ -46,10 +47,10 @@ def test_a_known_device_has_its_documented_dense_peak(kind: str, bfloat16: float
 
 def test_float32_is_not_that_of_the_tensor_cores():
     """The trainer multiplies float32 as float32, which no vendor's tensor cores do."""
-    for kind, peaks in peak.PEAKS.items():
-        if "bfloat16" in peaks and "float32" in peaks:
-            assert peaks["float32"] < 0.51 * peaks["bfloat16"], kind
-        assert not (kind.startswith("TPU") and "float32" in peaks)
+    for kind, chip in CHIPS.items():
+        if "bfloat16" in chip.peaks and "float32" in chip.peaks:
+            assert chip.peaks["float32"] < 0.51 * chip.peaks["bfloat16"], kind
+        assert not (kind.startswith("TPU") and "float32" in chip.peaks)
 
 
 @pytest.mark.parametrize(
