@@ -20,7 +20,7 @@ from scaling.fitting.observe import Observations, observe, read_table
 from scaling.fitting.uncertainty import Interval
 from scaling.record import Ledger
 from scaling.record.files import commit_json, create_text, read_json
-from scaling.report.words import interval, of_loss, power, short
+from scaling.report.words import beyond, interval, of_loss, power, short
 from scaling.spec import Refusal, RunSpec, from_json
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ class Answer:
 
     concept: Concept
     text: str
+    runs: tuple[str, ...] = ()  # ids of those behind the number
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -180,7 +181,7 @@ def register(ledger: Ledger) -> list[str]:
             return register(ledger)  # another participant was first: what it wrote stands
     late = [planned["id"] for planned in held_out if planned["id"] not in {d["run_id"] for d in documents}]
     return [
-        f"forecast of {r.run_id}, {r.forecast.extrapolation:.2g} times the largest fitted compute: loss "
+        f"forecast of {r.run_id}, {beyond(r.forecast.extrapolation)}: loss "
         f"{of_loss(r.forecast.loss, r.forecast.low, r.forecast.high)}, written to {path.name} before it was trained"
         for r in registered(ledger, table)
     ] + [f"no forecast of {run_id}: it was trained before one could be made" for run_id in late]
@@ -252,6 +253,13 @@ def _compared(
     return tuple(found)
 
 
+def compared(found: Findings, comparison: Comparison) -> tuple[str, ...]:
+    """The runs behind a comparison: the algorithm's, and the baseline's of the sizes that took part."""
+    table = found.table.loc[(found.table["status"] == "finished") & found.table["role"].isin(["fitted", "compare"])]
+    own, base = table["group"] == comparison.algorithm, table["group"] == comparison.baseline
+    return tuple(table.loc[own | (base & table["d_model"].isin(comparison.sizes)), "run_id"])
+
+
 def _floor(table: "pandas.DataFrame", analysis: Mapping[str, Any], params: str, warnings: list[str]) -> Floor | None:
     group = analysis["known_entropy"]
     if not group or not _has(table, group=group):
@@ -272,7 +280,8 @@ def _answered(found: Findings) -> Findings:
     """With the answers: what doubling each of N, D and C buys at the best split of the largest fitted compute."""
     answers: list[Answer] = []
     law = found.headline
-    if law is not None:
+    if law is not None and found.observations is not None:
+        runs = found.observations.run_id
         best, further = law.optimum(law.flops_max), law.optimum(2 * law.flops_max)
         n, d = float(best.n), float(best.d)
         exponents = law.optimum_intervals(law.flops_max)
@@ -281,14 +290,15 @@ def _answered(found: Findings) -> Findings:
         steps = {"n": (2 * n, d), "d": (n, 2 * d), "c": (float(further.n), float(further.d))}
         bought = {name: _change([law, *_others(found)], (n, d), to) for name, to in steps.items()}
         answers += [
-            Answer(concept="model scale", text=f"twice the parameters: {bought['n']} {at}"),
-            Answer(concept="data scale", text=f"twice the tokens: {bought['d']} there"),
+            Answer(concept="model scale", text=f"twice the parameters: {bought['n']} {at}", runs=runs),
+            Answer(concept="data scale", text=f"twice the tokens: {bought['d']} there", runs=runs),
             Answer(
                 concept="compute",
                 text=f"twice the compute, split best: {bought['c']}; the best split grows as {grow}",
+                runs=runs,
             ),
         ]
-    answers += [Answer(concept="algorithms", text=comparison.verdict) for comparison in found.comparisons]
+    answers += [Answer(concept="algorithms", text=c.verdict, runs=compared(found, c)) for c in found.comparisons]
     return replace(found, answers=tuple(answers))
 
 

@@ -1,26 +1,8 @@
 // Shows what /data.json says of a sweep, again and again until it is over. All of it goes into text nodes.
-const $ = id => document.getElementById(id), NS = "http://www.w3.org/2000/svg";
 const W = 440, H = 300, LEFT = 44, RIGHT = 8, TOP = 8, BOTTOM = 40;
 const runs = new Map(), rows = new Map(), panels = new Map();
 let token = "", sizes = [], timer = 0;
 
-function made(tag, text, kind) {
-  const node = document.createElement(tag);
-  if (text !== undefined) node.textContent = text;
-  if (kind) node.className = kind;
-  return node;
-}
-function drawn(tag, parent, values) {
-  const node = parent.appendChild(document.createElementNS(NS, tag));
-  for (const [name, value] of Object.entries(values)) node.setAttribute(name, value);
-  return node;
-}
-function short(value) {
-  for (const [size, letter] of [[1e12, "T"], [1e9, "B"], [1e6, "M"], [1e3, "k"]])
-    if (value >= 0.9995 * size) return String(Number((value / size).toPrecision(3))) + letter;
-  return String(Number(value.toPrecision(3)));
-}
-const loss = value => value === null ? "" : value.toFixed(4);
 const colour = n => "var(--r" + (sizes.length < 2 ? 5 : Math.round(11 * sizes.indexOf(n) / (sizes.length - 1))) + ")";
 const bad = run => run.status === "failed" || run.status === "diverged";
 
@@ -204,4 +186,3 @@ document.addEventListener("visibilitychange", () => {
   timer = 0;
   look();
 });
-look();

@@ -4,18 +4,15 @@ The page holds nothing of the study. Its one script puts what comes into text no
 lets no other script, style or address in.
 """
 
-import base64
-import hashlib
 import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from scaling.record.live import Live, by_interest
-from scaling.report import figure, style
+from scaling.report import figure, markup, style
 
 MOST = 3000  # runs in the first document; those that change later come whatever their number
-SCRIPT = Path(__file__).with_suffix(".js")
+SCRIPTS = ("words.js", "live_page.js")
 
 SHEET = """.counts{display:flex;flex-wrap:wrap;gap:.4rem 1.8rem;margin:1.2rem 0 .4rem;padding:0;list-style:none}
 .counts b{font-size:1.5rem;font-weight:650;font-variant-numeric:tabular-nums;margin-right:.35rem}
@@ -102,19 +99,14 @@ def page() -> tuple[str, str]:
     """The page, and the content security policy to send with it."""
     sheet = style.sheet(figure.COLOURS) + SHEET
     labels = json.dumps({"x": figure.D_LABEL, "y": figure.LOSS_LABEL})
-    script = f'"use strict";\nconst LABELS = {labels};\n{SCRIPT.read_text(encoding="utf-8")}'
+    script = f"{markup.script(*SCRIPTS)}const LABELS = {labels};\nlook();\n"
     html = (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>scaling</title>\n'
         f"<style>{sheet}</style>\n</head>\n<body>\n{BODY}<script>{script}</script>\n</body>\n</html>\n"
     )
     policy = (
-        f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(sheet)}; connect-src 'self'; "
+        f"default-src 'none'; script-src {markup.hashed(script)}; style-src {markup.hashed(sheet)}; connect-src 'self'; "
         "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
     return html, policy
-
-
-def _hash(text: str) -> str:
-    """As a policy names the one script or style that it lets in."""
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

@@ -1,21 +1,28 @@
-"""The report as one HTML file that needs no network, no script and no other file."""
+"""The report of a study as one HTML file that needs no network and no other file."""
 
+import json
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from scaling.fitting.fitted import Fit
 from scaling.record import Ledger
 from scaling.record.files import commit_text
-from scaling.report import provenance, style, words
+from scaling.report import markup, points, provenance, whatif, words
 from scaling.report.caption import CAPTIONS
+from scaling.report.checklist import checklist
 from scaling.report.findings import Findings
+from scaling.report.markup import Behind, heading, listed, prose, table
 from scaling.report.table import Line, answers, checks
 
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
-NO_TEXT = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")  # HTML has not, or UTF-8
+if TYPE_CHECKING:
+    from scaling.report.plots import Drawn
+
+SCRIPTS = ("words.js", "page.js")
+
 TITLES = {
     "loss_against_n": "Figure 1. Loss against model size.",
     "loss_against_d": "Figure 2. Loss against data.",
@@ -50,48 +57,45 @@ TEXT = ("run_id", "group", "role", "status", "attention", "optimizer", "schedule
 
 def write(found: Findings, ledger: Ledger) -> Path:
     """Write figures/*.svg, figures/*.png and report.html into the results folder; returns the page's path."""
-    from scaling.report import figure, plots
+    from scaling.report import plots
 
-    drawn = plots.draw(found, ledger.folder / "figures")
-    parts = [
-        _head(found, ledger),
+    drawn, behind = plots.draw(found, ledger.folder / "figures"), Behind()
+    body = [
+        _head(found, ledger, behind),
         _warnings(found),
-        _figures(drawn, {name: CAPTIONS[name](found) for name in drawn}),
+        _figures(drawn, {name: CAPTIONS[name](found) for name in drawn}, behind),
+        whatif.section(found, ledger),
         _law(found),
         _laws(found),
-        _forecasts(found),
-        _runs(found, ledger),
-        f"<h2>Methods</h2>\n{_list(provenance.methods(found))}",
+        _forecasts(found, behind),
+        _runs(found, ledger, behind),
+        _checklist(found, ledger, behind),
+        f"{heading('Methods')}\n{listed(provenance.methods(found))}",
         _provenance(found, ledger),
+        markup.data(points.facts(found), "facts"),
     ]
-    title = escape(f"{found.study['name']}: {found.study['question']}")
+    body.insert(0, markup.contents(body))
     path = ledger.folder / "report.html"
-    html = (
-        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>{title}</title>\n'
-        f"<style>\n{style.sheet(figure.COLOURS)}</style>\n</head>\n<body>\n<main>\n"
-        + "\n".join(filter(None, parts))
-        + "\n</main>\n</body>\n</html>\n"
-    )
-    commit_text(path, NO_TEXT.sub("\ufffd", html))
+    title = f"{found.study['name']}: {found.study['question']}"
+    commit_text(path, markup.document(title, body, markup.script(*SCRIPTS)))
     return path
 
 
-def _head(found: Findings, ledger: Ledger) -> str:
+def _head(found: Findings, ledger: Ledger, behind: Behind) -> str:
     level = words.percent(found.level)
     return (
         f'<header>\n<p class="name"><b>{escape(found.study["name"])}</b> · '
         f"{escape(provenance.summary(found, ledger))}</p>\n"
-        f"<h1>{escape(found.study['question'])}</h1>\n</header>\n{_lines(answers(found))}\n"
+        f"<h1>{escape(found.study['question'])}</h1>\n</header>\n{_lines(answers(found), behind)}\n"
         f'<p class="soft">Brackets hold {level} intervals, losses are in nats per token.</p>\n'
-        f"<h2>How far to trust it</h2>\n{_lines(checks(found))}"
+        f"{heading('How far to trust it')}\n{_lines(checks(found), behind)}"
     )
 
 
-def _lines(lines: Sequence[Line]) -> str:
+def _lines(lines: Sequence[Line], behind: Behind) -> str:
     rows = [
-        f"<dt>{escape(line.label)}</dt><dd{'' if line.known else ' class=unknown'}>{_prose(line.text)}</dd>"
+        f"<dt>{escape(line.label)}</dt><dd{'' if line.known else ' class=unknown'}>{prose(line.text)}"
+        f"{behind.link(line.runs, line.label)}</dd>"
         for line in lines
     ]
     return '<dl class="answers">\n' + "\n".join(rows) + "\n</dl>"
@@ -112,29 +116,24 @@ def _warnings(found: Findings) -> str:
     distinct = dict.fromkeys(said)
     if not distinct:
         return ""
-    return f"<details><summary>{words.several(len(distinct), 'warning')}</summary>\n{_list(distinct)}\n</details>"
+    return f"<details><summary>{words.several(len(distinct), 'warning')}</summary>\n{listed(distinct)}\n</details>"
 
 
-def _list(items: Iterable[str]) -> str:
-    return '<ul class="note">\n' + "\n".join(f"<li>{_prose(item)}</li>" for item in items) + "\n</ul>"
-
-
-def _prose(text: str) -> str:
-    """A sentence, escaped, its numbers set in type: minus signs, powers of ten, no line break inside an interval."""
-    text = re.sub(r"(?<![\w.)\]])-(?=\d)", "−", text)
-    text = re.sub(r"\bx(?=\d)", "×", text)
-    text = re.sub(r"\b(\d(?:\.\d+)?)e([+-]\d+)\b", lambda m: f"{m[1]}×{words.power(float(f'1e{m[2]}'))}", text)
-    text = re.sub(r"(?:\w+ = )?[^\s<>]+(?: nats)? \[[−\d.][^\[\]<>]*\]", r"<span>\g<0></span>", escape(text))
-    return re.sub(r"\^([-−]?(?:[\w.]*\w|\((?:[^()]|\([^()]*\))*\)))", r"<sup>\1</sup>", text)
-
-
-def _figures(drawn: dict[str, str], captions: dict[str, str]) -> str:
+def _figures(drawn: "Mapping[str, Drawn]", captions: Mapping[str, str], behind: Behind) -> str:
     panels = [
-        f'<figure id="{name}">\n{_labelled(svg, TITLES[name])}\n'
-        f"<figcaption><b>{escape(TITLES[name])}</b> {_prose(captions[name])}</figcaption>\n</figure>"
-        for name, svg in drawn.items()
+        f'<figure id="{name}">\n<div class="plot">{_labelled(one.svg, TITLES[name])}</div>\n'
+        f"{markup.data(points.placed(one.marks, behind))}\n"
+        f"<figcaption><b>{escape(TITLES[name])}</b> {prose(captions[name])}</figcaption>\n</figure>"
+        for name, one in drawn.items()
     ]
-    return '<h2>Figures</h2>\n<div class="panels">\n' + "\n".join(panels) + "\n</div>" if panels else ""
+    if not panels:
+        return ""
+    return (
+        f"{heading('Figures')}\n"
+        '<p class="soft">Point at what is drawn, or reach it by Tab and the arrow keys, for its values and its runs. '
+        "As files: <code>figures/</code>, SVG and PNG.</p>\n"
+        '<div class="panels">\n' + "\n".join(panels) + "\n</div>"
+    )
 
 
 def _labelled(svg: str, title: str) -> str:
@@ -146,29 +145,29 @@ def _law(found: Findings) -> str:
     fit = found.headline
     if fit is None:
         silent = [*found.fits.values()]
-        return "<h2>The fitted law</h2>\n" + _list(map(words.unknown, silent)) + _partial(silent) if silent else ""
+        return f"{heading('The fitted law')}\n" + listed(map(words.unknown, silent)) + _partial(silent) if silent else ""
     rows = [
         [words.symbol(name), words.parameter(fit, name, item), MEANING.get(name, "")]
         for name, item in fit.estimates().items()
     ]
     left = ", ".join(f"{count} × {reason}" for reason, count in fit.dropped.items())
     return (
-        f'<h2>The fitted law</h2>\n<p class="formula">{_formula(fit.name)}</p>\n'
+        f'{heading("The fitted law")}\n<p class="formula">{_formula(fit.name)}</p>\n'
         f'<p class="soft">{escape(fit.name)}: {escape(fit.status.replace("_", " "))}, '
         f"{words.several(fit.runs, 'run')}{escape(f' (rows of the table left out: {left})') if left else ''}; "
         f"a run scatters by {fit.scale:.2%} about it.</p>\n"
-        + _table(("parameter", f"value and {words.percent(fit.level)} interval", "meaning"), rows)
+        + table(("parameter", f"value and {words.percent(fit.level)} interval", "meaning"), rows, label="parameters")
     )
 
 
 def _partial(fits: Sequence[Fit]) -> str:
     known = [f"{fit.name}: {words.parameters(fit)}" for fit in fits if fit.partial]
-    return f"<p>What they do tell:</p>\n{_list(known)}" if known else ""
+    return f"<p>What they do tell:</p>\n{listed(known)}" if known else ""
 
 
 def _formula(law: str) -> str:
     """The law's formula with its powers raised and its indices lowered."""
-    return re.sub(r"_(\w+)", r"<sub>\1</sub>", _prose(words.formula(law)).replace("<sup>-", "<sup>−"))
+    return re.sub(r"_(\w+)", r"<sub>\1</sub>", prose(words.formula(law)).replace("<sup>-", "<sup>−"))
 
 
 def _laws(found: Findings) -> str:
@@ -193,15 +192,15 @@ def _laws(found: Findings) -> str:
     ]
     header = ("law", "status", "scatter", "error on the largest runs, left out", "exponent of N*", "exponent of D*")
     return (
-        "<h2>What the other laws say</h2>\n"
+        f"{heading('What the other laws say')}\n"
         '<p class="soft">Laws that fit alike may extrapolate apart; their spread is part of the uncertainty. '
         "In brackets: what a straight line through two points of the frontier would have been off.</p>\n"
-        + _table(header, rows, chosen=None if chosen is None else chosen.name)
-        + f"\n<details><summary>Parameters of every law</summary>\n{_list(details)}\n</details>"
+        + table(header, rows, label="laws", chosen=None if chosen is None else chosen.name)
+        + f"\n<details><summary>Parameters of every law</summary>\n{listed(details)}\n</details>"
     )
 
 
-def _forecasts(found: Findings) -> str:
+def _forecasts(found: Findings, behind: Behind) -> str:
     parts = []
     for one in found.registered:
         said, rows = one.forecast, []
@@ -215,18 +214,24 @@ def _forecasts(found: Findings) -> str:
             measured = f"measured {one.score.measured:.4f}{f' ± {one.measured_se:.4f}' if known else ''}, {inside} it"
         header = ("law", "forecast", f"{words.percent(said.level)} interval", "against measured")
         parts.append(
-            f"<p>Run <code>{escape(one.run_id)}</code>, N = {words.short(said.n)}, D = {words.short(said.d)}, "
-            f"{said.extrapolation:.2g} times the largest fitted compute. The forecast takes its number from the "
+            f"<p>Run {_run(one.run_id)}, N = {words.short(said.n)}, D = {words.short(said.d)}, "
+            f"{words.beyond(said.extrapolation)}. The forecast takes its number from the "
             f"{escape(said.headline)} law and its interval from all: "
             f"{words.of_loss(said.loss, said.low, said.high)}; the run {measured}.</p>\n"
-            + _table(header, rows, chosen=said.headline)
+            + table(header, rows, label=f"forecast of {one.run_id}", chosen=said.headline)
         )
     if not parts:
         return ""
-    return "<h2>Forecast against measured</h2>\n" + "\n".join(parts)
+    return f"{heading('Forecast against measured')}\n" + "\n".join(parts)
 
 
-def _runs(found: Findings, ledger: Ledger) -> str:
+def _run(run_id: str) -> str:
+    """A run's id, linked to its row."""
+    target = markup.anchor(run_id)
+    return f'<a class="id" href="#{target}">{run_id}</a>' if target else f"<code>{escape(run_id)}</code>"
+
+
+def _runs(found: Findings, ledger: Ledger, behind: Behind) -> str:
     seconds = {record.run.id: record.clock.train for record in ledger if record.clock is not None}
     params = found.observations.params if found.observations is not None else "n_params"
     rows, lost = [], []
@@ -245,9 +250,37 @@ def _runs(found: Findings, ledger: Ledger) -> str:
     numbers = [i for i, (key, _) in enumerate(COLUMNS) if key not in TEXT]
     failed = f", {sum(lost)} of them without a result: the last column says why" if any(lost) else ""
     return (
-        f'<h2>Runs</h2>\n<p class="soft">{words.several(len(rows), "evaluated run")}{failed}. '
+        f'{heading("Runs")}\n<p class="soft">{words.several(len(rows), "evaluated run")}{failed}. '
         "The same with every column is in <code>runs.csv</code>.</p>\n"
-        + _table([label for _, label in COLUMNS], rows, numbers=numbers, lost=lost, kind="runs")
+        + table(
+            [label for _, label in COLUMNS], rows, label="runs", numbers=numbers, lost=lost, kind="runs",
+            ids=[markup.anchor(row[0]) for row in rows],
+        )
+        + _saved(found, ledger)
+        + f'\n<div class="behind">\n<h3>The runs behind each number</h3>\n{behind.lists()}\n</div>'
+    )
+
+
+def _saved(found: Findings, ledger: Ledger) -> str:
+    """Downloads that need no server: the table, and every fit but its resamples, which may be long."""
+    table_text = (ledger.folder / "runs.csv").read_text(encoding="utf-8")
+    links = [markup.download("runs.csv", "text/csv", table_text)]
+    if found.fits:
+        fits = {name: fit.to_json() | {"draws": None} for name, fit in found.fits.items()}
+        links.append(markup.download("fits.json", "application/json", json.dumps(fits, allow_nan=False)))
+    return f'<p class="save">To save: {" ".join(links)}</p>'
+
+
+def _checklist(found: Findings, ledger: Ledger, behind: Behind) -> str:
+    parts = []
+    for group, lines in checklist(found, ledger).items():
+        untold = sum(not line.known for line in lines)
+        count = f"{len(lines)} answers" + (f", {untold} wanting" if untold else "")
+        parts.append(f"<details><summary>{group} · {count}</summary>\n{_lines(lines, behind)}\n</details>")
+    return (
+        f"{heading('Checklist')}\n"
+        '<p class="soft">What a scaling study should tell, after (Mis)Fitting (arXiv:2502.18969), in our words; filled '
+        "in from the plan, the records and the fits.</p>\n" + "\n".join(parts)
     )
 
 
@@ -261,34 +294,9 @@ def _rounded(cell: object, digits: str) -> str:
 
 def _provenance(found: Findings, ledger: Ledger) -> str:
     rows = provenance.rows(ledger)
-    table = _table(("", ""), rows, wide=1) if rows else '<p class="soft">The folder holds no records of runs.</p>'
+    said = table(("", ""), rows, label="provenance", wide=1) if rows else '<p class="soft">The folder holds no records of runs.</p>'
     return (
-        f"<h2>Provenance</h2>\n{table}\n<h2>To repeat it</h2>\n"
+        f"{heading('Provenance')}\n{said}\n{heading('To repeat it')}\n"
         f"<pre><code>{escape(provenance.command(found))}</code></pre>\n"
         '<p class="soft">In a checkout at the commit above. Recorded runs are not trained again, missing ones are.</p>'
     )
-
-
-def _table(
-    header: Sequence[str],
-    rows: Sequence[Sequence[str]],
-    *,
-    numbers: Sequence[int] = (),
-    lost: Sequence[bool] = (),
-    chosen: str | None = None,
-    wide: int | None = None,
-    kind: str = "",
-) -> str:
-    """An HTML table of text cells, all escaped; `chosen` is the first cell of the row to set off."""
-
-    def kinds(i: int) -> str:
-        return ' class="number"' if i in numbers else ' class="wide"' if i == wide else ""
-
-    lines = []
-    for at, row in enumerate(rows):
-        mark = ' class="lost"' if lost and lost[at] else ' class="chosen"' if chosen == row[0] else ""
-        cells = "".join(f"<td{kinds(i)}>{escape(cell)}</td>" for i, cell in enumerate(row))
-        lines.append(f"<tr{mark}>{cells}</tr>")
-    head = "".join(f"<th{kinds(i)}>{escape(cell)}</th>" for i, cell in enumerate(header))
-    top = f"<thead><tr>{head}</tr></thead>\n" if any(header) else ""
-    return f'<div class="scroll"><table class="{kind}">\n{top}<tbody>\n' + "\n".join(lines) + "\n</tbody></table></div>"

@@ -1,20 +1,22 @@
 """The figures: loss against N and D, isoFLOP valleys, frontier and allocation against C, algorithms, the known floor.
 
 Each takes the findings and gives a figure, or None where there is nothing to show. Data are always drawn; a law only
-where the runs tell it, solid over the runs that it was fitted to and dashed beyond.
+where the runs tell it, solid over the runs that it was fitted to and dashed beyond. What a reader can point at is
+marked, with the runs behind it.
 """
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from scaling.fitting.isoflop import REACH
+from scaling.fitting.fitted import Fit
+from scaling.fitting.isoflop import REACH, SAME_BUDGET, Valley
 from scaling.fitting.laws import Array
 from scaling.fitting.observe import Observations
 from scaling.fitting.uncertainty import Interval
@@ -31,25 +33,36 @@ from scaling.report.figure import (
     PAPER,
     RC,
     SOFT,
+    Mark,
+    Sheet,
     frame,
     label_ends,
+    mark,
     ordered,
     save,
     sheet,
 )
-from scaling.report.findings import Findings, Registered
+from scaling.report.findings import Findings, Registered, compared
 
 MOST_CURVES = 8
 
 
-def draw(found: Findings, folder: Path) -> dict[str, str]:
-    """Make every figure that the findings allow, as NAME.svg and NAME.png in `folder`; the SVG of each for a page."""
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """A figure for a page."""
+
+    svg: str
+    marks: list[tuple[float, float, Mark]]  # see `Sheet.placed`
+
+
+def draw(found: Findings, folder: Path) -> dict[str, Drawn]:
+    """Make every figure that the findings allow, as NAME.svg and NAME.png in `folder`; each for a page."""
     with matplotlib.rc_context(RC):
         made = {name: figure for name, plot in PLOTS.items() if (figure := plot(found)) is not None}
     for name in PLOTS.keys() - made.keys():  # an earlier report may have had more to show
         for kind in ("svg", "png"):
             (folder / f"{name}.{kind}").unlink(missing_ok=True)
-    return {name: save(figure, folder, name) for name, figure in made.items()}
+    return {name: Drawn(svg=save(figure, folder, name), marks=figure.placed()) for name, figure in made.items()}
 
 
 def levels(values: Array) -> tuple[list[float], Array]:
@@ -66,15 +79,15 @@ def levels(values: Array) -> tuple[list[float], Array]:
     return distinct, np.abs(np.log(values)[:, None] - np.log(distinct)).argmin(axis=1)
 
 
-def loss_against_n(found: Findings) -> Figure | None:
+def loss_against_n(found: Findings) -> Sheet | None:
     return _curves(found, "n") if found.observations is not None else None
 
 
-def loss_against_d(found: Findings) -> Figure | None:
+def loss_against_d(found: Findings) -> Sheet | None:
     return _curves(found, "d") if found.observations is not None else None
 
 
-def _curves(found: Findings, along: Literal["n", "d"]) -> Figure:
+def _curves(found: Findings, along: Literal["n", "d"]) -> Sheet:
     """Loss along N with a curve for each D, or along D with a curve for each N."""
     o, fit = found.observations, found.headline
     assert o is not None
@@ -87,7 +100,7 @@ def _curves(found: Findings, along: Literal["n", "d"]) -> Figure:
     ends, heights = [], [*o.loss]
     for i, (value, colour) in enumerate(zip(distinct, ordered(len(distinct)), strict=True)):
         mine = np.flatnonzero(nearest == i)
-        _points(axes, x[mine], o.loss[mine], o.loss_se[mine], colour)
+        _points(axes, x, o, mine, colour)
         last = mine[x[mine].argmax()]
         end = (x[last], o.loss[last])
         if fit is not None:
@@ -105,11 +118,14 @@ def _curves(found: Findings, along: Literal["n", "d"]) -> Figure:
     return figure
 
 
-def _points(axes: Axes, x: Array, y: Array, se: Array, colour: str) -> None:
+def _points(axes: Axes, x: Array, o: Observations, rows: Array, colour: str) -> None:
+    """The loss of some of the runs against x, [R]."""
     axes.errorbar(
-        x, y, yerr=np.nan_to_num(se), fmt="o", color=colour, markersize=4.6, markeredgecolor=PAPER,
-        markeredgewidth=0.6, elinewidth=0.8, zorder=3,
+        x[rows], o.loss[rows], yerr=np.nan_to_num(o.loss_se[rows]), fmt="o", color=colour, markersize=4.6,
+        markeredgecolor=PAPER, markeredgewidth=0.6, elinewidth=0.8, zorder=3,
     )  # fmt: skip
+    for i in rows:
+        mark(axes, x[i], o.loss[i], runs=[o.run_id[i]])
 
 
 def _law(axes: Axes, x: Array, band: Interval, colour: str, *, until: float) -> None:
@@ -128,6 +144,8 @@ def _held_out(axes: Axes, x: float, one: Registered, where: str = "") -> list[fl
     said = one.forecast
     axes.vlines([x], [said.low], [said.high], color=HELD, linewidth=6, alpha=0.3, zorder=2)
     axes.plot([x], [said.loss], marker="_", color=HELD, markersize=8, markeredgewidth=1.2, zorder=4)
+    facts = [("loss", words.of_loss(said.loss, said.low, said.high)), ("C", words.beyond(said.extrapolation))]
+    mark(axes, x, said.loss, f"forecast of {one.run_id}", facts, [one.run_id])
     heights = [said.low, said.high]
     if one.score is not None:
         heights.append(one.score.measured)
@@ -135,6 +153,8 @@ def _held_out(axes: Axes, x: float, one: Registered, where: str = "") -> list[fl
             [x], [one.score.measured], marker="D", color=HELD, markersize=5, markeredgecolor=PAPER,
             markeredgewidth=0.6, zorder=5,
         )  # fmt: skip
+        missed = f"{words.error(one.score.error)}, {'inside' if one.score.inside else 'outside'} its interval"
+        mark(axes, x, one.score.measured, facts=[("forecast", missed)], runs=[one.run_id])
     axes.annotate(
         f"{'held out' if one.score is not None else 'forecast'}{where}", (x, min(heights)), xytext=(5, -3),
         textcoords="offset points", ha="right", va="top", color=HELD, fontsize=8,
@@ -142,7 +162,7 @@ def _held_out(axes: Axes, x: float, one: Registered, where: str = "") -> list[fl
     return [*heights, 0.975 * min(heights)]
 
 
-def isoflop(found: Findings) -> Figure | None:
+def isoflop(found: Findings) -> Sheet | None:
     if found.isoflop is None or found.observations is None:
         return None
     figure, axes = sheet(N_LABELS[found.observations.params], LOSS_LABEL)
@@ -159,6 +179,7 @@ def isoflop(found: Findings) -> Figure | None:
             piece.n, piece.loss, "o", markersize=4, markerfacecolor=filled, markeredgecolor=colour, markeredgewidth=1.1,
             zorder=3,
         )  # fmt: skip
+        _of_budget(axes, found.observations, valley)
         if not valley.edge:
             axes.plot([valley.n], [valley.loss], "X", color=ACCENT, markersize=6.5, markeredgecolor=PAPER, zorder=4)
         everywhere += [*piece.n]
@@ -169,7 +190,29 @@ def isoflop(found: Findings) -> Figure | None:
     return figure
 
 
-def frontier(found: Findings) -> Figure | None:
+def _of_budget(axes: Axes, o: Observations, valley: Valley) -> None:
+    """Marks of one budget's losses, each with the runs of its size that it was measured or interpolated on."""
+    piece = valley.slice
+    for n, d, loss in zip(piece.n, piece.d, piece.loss, strict=True):
+        size = np.abs(np.log(o.n / n)) < 1e-6
+        near = size & (np.abs(np.log(o.flops / piece.flops)) < SAME_BUDGET)
+        runs = np.array(o.run_id)[near if near.any() and not piece.interpolated else size].tolist()
+        if len(runs) == 1:
+            mark(axes, n, loss, runs=runs)
+            continue
+        facts = [("N", words.short(n)), ("D", words.short(d)), ("C", words.power(piece.flops)), ("loss", f"{loss:.4f}")]
+        how = "interpolated between runs" if piece.interpolated else f"mean of {len(runs)} runs"
+        mark(axes, n, loss, how, facts, runs)
+    if not valley.edge:
+        _vertex(axes, o, valley, valley.n, valley.loss)
+
+
+def _vertex(axes: Axes, o: Observations, valley: Valley, x: float, y: float) -> None:
+    facts = [("C", words.power(valley.slice.flops)), ("N*", words.short(valley.n)), ("D*", words.short(valley.d))]
+    mark(axes, x, y, "vertex of a parabola", [*facts, ("L*", f"{valley.loss:.4f}")], o.run_id)
+
+
+def frontier(found: Findings) -> Sheet | None:
     """Every run's loss against its compute, and the least loss that the law gives for that compute."""
     o, fit = found.observations, found.headline
     if o is None:
@@ -179,7 +222,7 @@ def frontier(found: Findings) -> Figure | None:
     ends = []
     for i, colour in enumerate(ordered(len(sizes))):
         mine = np.flatnonzero(nearest == i)
-        _points(axes, o.flops[mine], o.loss[mine], o.loss_se[mine], colour)
+        _points(axes, o.flops, o, mine, colour)
         first = mine[o.flops[mine].argmin()]
         if i in (0, len(sizes) - 1):
             axes.annotate(
@@ -189,9 +232,10 @@ def frontier(found: Findings) -> Figure | None:
     heights = [*o.loss, 1.03 * o.loss.max()]
     line = _budgets(found, o)
     if fit is not None:
-        best = [fit.optimum_intervals(c)["loss"] for c in line]
-        band = _stacked(best)
+        best = [fit.optimum_intervals(c) for c in line]
+        band = _stacked([each["loss"] for each in best])
         _law(axes, line, band, ACCENT, until=fit.flops_max)
+        _along(axes, o, fit, line, best, "loss")
         known = np.flatnonzero(np.isfinite(band.value))
         if len(known):
             ends.append((float(line[known[-1]]), float(band.value[known[-1]]), "L*(C)", ACCENT))
@@ -204,7 +248,7 @@ def frontier(found: Findings) -> Figure | None:
     return figure
 
 
-def allocation(found: Findings) -> Figure | None:
+def allocation(found: Findings) -> Sheet | None:
     """The best N and D against compute, by the law and by approach 2."""
     o, fit = found.observations, found.headline
     if o is None or (fit is None and (found.isoflop is None or all(v.edge for v in found.isoflop.valleys))):
@@ -212,10 +256,12 @@ def allocation(found: Findings) -> Figure | None:
     figure, axes = sheet(C_LABEL, "best N, parameters, and D, tokens", right=0.79)
     line = _budgets(found, o)
     everywhere, ends = [], []
+    best = [fit.optimum_intervals(c) for c in line] if fit is not None else []
     for name, colour in (("n", ACCENT), ("d", ALGORITHMS[2])):
         if fit is not None:
-            band = _stacked([fit.optimum_intervals(c)[name] for c in line])
+            band = _stacked([each[name] for each in best])
             _law(axes, line, band, colour, until=fit.flops_max)
+            _along(axes, o, fit, line, best, name)
             known = np.flatnonzero(np.isfinite(band.value))
             if len(known):
                 exponent = fit.optimum_intervals(fit.flops_max)[f"exponent_{name}"].value
@@ -227,6 +273,15 @@ def allocation(found: Findings) -> Figure | None:
     frame(axes, line, everywhere, x_as=words.power, y_as=words.short)
     label_ends(axes, ends)
     return figure
+
+
+def _along(axes: Axes, o: Observations, fit: Fit, line: Array, best: list[dict[str, Interval]], name: str) -> None:
+    """Marks along the best split, drawn as loss, n or d against compute."""
+    for c, each in zip(line, best, strict=True):
+        if math.isfinite(each[name].value):
+            facts = [("C", words.power(c)), *((f"{k}*", words.interval(each[k.lower()])) for k in "ND")]
+            facts.append(("L*", words.interval(each["loss"], "nats")))
+            mark(axes, c, each[name].value, f"best split, {fit.name} law", facts, o.run_id)
 
 
 def _budgets(found: Findings, o: Observations) -> Array:
@@ -251,10 +306,13 @@ def _vertices(axes: Axes, found: Findings, name: str, colour: str = ACCENT) -> l
         [valley.slice.flops for valley in inside], values, "X", color=colour, markersize=6.5, markeredgecolor=PAPER,
         zorder=4,
     )  # fmt: skip
+    for valley, value in zip(inside, values, strict=True):
+        assert found.observations is not None  # what the valleys are of
+        _vertex(axes, found.observations, valley, valley.slice.flops, value)
     return values
 
 
-def algorithms(found: Findings) -> Figure | None:
+def algorithms(found: Findings) -> Sheet | None:
     """Each algorithm as a multiplier of the baseline's compute at equal loss."""
     shown = [c for c in found.comparisons if c.multiplier is not None or c.bound is not None]
     if not shown:
@@ -275,6 +333,9 @@ def algorithms(found: Findings) -> Figure | None:
             x, m = c.flops[order], _each(lambda name, c=c, order=order: getattr(c.by_loss, name)[order])
             _law(axes, x, m, colour, until=float(x.max()))
             axes.plot(x, m.value, "o", color=colour, markersize=4, markeredgecolor=PAPER, markeredgewidth=0.6, zorder=3)
+            for j, loss in enumerate(c.loss[order]):
+                facts = [("multiplier", words.multiple(m.at(j))), ("at loss", f"{loss:.4f}"), ("C", words.power(x[j]))]
+                mark(axes, x[j], m.value[j], f"{c.algorithm} against {c.baseline}", facts, compared(found, c))
             heights += [v for v in (*m.value, *m.low, *m.high) if math.isfinite(v)]
             ends.append((float(x[-1]), float(m.value[-1]), f"{c.algorithm}\n×{c.multiplier.value:.2g}", colour))
         elif c.bound is not None:
@@ -285,6 +346,8 @@ def algorithms(found: Findings) -> Figure | None:
                 arrow = {"arrowstyle": "-|>", "color": colour, "linewidth": 1.2, "shrinkA": 0, "shrinkB": 0}
                 axes.annotate("", (x, toward), xytext=(x, value), arrowprops=arrow, zorder=2)
             heights += [value, toward]
+            facts = [("multiplier", f"{'below' if side == '<' else 'above'} ×{value:.2g}")]
+            mark(axes, math.sqrt(low * high), value, f"{c.algorithm} against {c.baseline}", facts, compared(found, c))
             ends.append((high, value, f"{c.algorithm}\n{side} ×{value:.2g}", colour))
     ends.append((high, 1.0, baseline, INK))
     frame(axes, [low, high], heights, x_as=words.power)
@@ -292,7 +355,7 @@ def algorithms(found: Findings) -> Figure | None:
     return figure
 
 
-def known_entropy(found: Findings) -> Figure | None:
+def known_entropy(found: Findings) -> Sheet | None:
     """The law on a source of known entropy: does its floor lie where it must?"""
     floor = found.floor
     if floor is None:
@@ -304,7 +367,7 @@ def known_entropy(found: Findings) -> Figure | None:
     heights, ends = [*o.loss, floor.entropy], []
     for i, (value, colour) in enumerate(zip(sizes, ordered(len(sizes)), strict=True)):
         mine = np.flatnonzero(nearest == i)
-        _points(axes, o.d[mine], o.loss[mine], o.loss_se[mine], colour)
+        _points(axes, o.d, o, mine, colour)
         last = mine[o.d[mine].argmax()]
         end = (o.d[last], o.loss[last])
         if fit.law is not None:
@@ -327,7 +390,7 @@ def known_entropy(found: Findings) -> Figure | None:
     return figure
 
 
-PLOTS: dict[str, Callable[[Findings], Figure | None]] = {
+PLOTS: dict[str, Callable[[Findings], Sheet | None]] = {
     "loss_against_n": loss_against_n,
     "loss_against_d": loss_against_d,
     "isoflop": isoflop,

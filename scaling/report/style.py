@@ -7,7 +7,7 @@ SHEET = """
 html{-webkit-text-size-adjust:100%;color-scheme:light dark}
 body{margin:0;background:var(--paper);color:var(--ink);font:16px/1.55 system-ui,-apple-system,'Segoe UI',Roboto,
 'Helvetica Neue',Arial,sans-serif}
-main{max-width:64rem;margin:0 auto;padding:3.5rem 1.5rem 5rem}
+main{max-width:64rem;margin:0 auto;padding:1.6rem 1.5rem 5rem}
 p,ul,.answers,figcaption{max-width:46rem}
 h1{font-size:clamp(1.5rem,1.1rem + 1.6vw,2.1rem);line-height:1.2;font-weight:650;letter-spacing:-.015em;
 margin:.3rem 0 .8rem;max-width:46rem;text-wrap:balance}
@@ -45,10 +45,44 @@ tr.lost td{color:var(--held)}
 tr.chosen td{font-weight:600}
 ul{padding-left:1.1rem;margin:.5rem 0}
 li{margin:.3rem 0;overflow-wrap:anywhere}
+a{color:var(--accent);text-underline-offset:.15em;text-decoration-thickness:.06em}
+a:focus-visible,summary:focus-visible,.scroll:focus-visible,input:focus-visible,select:focus-visible{
+outline:2px solid var(--accent);outline-offset:2px;border-radius:2px}
+main:focus{outline:none}
+nav{display:flex;flex-wrap:wrap;gap:.2rem 1.1rem;font-size:.85rem;margin:0 0 2.2rem;padding-bottom:.7rem;
+border-bottom:1px solid var(--hair)}
+nav a{text-decoration:none}
+nav a:hover{text-decoration:underline}
+details .answers{margin:.6rem 0 1.4rem;font-size:.92rem;gap:.4rem 1.4rem}
+.save{font-size:.9rem}
+.save a{font-weight:600}
+.skip{position:absolute;left:-100vw;background:var(--paper);padding:.5rem 1rem;z-index:3}
+.skip:focus{left:.5rem;top:.5rem}
+.runs-of{font-size:.85rem;white-space:nowrap}
+:target{scroll-margin-top:3rem}
+tr:target td{background:var(--wash);box-shadow:inset 0 0 0 999px color-mix(in srgb,var(--accent) 14%,transparent)}
+.plot{position:relative;touch-action:manipulation}
+.ring{fill:none;stroke:var(--ink);stroke-width:1.2}
+.stop{position:absolute;width:1px;height:1px;outline:none!important}
+.plot:has(.stop:focus-visible) .ring{stroke:var(--accent);stroke-width:2}
+.tip{position:absolute;z-index:2;max-width:19rem;padding:.5rem .7rem;background:var(--paper);border:1px solid var(--soft);
+border-radius:6px;box-shadow:0 2px 10px rgb(0 0 0/.18);font-size:.82rem;line-height:1.4}
+.tip dl{display:grid;grid-template-columns:max-content 1fr;gap:.05rem .7rem;margin:.2rem 0}
+.tip dt{color:var(--soft)}
+.tip dd{margin:0;font-variant-numeric:tabular-nums;overflow-wrap:anywhere}
+#ask{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,13rem),1fr));gap:.8rem 1rem;margin:1rem 0 1.4rem;
+max-width:46rem;padding:1rem;background:var(--wash);border-radius:8px}
+label span{display:block;font-size:.82rem;color:var(--soft);margin-bottom:.15rem}
+input,select{width:100%;min-height:2.4rem;padding:.3rem .55rem;font:inherit;font-size:.95rem;color:var(--ink);
+background:var(--paper);border:1px solid var(--soft);border-radius:5px}
+#said .answers{margin-top:.6rem;gap:.35rem 1.4rem}
+[hidden]{display:none!important}
 summary{cursor:pointer;color:var(--soft);font-size:.9rem;margin:.6rem 0}
 @media (max-width:34rem){main{padding:1.8rem 1rem 3rem}.answers{grid-template-columns:1fr;gap:.1rem}
 .answers dd{margin-bottom:.9rem}}
-@media print{main{max-width:none;padding:0}body{font-size:10.5pt}figure,tr{break-inside:avoid}h2,h3{break-after:avoid}
+@media (prefers-reduced-motion:no-preference){html{scroll-behavior:smooth}}
+@page{margin:15mm}
+@media print{nav,.behind,.save,#ask,.runs-of,.skip,.tip,.stop,.ring{display:none}a{color:inherit;text-decoration:none}main{max-width:none;padding:0}body{font-size:10.5pt}figure,tr{break-inside:avoid}h2,h3,h2+p{break-after:avoid}
 .panels{grid-template-columns:1fr 1fr}.scroll{overflow:visible}.runs{font-size:6pt}
 .runs th,.runs td{padding-right:.35rem;white-space:normal}}
 """

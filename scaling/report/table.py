@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from scaling.fitting.observe import Observations
 from scaling.report import words
 from scaling.report.findings import Concept, Findings, Registered
 
@@ -17,13 +18,18 @@ class Line:
     label: str
     text: str
     known: bool = True  # False: the text says why there is no number
+    runs: tuple[str, ...] = ()  # ids of those behind the number
 
 
 def answers(found: Findings) -> list[Line]:
     """The four concepts in order, each with its answers; one without an answer says why."""
     lines = []
     for concept in get_args(Concept):
-        said = [Line(label=concept, text=answer.text) for answer in found.answers if answer.concept == concept]
+        said = [
+            Line(label=concept, text=answer.text, runs=answer.runs)
+            for answer in found.answers
+            if answer.concept == concept
+        ]
         lines += said or [Line(label=concept, text=_silence(found, concept), known=False)]
     return lines
 
@@ -40,20 +46,24 @@ def _silence(found: Findings, concept: Concept) -> str:
 
 def checks(found: Findings) -> list[Line]:
     """The fitted law, forecast against measured, the noise, and the floor where its true value is known."""
-    law = found.headline
+    law, o = found.headline, found.observations
+    fitted = o.run_id if o is not None else ()
     lines = []
     if law is not None:
         status = f"{law.status.replace('_', ' ')} on {words.several(law.runs, 'run')}"
-        lines.append(Line(label="fitted law", text=f"{law.name}, {status}: {words.parameters(law)}"))
+        lines.append(Line(label="fitted law", text=f"{law.name}, {status}: {words.parameters(law)}", runs=fitted))
     elif found.fits:
         text = "; ".join(words.unknown(fit) for fit in found.fits.values())
-        lines.append(Line(label="fitted law", text=text, known=False))
-    lines += [Line(label="forecast", text=forecast(one), known=one.score is not None) for one in found.registered]
+        lines.append(Line(label="fitted law", text=text, known=False, runs=fitted))
+    lines += [
+        Line(label="forecast", text=forecast(one), known=one.score is not None, runs=(one.run_id,))
+        for one in found.registered
+    ]
     if any(planned["role"] == "held_out" for planned in found.study["plan"]) and not found.registered:
         lines.append(Line(label="forecast", text="none was written down before the held-out run", known=False))
     if found.noise is not None:
         text = f"sd of ln loss {found.noise.sd:.2%}, from {words.replicates(found.noise)}"
-        lines.append(Line(label="seed noise", text=text))
+        lines.append(Line(label="seed noise", text=text, runs=replicated(o) if o is not None else ()))
     else:
         lines.append(Line(label="seed noise", text="unknown: no run is repeated with another seed", known=False))
     if found.floor is not None:
@@ -63,6 +73,12 @@ def checks(found: Findings) -> list[Line]:
     if cautions:
         lines.append(Line(label="caution", text="; ".join(cautions), known=False))
     return lines
+
+
+def replicated(o: Observations) -> tuple[str, ...]:
+    """The runs of cells with several seeds, which tell the noise."""
+    cells = [*zip(o.group, o.size, o.n.tolist(), o.d.tolist(), strict=True)]
+    return tuple(run_id for run_id, cell in zip(o.run_id, cells, strict=True) if cells.count(cell) > 1)
 
 
 def learning_rates(found: Findings) -> list[Line]:
@@ -85,7 +101,7 @@ def learning_rates(found: Findings) -> list[Line]:
     costly = found.noise is not None and sum(share > found.noise.sd for share in shares)
     if costly:
         text += f"; more than the seed noise in {words.several(costly, 'run')}: `scaling fit --columns loss=tuned_loss`"
-    return [Line(label="learning rates", text=text, known=not (costly or far))]
+    return [Line(label="learning rates", text=text, known=not (costly or far), runs=tuple(rows["run_id"]))]
 
 
 def forecast(one: Registered) -> str:
@@ -93,7 +109,7 @@ def forecast(one: Registered) -> str:
     said = one.forecast
     text = (
         f"loss {words.of_loss(said.loss, said.low, said.high)} written before the run "
-        f"({said.extrapolation:.2g} times the largest fitted compute)"
+        f"({words.beyond(said.extrapolation)})"
     )
     if one.score is None:
         return f"{text}; the run is not finished"
@@ -104,15 +120,15 @@ def forecast(one: Registered) -> str:
 def floor(found: Findings) -> Line:
     """The fitted floor on the source of known entropy, against that entropy."""
     assert found.floor is not None
-    fitted, entropy = found.floor.fitted, found.floor.entropy
+    fitted, entropy, runs = found.floor.fitted, found.floor.entropy, found.floor.observations.run_id
     if fitted is None:
         why = words.unknown(found.floor.fit)
-        return Line(label="known entropy", text=f"{entropy:.4f} nats; not fitted: {why}", known=False)
+        return Line(label="known entropy", text=f"{entropy:.4f} nats; not fitted: {why}", known=False, runs=runs)
     text = f"fitted E = {words.interval(fitted)} against the exact {entropy:.4f} nats per token"
     if not fitted.low <= fitted.high:  # NaN: E rests on the edge of its range
-        return Line(label="known entropy", text=f"{text}: without an interval it cannot be judged", known=False)
+        return Line(label="known entropy", text=f"{text}: without an interval it cannot be judged", known=False, runs=runs)
     inside = fitted.low <= entropy <= fitted.high
-    return Line(label="known entropy", text=f"{text}: {'inside' if inside else 'OUTSIDE'} the interval")
+    return Line(label="known entropy", text=f"{text}: {'inside' if inside else 'OUTSIDE'} the interval", runs=runs)
 
 
 def closing(found: Findings, console: Console, page: Path) -> None:

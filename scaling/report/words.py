@@ -56,6 +56,11 @@ def error(value: float) -> str:
     return f"{abs(value):.1%} too {'high' if value > 0 else 'low'}".replace("%", " %")
 
 
+def beyond(extrapolation: float) -> str:
+    """How far compute is from the largest that was fitted."""
+    return f"{extrapolation:.2g} times the largest fitted compute"
+
+
 def percent(value: float) -> str:
     """0.9 -> 90 %."""
     return f"{100 * value:.3g} %"

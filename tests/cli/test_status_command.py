@@ -19,7 +19,7 @@ from scaling.record import Failure, Ledger, RunRecord
 from scaling.record.claims import Holder
 from scaling.record.files import commit_json
 from scaling.record.live import Live
-from scaling.report import live_page
+from scaling.report import live_page, markup
 from scaling.spec import Refusal, RunSpec
 
 HOSTILE = "<script>alert(1)</script> [red]x[/red] \x1b[31m\x07\u202e"
@@ -270,15 +270,15 @@ def test_the_page_holds_nothing_of_the_study_and_one_script_that_its_policy_name
     ]
     policy = dict(part.strip().split(" ", 1) for part in answer.headers["Content-Security-Policy"].split(";"))
     assert policy["default-src"] == "'none'" and policy["connect-src"] == "'self'"
-    assert policy["script-src"] == live_page._hash(tags.text["script"])
-    assert policy["style-src"] == live_page._hash(tags.text["style"])
+    assert policy["script-src"] == markup.hashed(tags.text["script"])
+    assert policy["style-src"] == markup.hashed(tags.text["style"])
     for name in ("X-Content-Type-Options", "X-Frame-Options", "Referrer-Policy", "Cross-Origin-Resource-Policy"):
         assert answer.headers[name]
     assert "Access-Control-Allow-Origin" not in answer.headers
 
 
 def test_the_script_writes_text_and_never_markup():
-    script = live_page.SCRIPT.read_text(encoding="utf-8")
+    script = markup.script(*live_page.SCRIPTS)
     assert not re.search(r"innerHTML|outerHTML|insertAdjacent|document\.write|eval|Function\(|DOMParser|srcdoc", script)
     assert re.findall(r"fetch\((.*?),", script) == ['"data.json?since=" + encodeURIComponent(token)']
 

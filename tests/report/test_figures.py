@@ -103,13 +103,13 @@ def test_many_horizons_are_gathered_into_few_curves():
 
 
 def test_figures_are_files_on_white_and_what_is_gone_is_removed(found, tmp_path):
-    svg = plots.draw(found, tmp_path)
-    assert list(svg) == list(plots.PLOTS) == list(CAPTIONS) == list(TITLES)
+    made = plots.draw(found, tmp_path)
+    assert list(made) == list(plots.PLOTS) == list(CAPTIONS) == list(TITLES)
     for name in plots.PLOTS:
         root = ElementTree.fromstring((tmp_path / f"{name}.svg").read_text())
         assert root.tag.endswith("svg") and "#ffffff" in (tmp_path / f"{name}.svg").read_text()
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
-        ElementTree.fromstring(svg[name])
+        ElementTree.fromstring(made[name].svg)
     plots.draw(replace(found, floor=None), tmp_path)
     assert not list(tmp_path.glob("known_entropy.*"))
 

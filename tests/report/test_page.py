@@ -5,28 +5,31 @@ import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
+from scaling.fitting.fitted import fit_from_json
 from scaling.record import Ledger
 from scaling.record.files import commit_json
 from scaling.record.seal import sealed
-from scaling.report import findings, page, table, words
+from scaling.report import findings, markup, page, table, words
 
 
 class Reader(HTMLParser):
-    """Elements with their attributes, and the text outside of style."""
+    """Elements with their attributes, the text outside of style, and that of each script."""
 
     def __init__(self, html: str):
         super().__init__()
         self.elements: list[tuple[str, dict[str, str | None]]] = []
         self.words: list[str] = []
+        self.scripts: list[str] = []
         self.open: list[str] = []
         self.feed(html)
 
     def handle_starttag(self, tag, attrs):
         self.elements.append((tag, dict(attrs)))
-        if tag not in ("meta", "br"):
+        if tag not in ("meta", "br", "input"):
             self.open.append(tag)
 
     def handle_startendtag(self, tag, attrs):
@@ -36,7 +39,9 @@ class Reader(HTMLParser):
         assert self.open.pop() == tag, f"</{tag}> closes another element"
 
     def handle_data(self, data):
-        if "style" not in self.open:
+        if self.open[-1:] == ["script"]:
+            self.scripts.append(data)
+        elif "style" not in self.open:
             self.words.append(data)
 
     @property
@@ -45,8 +50,8 @@ class Reader(HTMLParser):
 
 
 def plain(text: str) -> str:
-    """Without the typography of numbers: the minus sign, powers of ten and raised exponents."""
-    text = text.replace("−", "-").replace("^", "").replace("×", "x")
+    """Without the typography: of numbers the minus sign, powers of ten and raised exponents, and of commands."""
+    text = text.replace("−", "-").replace("^", "").replace("×", "x").replace("`", "")
     text = text.translate(str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹", "0123456789"))
     text = re.sub(r"(\d)e(?:\+|(-))0?(\d)", r"\1x10\2\3", text)
     return " ".join(text.split())
@@ -68,8 +73,11 @@ def read(html) -> Reader:
 
 
 def written(ledger: Ledger) -> tuple[findings.Findings, Reader]:
+    """The page without its panel, which takes seconds and is asked elsewhere."""
     found = findings.find(ledger)
-    return found, Reader(page.write(found, ledger).read_text(encoding="utf-8"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(page.whatif, "section", lambda *_: "")
+        return found, Reader(page.write(found, ledger).read_text(encoding="utf-8"))
 
 
 def test_every_answer_and_every_check_is_on_the_page(found, read):
@@ -112,24 +120,61 @@ def test_provenance_names_machine_versions_commit_and_text(planted_ledger, read)
 
 
 def test_the_page_refers_to_nothing_outside_itself(html, read):
-    assert not re.findall(r"https?://|//[a-z]+\.|@import|@font-face", html)
+    assert not re.findall(r"https?://|//[a-z]+\.|@import|@font-face", html.replace("http://www.w3.org/2000/svg", ""))
     assert not re.findall(r"url\((?!#)", html)
     ids = [attributes["id"] for _, attributes in read.elements if attributes.get("id")]
     assert len(ids) == len(set(ids)), "two figures share an id"
     for tag, attributes in read.elements:
-        assert tag not in ("script", "link", "iframe", "object", "embed", "img", "form", "base")
+        assert tag not in ("link", "iframe", "object", "embed", "img", "form", "base")
         assert not attributes.get("src")
         assert not any(name.startswith("on") for name in attributes)
         for name in ("href", "xlink:href", "clip-path"):
             target = re.sub(r"^url\((.*)\)$", r"\1", attributes.get(name) or "")
-            assert not target or target.removeprefix("#") in ids
-    policy = next(a["content"] for t, a in read.elements if a.get("http-equiv") == "Content-Security-Policy")
-    assert policy == "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+            held = target.startswith(("data:text/csv;", "data:application/json;")) and "download" in attributes
+            assert not target or held or target.removeprefix("#") in ids
     assert len(html) < 3_000_000
 
 
+def test_one_script_may_run_and_the_policy_names_it(read):
+    codes = [i for i, (_, a) in enumerate(e for e in read.elements if e[0] == "script") if a.get("type") is None]
+    assert len(codes) == 1
+    for i, text in enumerate(read.scripts):
+        assert i in codes or json.loads(text) is not None
+    policy = next(a["content"] for t, a in read.elements if a.get("http-equiv") == "Content-Security-Policy")
+    assert policy == (
+        f"default-src 'none'; script-src {markup.hashed(read.scripts[codes[0]])}; style-src 'unsafe-inline'; "
+        "img-src data:; base-uri 'none'; form-action 'none'"
+    )
+    assert not re.search(r"innerHTML|outerHTML|insertAdjacent|document\.write|eval|Function\(|DOMParser|srcdoc|fetch|"
+                         "XMLHttp|WebSocket|import", read.scripts[codes[0]])  # fmt: skip
+
+
+def test_every_point_leads_to_its_run_and_every_answer_to_the_runs_behind_it(found, html, read):
+    links = {a["href"] for t, a in read.elements if t == "a" and a.get("class") == "runs-of"}
+    for line in [*table.answers(found), *table.checks(found)]:
+        if len(line.runs) == 1:
+            assert f"#run-{line.runs[0]}" in links
+        elif line.runs:
+            shown = " ".join(f'<a href="#run-{run}">{run}</a>' for run in line.runs)
+            name = re.search(rf'id="(behind-\d+)" class="id">{shown}</p>', html)
+            assert name and f"#{name[1]}" in links
+    assert all(answer.runs for answer in found.answers)
+    ids = {a.get("id") for _, a in read.elements}
+    marks = [mark for text in read.scripts[:7] for mark in json.loads(text)]
+    assert len(marks) > 200 and all(link in ids for _, _, link, _, _ in marks)
+    assert {f"run-{run}" for run in found.observations.run_id} <= {link for _, _, link, _, _ in marks}
+
+
+def test_what_is_saved_from_the_page_is_the_table_and_the_fits(found, planted_ledger, read):
+    held = {a["download"]: unquote(a["href"].partition(",")[2]) for t, a in read.elements if "download" in a}
+    assert held["runs.csv"] == (planted_ledger.folder / "runs.csv").read_text()
+    fits = json.loads(held["fits.json"])
+    for name, fit in found.fits.items():
+        assert fit_from_json(fits[name]).law == fit.law
+
+
 def test_every_colour_of_a_figure_has_a_light_and_a_dark_value(html):
-    body = html[html.index("<main>") :]
+    body = html[html.index("<main") :]
     used = set(re.findall(r"var\(--([\w-]+)\)", body))
     light, dark = re.findall(r":root\{(.*?)\}", html)[:2]
     assert used and all(f"--{name}:" in light and f"--{name}:" in dark for name in used)
@@ -137,15 +182,17 @@ def test_every_colour_of_a_figure_has_a_light_and_a_dark_value(html):
     assert not re.findall(r"#[0-9a-f]{6}\b", re.sub(r"<code>.*?</code>|href=\"[^\"]*\"|url\([^)]*\)", "", body))
 
 
-def test_the_same_folder_gives_the_same_bytes(found, planted_ledger, path, html):
-    files = sorted((planted_ledger.folder / "figures").iterdir())
-    before = {file.name: file.read_bytes() for file in files}
-    page.write(findings.find(planted_ledger), planted_ledger)
-    assert path.read_text(encoding="utf-8") == html
-    assert {file.name: file.read_bytes() for file in files} == before
+def test_the_same_folder_gives_the_same_bytes(planted_ledger):
+    def bytes_of() -> dict[str, bytes]:
+        written(planted_ledger)
+        files = [planted_ledger.folder / "report.html", *(planted_ledger.folder / "figures").iterdir()]
+        return {file.name: file.read_bytes() for file in files}
+
+    assert bytes_of() == bytes_of()
 
 
-def test_hostile_text_is_only_text(tmp_path, plant, small):
+def test_hostile_text_is_only_text(tmp_path, plant, small, monkeypatch):
+    monkeypatch.setattr(page.whatif, "COUNTED", {"n_params": "one way is enough here"})
     attack = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&amp; $x_1$ [red]"
     ledger = plant(tmp_path, small(widths=(8, 16, 32), tokens=(5e5, 1e6, 2e6), groups=("other",)))
     document = ledger.study()
@@ -157,11 +204,16 @@ def test_hostile_text_is_only_text(tmp_path, plant, small):
     (tmp_path / "runs.csv").write_text(csv)
     for record in (tmp_path / "runs").glob("*/record.json"):
         values = json.loads(record.read_text())
-        record.write_text(json.dumps(sealed(values | {"machine": {attack: attack}, "data": {attack: attack}})))
-    _, read = written(ledger)
-    assert {tag for tag, _ in read.elements} & {"script", "img", "red"} == set()
+        record.write_text(json.dumps(sealed(values | {"machine": {attack: attack, "device": attack}, "data": {attack: attack}})))
+    read = Reader(page.write(findings.find(ledger), ledger).read_text(encoding="utf-8"))
+    assert {tag for tag, _ in read.elements} & {"img", "red"} == set()
     assert not any("onerror" in attributes for _, attributes in read.elements)
     assert read.text.count("<script>alert(1)</script>") >= 5
+    scripts = [attributes.get("type") for tag, attributes in read.elements if tag == "script"]
+    assert scripts == ["application/json"] * (len(scripts) - 1) + [None], "all but our own are data"
+    assert all("<" not in text for text in read.scripts[:-1])
+    said = json.loads(next(text for text in read.scripts if '"chips"' in text)), json.loads(read.scripts[-2])
+    assert all(attack in json.dumps(each, ensure_ascii=False).replace('\\"', '"') for each in said)
 
 
 def test_a_law_that_is_not_identified_gets_no_number(tmp_path, plant, small):

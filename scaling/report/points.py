@@ -1,0 +1,54 @@
+"""What the script of a page says of a point that a reader points at: facts of the runs, and the marks of the figures."""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scaling.report import words
+from scaling.report.findings import Findings
+from scaling.report.markup import Behind
+
+if TYPE_CHECKING:
+    from scaling.report.figure import Mark
+
+FACTS = ("group", "N", "D", "C", "loss", "the law says")  # of a run; without an answer a fact is left out
+
+
+def facts(found: Findings) -> dict[str, Any]:
+    """Of every run of the table, once for all figures: {"names": FACTS, "runs": {id: values}}."""
+    params = found.observations.params if found.observations is not None else "n_params"
+    law, said = found.headline, _said(found)
+    rows = {}
+    for row in found.table.to_dict("records"):
+        loss = f"{float(row['loss']):.4f}" if row["loss"] else row["status"]
+        if row["loss"] and row["loss_se"]:
+            loss += f" ± {float(row['loss_se']):.2g}"
+        rows[row["run_id"]] = [
+            row["group"] if row["role"] == "fitted" else f"{row['group']}, {row['role'].replace('_', ' ')}",
+            words.short(float(row[params])), words.short(float(row["tokens"])), words.power(float(row["flops"])), loss,
+            said.get(row["run_id"], ""),
+        ]  # fmt: skip
+    return {"names": [*FACTS[:-1], f"{law.name} law" if law else FACTS[-1]], "runs": rows}
+
+
+def _said(found: Findings) -> dict[str, str]:
+    """What the law that the answers are read from says at each run that it was fitted to, and how far off it is."""
+    law, o = found.headline, found.observations
+    if law is None or law.law is None or o is None:
+        return {}
+    band = law.band(*(o.variable(name) for name in law.law.variables))
+    off = np.asarray(band.value) / o.loss - 1
+    return {
+        run_id: f"{words.of_loss(band.value[i], band.low[i], band.high[i])}, {words.error(off[i])}"
+        for i, run_id in enumerate(o.run_id)
+    }
+
+
+def placed(marks: "Iterable[tuple[float, float, Mark]]", behind: Behind) -> list[list[Any]]:
+    """[x, y, id of what it links to, title, facts] of each mark, left to right; x and y in units of the SVG."""
+    found = [
+        [round(x, 1), round(y, 1), behind.target(mark.runs), mark.title, [list(fact) for fact in mark.facts]]
+        for x, y, mark in marks
+    ]
+    return sorted(found, key=lambda one: (one[0], one[1]))
