@@ -127,11 +127,11 @@ def test_a_holder_says_what_it_has_in_hand(folder: Path, monkeypatch: pytest.Mon
         holder.claim(A)
         waited, observer = threading.Event(), Observer(folder)
         for _ in range(300):
-            if observer.working_on() == {A: holder.name}:
+            said = observer.sighting(holder.name)
+            if said and said.runs == (A,):
                 break
             waited.wait(0.01)
-        assert observer.working_on() == {A: holder.name}
-        said = observer.sighting(holder.name)
+        assert said.runs == (A,)
         assert not said.locks and not said.kernel and not holder.files
         beat = said.beat
         waited.wait(0.1)
