@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    study, path = study_of(arguments.experiment, arguments.changes)
+    study, path = study_of(arguments.experiment, arguments.changes, arguments.size)
     folder = results_of(study, path, arguments.out)
     ledger = Ledger(folder)
     workers = workers_of(arguments, ledger)
@@ -104,8 +104,9 @@ def _on_engine(arguments: argparse.Namespace, study: Study, ledger: Ledger, cons
 
 def _command(arguments: argparse.Namespace) -> str:
     """What makes these results again, wherever they go."""
+    size = ["--size", arguments.size] if arguments.size else []
     changes = [word for change in arguments.changes for word in ("--set", change)]
-    return shlex.join(["scaling", "run", typed(arguments.experiment), *changes])
+    return shlex.join(["scaling", "run", typed(arguments.experiment), *size, *changes])
 
 
 def _refuse_unfit(study: Study, ledger: Ledger, workers: int, arguments: argparse.Namespace) -> None:
