@@ -15,6 +15,7 @@ import fcntl
 import json
 import os
 import platform
+import re
 import threading
 import time
 import uuid
@@ -22,13 +23,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scaling.record.files import beside, commit_text, create_text, kernel, names, on_store
+from scaling.record.files import beside, commit_text, create_text, flush_folder, kernel, names, on_store, read_bytes
 from scaling.record.ledger import Ledger
 from scaling.spec import Refusal
 
 BEAT_SECONDS = 5.0
 LEASE_SECONDS = 60.0  # without a change of the counter, as a watcher sees it
 STORE_BEAT_SECONDS, STORE_LEASE_SECONDS = 20.0, 120.0  # in a bucket, where every write is paid for
+NAME, CLAIM = re.compile(r"[0-9a-f]{12}"), re.compile(r"claim\.(\d{6,9})")  # of a holder; of its claim to a run
+MOST_CLAIM, MOST_HOLDER = 2**10, 2**24  # bytes of such a file
 STORE_PAUSE_SECONDS = 1.5  # between two writes of one object, which a store refuses when they come faster
 
 
@@ -55,11 +58,19 @@ class Claim:
 def standing(folder: Path, run_id: str) -> Claim | None:
     """The claim to a run that counts, if there is any."""
     home = Ledger(folder).run_folder(run_id)
-    for name in reversed([name for name in names(home) if name.startswith("claim.")]):
-        with contextlib.suppress(FileNotFoundError, ValueError):  # released meanwhile; no claim of ours
-            token = int(name.removeprefix("claim."))
-            return Claim(run_id, token, (home / name).read_text(encoding="utf-8").strip())
+    for token, name in reversed(_claims(home)):
+        with contextlib.suppress(FileNotFoundError):  # released meanwhile
+            try:
+                holder = read_bytes(home / name, most=MOST_CLAIM).decode(errors="replace").strip()
+            except ValueError:
+                holder = ""  # damaged: nobody's, and its token is used
+            return Claim(run_id, token, holder)
     return None
+
+
+def _claims(home: Path) -> list[tuple[int, str]]:
+    """(token, file name) of every claim in a run's folder, in order."""
+    return sorted((int(found[1]), found[0]) for name in names(home) if (found := CLAIM.fullmatch(name)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,30 +96,33 @@ class Observer:
         self._beating: set[str] = set()  # whose counter was seen to change
 
     def names(self) -> list[str]:
-        return [name for name in names(self._folder / "holders") if not name.startswith(".")]
+        return [name for name in names(self._folder / "holders") if NAME.fullmatch(name)]
 
     def sighting(self, name: str) -> Sighting | None:
-        """What a participant says; None when it is gone, or is just writing."""
+        """What a participant says; None when it is gone, is just writing, or its file was damaged."""
         try:
-            line = (self._folder / "holders" / name).read_text(encoding="utf-8").partition("\n")[0]
-            values = json.loads(line)
-            return Sighting(name=name, **values | {"runs": tuple(values["runs"])})
-        except (FileNotFoundError, ValueError, TypeError, KeyError, AttributeError):
+            text = read_bytes(self._folder / "holders" / name, most=MOST_HOLDER).decode()
+            values = json.loads(text.partition("\n")[0])
+            said = Sighting(name=name, **values | {"runs": tuple(values["runs"])})
+        except (FileNotFoundError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
             return None
+        kinds = {str: (said.host, said.kernel, said.job, *said.runs), bool: (said.locks,), int: (said.beat, said.pid)}
+        return said if all(type(value) is kind for kind, values in kinds.items() for value in values) else None
 
     def live(self, name: str) -> bool:
         """Whether a participant may be at work still."""
         path = self._folder / "holders" / name
-        if not path.is_file():
+        if not NAME.fullmatch(name) or not path.is_file():
             return False
         said = self.sighting(name)
         if said and said.locks and said.kernel and said.kernel == kernel() and _unlocked(path):
             return False
-        beat, since = self._seen.get(name, (-1, 0.0))
-        if said is None or said.beat != beat:
+        before, since = self._seen.get(name, (None, 0.0))
+        beat = said.beat if said else -1  # a file that nobody can read is the same at each look, and runs out
+        if beat != before:
             if name in self._seen:
                 self._beating.add(name)
-            self._seen[name] = (said.beat if said else beat, time.monotonic())
+            self._seen[name] = (beat, time.monotonic())
             return True
         return time.monotonic() - since <= (STORE_LEASE_SECONDS if on_store(path) else LEASE_SECONDS)
 
@@ -121,10 +135,6 @@ class Observer:
     def working(self) -> list[Sighting]:
         """The participants that may be at work."""
         return [said for name in self.names() if self.live(name) and (said := self.sighting(name))]
-
-    def working_on(self) -> dict[str, str]:
-        """The runs in anybody's hands, by id: the participant's name."""
-        return {run_id: said.name for said in self.working() for run_id in said.runs}
 
 
 class Holder:
@@ -162,7 +172,9 @@ class Holder:
         with self._writing:
             before, self._file = self._file, opened
         self._say()
+        os.fsync(opened)  # a claim that is on the disk names a file that is
         os.rename(aside, self._path)
+        flush_folder(self._path.parent)
         if before is not None:
             os.close(before)
 
@@ -211,11 +223,12 @@ class Holder:
         mine = self._claims.pop(run_id, None)
         if mine is None:
             return
-        if mine.held(self._folder):
-            # The lower ones first, so that none of them counts in between.
-            for token in range(1, mine.token + 1):
-                with contextlib.suppress(OSError):
-                    self._file_of(Claim(run_id, token, "")).unlink()
+        with contextlib.suppress(OSError):  # a claim that stays ends with its holder
+            if mine.held(self._folder):
+                home = self._file_of(mine).parent
+                for token, name in _claims(home):  # the lower ones first, so that none of them counts in between
+                    if token <= mine.token:
+                        (home / name).unlink()
         self._tell()
 
     def lost(self) -> str:
@@ -265,10 +278,18 @@ class Holder:
                 os.ftruncate(self._file, len(text))
 
 
+def _opened(path: Path) -> int:
+    """To be locked: over NFS a file that is open for reading alone cannot be (flock(2))."""
+    try:
+        return os.open(path, os.O_RDWR)
+    except PermissionError:
+        return os.open(path, os.O_RDONLY)
+
+
 def _unlocked(path: Path) -> bool:
     """Whether no living process holds the lock on the file."""
     try:
-        opened = os.open(path, os.O_RDONLY)
+        opened = _opened(path)
     except OSError:
         return True
     try:

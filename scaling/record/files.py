@@ -10,6 +10,7 @@ import json
 import os
 import platform
 import re
+import stat
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -100,13 +101,21 @@ def read_json(path: Path, *, most: int, object_hook: Callable[[dict[str, Any]], 
 
     `object_hook` as in `json.loads`.
     """
-    size = path.stat().st_size
-    if size > most:
-        raise ValueError(f"it has {size / 2**20:,.0f} MiB, {most / 2**20:,.0f} are the most")
     try:
-        return json.loads(path.read_bytes(), object_hook=object_hook)
+        return json.loads(read_bytes(path, most=most), object_hook=object_hook)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+
+
+def read_bytes(path: Path, *, most: int) -> bytes:
+    """What is in a file of at most `most` bytes. Raises OSError, and ValueError, one line, for a larger one and for a
+    device or a pipe, which might never end."""
+    found = path.stat()
+    if not on_store(path) and not stat.S_ISREG(found.st_mode):
+        raise ValueError("it is no regular file")
+    if found.st_size > most:
+        raise ValueError(f"it has {found.st_size / 2**20:,.0f} MiB, {most / 2**20:,.0f} are the most")
+    return path.read_bytes()
 
 
 def names(folder: Path) -> list[str]:
@@ -147,7 +156,18 @@ def flush_file(path: Path) -> None:
 
 def beside(path: Path) -> Path:
     """A name in the same folder that no other process or thread uses; it says whose it is (`scaling.record.litter`)."""
-    return path.with_name(f".{path.name}.{kernel()[:8] or 'none'}-{os.getpid()}.{uuid.uuid4().hex}.part")
+    return path.with_name(f".{path.name}.{processes()}-{os.getpid()}.{uuid.uuid4().hex}.part")
+
+
+@functools.cache
+def processes() -> str:
+    """What tells processes apart by their numbers: one boot of a machine, and of it one container. `none` where it
+    cannot be told."""
+    try:
+        name_space = os.readlink("/proc/self/ns/pid")
+    except OSError:
+        name_space = ""
+    return hashlib.sha256(f"{kernel()} {name_space}".encode()).hexdigest()[:8] if kernel() else "none"
 
 
 @functools.cache

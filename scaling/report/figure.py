@@ -185,13 +185,18 @@ def _apart(want: Sequence[float], gap: float) -> list[float]:
 
 
 def save(figure: Figure, folder: Path, name: str) -> str:
-    """Write NAME.svg and NAME.png on white into `folder`; returns the SVG element for a page, in its CSS variables."""
+    """Write NAME.svg and NAME.png on white into `folder`; returns the SVG element for a page."""
     folder.mkdir(parents=True, exist_ok=True)
     commit_bytes(folder / f"{name}.svg", _svg(figure, "path").replace(PAPER, "#ffffff").encode())
     picture = io.BytesIO()
     with matplotlib.rc_context(RC):
         figure.savefig(picture, format="png", dpi=200, facecolor="#ffffff", metadata={"Software": None})
     commit_bytes(folder / f"{name}.png", picture.getvalue())
+    return inline(figure, name)
+
+
+def inline(figure: Figure, name: str) -> str:
+    """The SVG element for a page, in its CSS variables; its ids begin with `name`."""
     return _inline(_svg(figure, "none"), name)
 
 

@@ -2,18 +2,20 @@
 // it the page says all that it has to say.
 const NEAR = 22, NEAR_FINGER = 40;  // pixels from a point at which it is meant
 
-function pointable(plot, facts) {
-  const marks = JSON.parse(plot.nextElementSibling.textContent);
+function pointable(plot) {
+  const marks = JSON.parse(plot.nextElementSibling.textContent).map(([x, y, run, link, title, own]) =>
+    ({x, y, run, link, title, own}));
   if (!marks.length) return;
+  const facts = JSON.parse($(plot.dataset.facts).textContent);
   const svg = plot.querySelector("svg"), box = svg.viewBox.baseVal;
   const ring = drawn("circle", svg, {r: 6, class: "ring"}), tip = plot.appendChild(made("div", undefined, "tip"));
   let stop = null, held = false;
 
-  const place = ([x, y]) => [x / box.width * plot.clientWidth, y / box.height * plot.clientHeight];
-  const named = ([, , link, title]) => title || "run " + link.replace("run-", "");
-  function values([, , link, , own]) {
-    const known = facts.runs[link.replace("run-", "")] || [];
-    return facts.names.map((name, k) => [name, known[k]]).filter(pair => pair[1]).concat(own);
+  const place = mark => [mark.x / box.width * plot.clientWidth, mark.y / box.height * plot.clientHeight];
+  const named = mark => mark.title || "run " + mark.run;
+  function values(mark) {  // a mark with a title says its own facts alone
+    const known = !mark.title && facts.runs[mark.run] || [];
+    return facts.names.map((name, k) => [name, known[k]]).filter(pair => pair[1]).concat(mark.own);
   }
   function hide() {
     tip.hidden = true;
@@ -22,16 +24,16 @@ function pointable(plot, facts) {
   }
   function show(i) {
     const mark = marks[i], list = made("dl");
-    for (const [name, value] of mark[3] ? mark[4] : values(mark)) list.append(made("dt", name), made("dd", value));
+    for (const [name, value] of values(mark)) list.append(made("dt", name), made("dd", value));
     tip.replaceChildren(made("b", named(mark)), list);
-    if (mark[2]) {
-      const link = tip.appendChild(made("a", mark[2].startsWith("run-") ? "its row in the table" : "the runs behind it"));
-      link.href = "#" + mark[2];
+    if (mark.link) {
+      const link = tip.appendChild(made("a", mark.run ? "its row in the table" : "the runs behind it"));
+      link.href = mark.link;
       link.tabIndex = -1;  // the point itself leads there by Enter
     }
     tip.hidden = false;
-    ring.setAttribute("cx", mark[0]);
-    ring.setAttribute("cy", mark[1]);
+    ring.setAttribute("cx", mark.x);
+    ring.setAttribute("cy", mark.y);
     ring.setAttribute("visibility", "visible");
     const [x, y] = place(mark), top = plot.getBoundingClientRect().top + y - tip.offsetHeight - 12;
     tip.style.left = Math.max(0, Math.min(x - tip.offsetWidth / 2, plot.clientWidth - tip.offsetWidth)) + "px";
@@ -50,11 +52,11 @@ function pointable(plot, facts) {
   // One stop for Tab in each figure; the arrow keys move it from point to point.
   function stand(i, focus) {
     const mark = marks[i], next = made("a", undefined, "stop");
-    if (mark[2]) next.href = "#" + mark[2]; else next.setAttribute("role", "img");
+    if (mark.link) next.href = mark.link; else next.setAttribute("role", "img");
     next.tabIndex = 0;
-    next.style.left = 100 * mark[0] / box.width + "%";
-    next.style.top = 100 * mark[1] / box.height + "%";
-    const said = (mark[3] ? mark[4] : values(mark)).map(pair => pair.join(" ")).join(", ");
+    next.style.left = 100 * mark.x / box.width + "%";
+    next.style.top = 100 * mark.y / box.height + "%";
+    const said = values(mark).map(pair => pair.join(" ")).join(", ");
     next.setAttribute("aria-label", `${named(mark)}: ${said}; point ${i + 1} of ${marks.length}, arrow keys for others`);
     next.addEventListener("focus", () => show(i));
     next.addEventListener("blur", () => { if (!held) hide(); });
@@ -77,8 +79,8 @@ function pointable(plot, facts) {
     if (key !== "ArrowUp" && key !== "ArrowDown") return undefined;
     const sign = key === "ArrowUp" ? -1 : 1;
     let best = i, least = Infinity;
-    marks.forEach(([x, y], k) => {
-      const away = sign * (y - marks[i][1]), far = away + 3 * Math.abs(x - marks[i][0]);
+    marks.forEach((mark, k) => {
+      const away = sign * (mark.y - marks[i].y), far = away + 3 * Math.abs(mark.x - marks[i].x);
       if (away > 0.2 && far < least) [best, least] = [k, far];
     });
     return best;
@@ -216,8 +218,7 @@ function reveal() {  // what a link leads to may lie in something closed
   }
 }
 
-const facts = JSON.parse($("facts").textContent);
-for (const plot of document.querySelectorAll(".plot")) pointable(plot, facts);
+for (const plot of document.querySelectorAll(".plot")) pointable(plot);
 if ($("what-if-data")) panel(JSON.parse($("what-if-data").textContent));
 addEventListener("hashchange", reveal);
 let folded = [];  // on paper nothing can be opened

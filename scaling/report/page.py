@@ -56,10 +56,11 @@ TEXT = ("run_id", "group", "role", "status", "attention", "optimizer", "schedule
 
 
 def write(found: Findings, ledger: Ledger) -> Path:
-    """Write figures/*.svg, figures/*.png and report.html into the results folder; returns the page's path."""
+    """Write figures/*.svg, figures/*.png, cost.json and report.html into the results folder; returns the page's path."""
     from scaling.report import plots
 
     drawn, behind = plots.draw(found, ledger.folder / "figures"), Behind()
+    provenance.keep_cost(found, ledger)
     body = [
         _head(found, ledger, behind),
         _warnings(found),
@@ -120,9 +121,12 @@ def _warnings(found: Findings) -> str:
 
 
 def _figures(drawn: "Mapping[str, Drawn]", captions: Mapping[str, str], behind: Behind) -> str:
+    def target(runs: tuple[str, ...]) -> str:
+        at = behind.target(runs)
+        return f"#{at}" if at else ""
+
     panels = [
-        f'<figure id="{name}">\n<div class="plot">{_labelled(one.svg, TITLES[name])}</div>\n'
-        f"{markup.data(points.placed(one.marks, behind))}\n"
+        f'<figure id="{name}">\n{points.shown(name, one, TITLES[name], points.placed(one.marks, target))}\n'
         f"<figcaption><b>{escape(TITLES[name])}</b> {prose(captions[name])}</figcaption>\n</figure>"
         for name, one in drawn.items()
     ]
@@ -134,11 +138,6 @@ def _figures(drawn: "Mapping[str, Drawn]", captions: Mapping[str, str], behind: 
         "As files: <code>figures/</code>, SVG and PNG.</p>\n"
         '<div class="panels">\n' + "\n".join(panels) + "\n</div>"
     )
-
-
-def _labelled(svg: str, title: str) -> str:
-    """The figure under one name for a screen reader."""
-    return svg.replace("<svg", f'<svg role="img" aria-label="{escape(title)}"', 1)
 
 
 def _law(found: Findings) -> str:

@@ -1,16 +1,17 @@
 """What the script of a page says of a point that a reader points at: facts of the runs, and the marks of the figures."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scaling.report import words
+from scaling.report import markup, words
 from scaling.report.findings import Findings
-from scaling.report.markup import Behind
 
 if TYPE_CHECKING:
     from scaling.report.figure import Mark
+    from scaling.report.plots import Drawn
 
 FACTS = ("group", "N", "D", "C", "loss", "the law says")  # of a run; without an answer a fact is left out
 
@@ -45,10 +46,20 @@ def _said(found: Findings) -> dict[str, str]:
     }
 
 
-def placed(marks: "Iterable[tuple[float, float, Mark]]", behind: Behind) -> list[list[Any]]:
-    """[x, y, id of what it links to, title, facts] of each mark, left to right; x and y in units of the SVG."""
+def placed(marks: "Iterable[tuple[float, float, Mark]]", target: Callable[[tuple[str, ...]], str]) -> list[list[Any]]:
+    """[x, y, run, link, title, facts] of each mark, left to right: x and y in units of the SVG, the run where there is
+    one alone, and where `target` says that its runs are shown."""
     found = [
-        [round(x, 1), round(y, 1), behind.target(mark.runs), mark.title, [list(fact) for fact in mark.facts]]
+        [
+            round(x, 1), round(y, 1), mark.runs[0] if len(mark.runs) == 1 else "", target(mark.runs), mark.title,
+            [list(fact) for fact in mark.facts],
+        ]
         for x, y, mark in marks
-    ]
+    ]  # fmt: skip
     return sorted(found, key=lambda one: (one[0], one[1]))
+
+
+def shown(name: str, one: "Drawn", label: str, placed: list[list[Any]], facts: str = "facts") -> str:
+    """A figure that can be pointed at; `facts` is the id of the runs' facts."""
+    svg = one.svg.replace("<svg", f'<svg role="img" aria-label="{escape(label)}"', 1)  # one name for a screen reader
+    return f'<div class="plot" data-facts="{facts}">{svg}</div>\n{markup.data(placed)}'

@@ -2,12 +2,52 @@
 
 import shlex
 from collections.abc import Iterable
+from dataclasses import asdict, dataclass
 
 from scaling.cost import marginal_flops
 from scaling.record import Ledger
+from scaling.record.files import commit_json, read_json
 from scaling.record.ledger import command_of
 from scaling.report import words
 from scaling.report.findings import Findings
+from scaling.spec import RunSpec, from_json
+
+MOST_COST = 2**16  # bytes of a cost.json, which has some hundred
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What a study took. Kept in `cost.json`, for results are published without their records."""
+
+    runs: int  # finished, trunks among them
+    flops: float  # of training, what trunk and branch share counted once
+    hours: float | None  # of training, evaluating and compiling, over all workers; None where nobody kept it
+    device: str  # what it ran on; empty where nobody kept it
+
+
+def cost(found: Findings, ledger: Ledger) -> Cost:
+    """By the records, else by what an earlier report put down, else by the table, which has no clock."""
+    records = [record for record in ledger if record.status == "finished"]
+    if records:
+        seconds = sum(_seconds(ledger, kind) for kind in ("train", "evaluate", "compile"))
+        devices = sorted({record.machine.get("device", "") for record in records} - {""})
+        return Cost(runs=len(records), flops=_flops(ledger), hours=seconds / 3600, device=", ".join(devices))
+    try:
+        kept = Cost(**read_json(ledger.folder / "cost.json", most=MOST_COST))
+        if all(type(value) in (int, float) for value in (kept.runs, kept.flops, kept.hours)) and type(kept.device) is str:
+            return kept
+    except (FileNotFoundError, ValueError, TypeError):
+        pass
+    finished = found.table.loc[found.table["status"] == "finished"]
+    made = {*finished["run_id"], *finished["trunk"]}
+    runs = [from_json(RunSpec, one["run"]) for one in found.study["plan"] if one["id"] in made]
+    return Cost(runs=len(runs), flops=sum(map(marginal_flops, runs)), hours=None, device="")
+
+
+def keep_cost(found: Findings, ledger: Ledger) -> None:
+    """Put `cost.json` beside the study, where there are records to tell it."""
+    if any(True for _ in ledger):
+        commit_json(ledger.folder / "cost.json", asdict(cost(found, ledger)))
 
 
 def summary(found: Findings, ledger: Ledger) -> str:

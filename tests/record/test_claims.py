@@ -57,6 +57,44 @@ def no_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(claims, "LEASE_SECONDS", 0.3)
 
 
+STRANGE = b'{"beat": 1, "host": 5, "kernel": "", "locks": true, "pid": 1, "runs": [{}]}'
+
+
+@pytest.mark.parametrize("damage", [b"", bytes(200), b"{}", b"\xff", STRANGE])
+def test_a_holder_that_nobody_can_read_is_dead_after_a_lease(tmp_path: Path, no_kernel: None, damage: bytes):
+    with Holder(tmp_path) as gone:
+        assert gone.claim(A)
+        left = {path: path.read_bytes() for path in [*tmp_path.rglob("claim.*")]}
+    (tmp_path / "holders" / gone.name).write_bytes(damage)  # as a loss of power leaves it
+    for path, content in left.items():
+        path.write_bytes(content)
+    with Holder(tmp_path) as holder:
+        assert holder.claim(A) is None
+        time.sleep(0.35)
+        assert holder.claim(A) and not holder.others()
+
+
+@pytest.mark.parametrize("name, content", [
+    ("claim.000007", b"\xff\xfe"), ("claim.000007", b"../../../etc"), ("claim.999999", b"x"), ("claim.x", b""),
+    ("claim.9999999999999", b""), ("claim.000007", bytes(10_000)),
+])  # fmt: skip
+def test_a_damaged_claim_keeps_nobody_from_its_run(tmp_path: Path, name: str, content: bytes):
+    with Holder(tmp_path) as holder:
+        home = tmp_path / "runs" / A
+        home.mkdir(parents=True)
+        (home / name).write_bytes(content)
+        claim = holder.claim(A)
+        assert claim and claim.held(tmp_path)
+        holder.release(A)
+        assert standing(tmp_path, A) is None
+
+
+def test_a_pipe_among_the_holders_keeps_nobody_waiting(tmp_path: Path):
+    with Holder(tmp_path) as holder:
+        os.mkfifo(tmp_path / "holders" / ("b" * 12))
+        assert not holder.others() and holder.observer.sighting("b" * 12) is None
+
+
 def test_of_many_participants_one_has_the_claim(tmp_path: Path):
     with ExitStack() as stack:
         holders = [stack.enter_context(Holder(tmp_path)) for _ in range(8)]
