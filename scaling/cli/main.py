@@ -54,7 +54,7 @@ COMMANDS = {
         "what an algorithm saves in compute, by a law shared with the baseline and at equal loss",
         "scaling compare my_runs.csv --params n_params --baseline adamw",
     ),
-    "report": ("figures and one self-contained page", "scaling report results/quickstart"),
+    "report": ("figures and one self-contained page; one for all studies too", "scaling report results/quickstart"),
     "bench": (
         "how fast this machine trains, by size; what `scaling plan` takes its times from",
         "scaling bench quickstart",

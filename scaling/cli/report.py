@@ -1,10 +1,14 @@
-"""`scaling report`: fits, figures and the page of a results folder, made again from its records."""
+"""`scaling report`: fits, figures and the page of a results folder, made again from its records; or, of a folder of
+results folders, the page that brings them together."""
 
 import argparse
 
-from rich.console import Console
+from pathlib import Path
 
-from scaling.cli.exits import DONE
+from rich.console import Console
+from rich.markup import escape
+
+from scaling.cli.exits import DONE, FAILED
 from scaling.cli.locate import unwritable
 from scaling.record import Ledger, table
 from scaling.record.files import folder_of
@@ -12,14 +16,18 @@ from scaling.spec import Refusal
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", metavar="DIR")
+    parser.add_argument(
+        "folder", metavar="DIR", help="a results folder, or one that holds several, which get one page, index.html"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from scaling.report import findings, page
+    from scaling.report import findings, overview, page
     from scaling.report.table import closing
 
     ledger = Ledger(folder_of(arguments.folder))
+    if not (ledger.folder / "study.json").is_file() and (inner := overview.folders(ledger.folder)):
+        return _all(ledger.folder, len(inner))
     ledger.study()
     if why := unwritable(ledger.folder):
         raise Refusal(f"{ledger.folder}: {why}, and the page goes into it; copy it to where you may write")
@@ -33,3 +41,21 @@ def run(arguments: argparse.Namespace) -> int:
     findings.write(found, ledger)
     closing(found, Console(), page.write(found, ledger))
     return DONE
+
+
+def _all(folder: Path, studies: int) -> int:
+    """The page of all studies; their own pages stay as they are."""
+    from scaling.report import overview, words
+
+    if why := unwritable(folder):
+        raise Refusal(f"{folder}: {why}, and the page goes into it; copy it to where you may write")
+    members, faults = overview.gather(folder)
+    if not members:
+        raise Refusal(faults)
+    console = Console()
+    path = overview.write(members, folder, faults)
+    for fault in faults:
+        console.print(f"[yellow]left out: {escape(words.plain(fault))}[/yellow]", highlight=False, soft_wrap=True)
+    console.print(f"{len(members)} of {studies} studies: {overview.verdict(members)}", highlight=False, soft_wrap=True)
+    console.print(f"page  {escape(words.plain(str(path)))}", highlight=False, soft_wrap=True)
+    return FAILED if faults else DONE

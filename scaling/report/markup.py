@@ -107,9 +107,10 @@ def table(
     wide: int | None = None,
     kind: str = "",
     ids: Sequence[str] = (),
+    links: Sequence[str] = (),
 ) -> str:
     """An HTML table of text cells, all escaped, in a box that scrolls; `chosen` is the first cell of the row to set
-    off, `label` what a screen reader calls it, and `ids` are of the rows."""
+    off, `label` what a screen reader calls it, `ids` are of the rows, and `links` lead on from their first cells."""
 
     def kinds(i: int) -> str:
         return ' class="number"' if i in numbers else ' class="wide"' if i == wide else ""
@@ -118,7 +119,10 @@ def table(
     for at, row in enumerate(rows):
         mark = ' class="lost"' if lost and lost[at] else ' class="chosen"' if chosen == row[0] else ""
         own = f' id="{escape(ids[at])}"' if ids and ids[at] else ""
-        cells = "".join(f"<td{kinds(i)}>{escape(cell)}</td>" for i, cell in enumerate(row))
+        said = [escape(cell) for cell in row]
+        if links and links[at]:
+            said[0] = f'<a href="{escape(links[at])}">{said[0]}</a>'
+        cells = "".join(f"<td{kinds(i)}>{cell}</td>" for i, cell in enumerate(said))
         lines.append(f"<tr{own}{mark}>{cells}</tr>")
     head = "".join(f'<th scope="col"{kinds(i)}>{escape(cell)}</th>' for i, cell in enumerate(header))
     top = f"<thead><tr>{head}</tr></thead>\n" if any(header) else ""

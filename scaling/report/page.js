@@ -107,6 +107,19 @@ function pointable(plot) {
   stand(0, false);
 }
 
+// A cubic through the four neighbours on a grid of step 1, of logarithms where all are positive.
+function between(rows, at) {
+  const last = rows.length - 1, k = Math.max(1, Math.min(Math.floor(at), last - 2)), t = at - k;
+  const four = [k - 1, k, k + 1, k + 2].map(i => rows[i]);
+  if (!(at > -1e-6 && at < last + 1e-6) || four.some(row => !row)) return null;
+  const weights = [-t * (t - 1) * (t - 2) / 6, (t + 1) * (t - 1) * (t - 2) / 2,
+    -(t + 1) * t * (t - 2) / 2, (t + 1) * t * (t - 1) / 6];
+  return four[0].map((_, j) => {
+    const logs = four.every(row => row[j] > 0), sum = (total, w, i) => total + w * (logs ? Math.log(four[i][j]) : four[i][j]);
+    return logs ? Math.exp(weights.reduce(sum, 0)) : weights.reduce(sum, 0);
+  });
+}
+
 // What a budget would buy: read between the answers of the fits that Python put down on a grid.
 function panel(know) {
   const asked = id => $(id).value.trim();
@@ -116,18 +129,6 @@ function panel(know) {
     const found = /^([\d.,]+(?:e[+-]?\d+)?)\s*([kMBT]?)$/i.exec(text);
     const letter = found && found[2] && {k: 1e3, m: 1e6, b: 1e9, t: 1e12}[found[2].toLowerCase()];
     return found ? Number(found[1].replaceAll(",", "")) * (letter || 1) : NaN;
-  }
-  // A cubic through the four neighbours on a grid of step 1, of logarithms where all are positive.
-  function between(rows, at) {
-    const last = rows.length - 1, k = Math.max(1, Math.min(Math.floor(at), last - 2)), t = at - k;
-    const four = [k - 1, k, k + 1, k + 2].map(i => rows[i]);
-    if (!(at > -1e-6 && at < last + 1e-6) || four.some(row => !row)) return null;
-    const weights = [-t * (t - 1) * (t - 2) / 6, (t + 1) * (t - 1) * (t - 2) / 2,
-      -(t + 1) * t * (t - 2) / 2, (t + 1) * t * (t - 1) / 6];
-    return four[0].map((_, j) => {
-      const logs = four.every(row => row[j] > 0), sum = (total, w, i) => total + w * (logs ? Math.log(four[i][j]) : four[i][j]);
-      return logs ? Math.exp(weights.reduce(sum, 0)) : weights.reduce(sum, 0);
-    });
   }
   function row(list, name, text, value) {
     const cell = made("dd"), said = value === undefined ? cell : cell.appendChild(made("data"));
@@ -161,10 +162,10 @@ function panel(know) {
       `take every token as fresh, and the loss will be higher${once}.`);
     if (!repeated || repeated.params !== convention.params)
       return warn("This study has no law of repeated data, so it cannot say by how much.");
-    const at = (Math.log(flops) - repeated.start) / repeated.step, fresh = between(repeated.fresh.map(d => [d]), at);
-    const share = fresh && (Math.log(unique / fresh[0]) - repeated.least) / repeated.ratio;
-    const found = fresh && between(repeated.rows.map(each => between(each, Math.min(share, each.length - 1))), at);
-    if (!found) return warn("That is further than this study's law of repeated data was asked.");
+    const found = repeatedAnswer(repeated, know.level, flops, unique);
+    if (!found) return warn(`The ${repeated.law} law has no best split there.`);
+    if (wanted / unique > repeated.passes)
+      warn(`The runs of its fit saw their tokens ${short(repeated.passes)} times at most: beyond that it extrapolates.`);
     split(list, found, ", repeated");
     row(list, "passes", `${short(found[3] / unique)}, by the ${repeated.law} law`);
   }

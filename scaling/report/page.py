@@ -21,7 +21,7 @@ from scaling.report.table import Line, answers, checks
 if TYPE_CHECKING:
     from scaling.report.plots import Drawn
 
-SCRIPTS = ("words.js", "page.js")
+SCRIPTS = ("words.js", "repeat.js", "page.js")
 
 TITLES = {
     "loss_against_n": "Figure 1. Loss against model size.",
@@ -126,7 +126,7 @@ def _figures(drawn: "Mapping[str, Drawn]", captions: Mapping[str, str], behind: 
         return f"#{at}" if at else ""
 
     panels = [
-        f'<figure id="{name}">\n{points.shown(name, one, TITLES[name], points.placed(one.marks, target))}\n'
+        f'<figure id="{name}">\n{points.shown(one, TITLES[name], points.placed(one.marks, target))}\n'
         f"<figcaption><b>{escape(TITLES[name])}</b> {prose(captions[name])}</figcaption>\n</figure>"
         for name, one in drawn.items()
     ]

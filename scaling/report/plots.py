@@ -36,6 +36,7 @@ from scaling.report.figure import (
     Mark,
     Sheet,
     frame,
+    inline,
     label_ends,
     mark,
     ordered,
@@ -63,6 +64,13 @@ def draw(found: Findings, folder: Path) -> dict[str, Drawn]:
         for kind in ("svg", "png"):
             (folder / f"{name}.{kind}").unlink(missing_ok=True)
     return {name: Drawn(svg=save(figure, folder, name), marks=figure.placed()) for name, figure in made.items()}
+
+
+def one(found: Findings, name: str, called: str) -> Drawn | None:
+    """One figure for a page, in no file; ids in it begin with `called`."""
+    with matplotlib.rc_context(RC):
+        figure = PLOTS[name](found)
+    return None if figure is None else Drawn(svg=inline(figure, called), marks=figure.placed())
 
 
 def levels(values: Array) -> tuple[list[float], Array]:

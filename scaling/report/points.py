@@ -59,7 +59,7 @@ def placed(marks: "Iterable[tuple[float, float, Mark]]", target: Callable[[tuple
     return sorted(found, key=lambda one: (one[0], one[1]))
 
 
-def shown(name: str, one: "Drawn", label: str, placed: list[list[Any]], facts: str = "facts") -> str:
+def shown(one: "Drawn", label: str, placed: list[list[Any]], facts: str = "facts") -> str:
     """A figure that can be pointed at; `facts` is the id of the runs' facts."""
     svg = one.svg.replace("<svg", f'<svg role="img" aria-label="{escape(label)}"', 1)  # one name for a screen reader
     return f'<div class="plot" data-facts="{facts}">{svg}</div>\n{markup.data(placed)}'

@@ -56,6 +56,14 @@ nav a:hover{text-decoration:underline}
 details .answers{margin:.6rem 0 1.4rem;font-size:.92rem;gap:.4rem 1.4rem}
 .save{font-size:.9rem}
 .save a{font-weight:600}
+.cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,26rem),1fr));gap:1rem;margin-top:1rem}
+.card{background:var(--wash);border-radius:8px;padding:.4rem 1.2rem .8rem;min-width:0}
+.card h3{margin:.7rem 0 .1rem;font-size:1.08rem}
+.study{margin:1.6rem 0 2.4rem;padding-bottom:1.6rem;border-bottom:1px solid var(--hair)}
+.study h3{font-size:1.12rem}
+.beside{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,24rem),1fr));gap:1rem 2.5rem;align-items:start}
+.beside .answers{margin-top:.6rem;font-size:.95rem;gap:.5rem 1.2rem}
+.question{font-size:1.05rem}
 .skip{position:absolute;left:-100vw;background:var(--paper);padding:.5rem 1rem;z-index:3}
 .skip:focus{left:.5rem;top:.5rem}
 .runs-of{font-size:.85rem;white-space:nowrap}

@@ -19,6 +19,7 @@ from scaling.fitting.forecast import FAR, TOO_FAR, Number, Target, project
 from scaling.fitting.laws import SURFACES
 from scaling.fitting.observe import Observations, observe
 from scaling.fitting.tournament import tournament
+from scaling.fitting.uncertainty import t_quantile
 from scaling.record import Ledger
 from scaling.report import markup
 from scaling.report.findings import PARAMS_COLUMN, Findings
@@ -31,7 +32,6 @@ PER_DECADE = 10  # points of the grid
 BELOW = 10.0  # the grid starts at the least fitted compute over this
 NUMBERS = ("n", "d", "loss", "run")  # each with an interval
 REGRETS = ("regret_half", "regret_double")
-SCARCE = 64.0  # as many times too few unique tokens as a law of repeated data is asked about
 COUNTED = {
     "n_params": "non-embedding and head",
     "n_params_kaplan": "non-embedding",
@@ -52,7 +52,7 @@ def document(found: Findings, ledger: Ledger) -> dict[str, Any] | None:
         return None
     return {
         "level": found.level, "far": FAR, "tooFar": TOO_FAR, "conventions": conventions,
-        "repeated": _repeated(found.fits.get("data_constrained")), "chips": _chips(ledger),
+        "repeated": _repeated(found), "chips": _chips(ledger),
         "command": "scaling forecast .",
     }  # fmt: skip
 
@@ -123,21 +123,20 @@ def _grid(low: float, high: float) -> "Array":
     return np.geomspace(low, high, math.ceil(math.log10(high / low) * PER_DECADE) + 1)
 
 
-def _repeated(law: Fit | None) -> dict[str, Any] | None:
-    """A law of repeated data on a grid of compute and of unique tokens over those that it would like, with the same
-    `NUMBERS` but `run`; None without such a fit."""
-    if law is None or law.law is None or not hasattr(law.law, "allocation"):
+def _repeated(found: Findings) -> dict[str, Any] | None:
+    """A law of repeated data as its script recomputes it; None where the study has no such fit."""
+    law = found.fits.get("data_constrained")
+    if law is None or law.law is None or law.uncertain is None or found.observations is None:
         return None
-    grid = _grid(law.flops_max / 1e3, TOO_FAR * law.flops_max)[::2]
-    fresh = np.asarray(law.optimum(grid, unique=math.inf).d, float)
-    shares = np.geomspace(1 / SCARCE, 1.0, 25)
-    rows = []
-    for c, wanted in zip(grid, fresh, strict=True):
-        each = [law.optimum_intervals(float(c), unique=float(share * wanted)) for share in shares]
-        rows.append([[_rounded(v) for n in NUMBERS[:3] for v in (e[n].value, e[n].low, e[n].high)] for e in each])
+    spread, o = law.uncertain, found.observations
+    dofs = np.geomspace(1, max(spread.spare, 8), 48)
+    draws = None if law.draws is None else [[_rounded(v) for v in row] for row in law.draws.tolist()]
     return {
-        "law": law.name, "params": law.params, "start": math.log(grid[0]), "step": math.log(grid[1] / grid[0]),
-        "fresh": fresh.tolist(), "least": math.log(shares[0]), "ratio": math.log(shares[1] / shares[0]), "rows": rows,
+        "law": law.name, "params": law.params, "passes": _rounded(float((o.d / o.unique).max())),
+        "theta": law.theta.tolist(), "logs": [name in law.law.positive for name in law.law.names], "cost": law.cost,
+        "covariance": spread.covariance.tolist(), "parts": spread.parts.tolist(),
+        "variances": spread.variances.tolist(), "spare": max(spread.spare, 1), "dof": spread.dof, "draws": draws,
+        "quantiles": [t_quantile(law.level, v) for v in dofs], "step": math.log(dofs[1]),
     }  # fmt: skip
 
 

@@ -245,4 +245,13 @@ def test_with_fresh_data_the_best_split_is_chinchillas():
     fresh = Chinchilla(E=1.87, A=521.0, B=1488.0, alpha=0.35, beta=0.35)
     best, known = law.allocation([1e19, 1e21], (6.0, 1.0), 1e15), fresh.optimum([1e19, 1e21], (6.0, 1.0))
     np.testing.assert_allclose(best.loss, known.loss, rtol=1e-9)
-    np.testing.assert_allclose(best.n, known.n, rtol=1e-3)  # flat at the bottom: N is known to the root of the loss
+    np.testing.assert_allclose(best.n, known.n, rtol=1e-9)
+
+
+def test_the_best_split_of_scarce_data_moves_smoothly_enough_to_be_differentiated():
+    """Intervals are slopes by differences of 1e-5: N* must be known to far more digits than the flat loss tells."""
+    law = DataConstrained(E=1.87, A=521.0, B=1488.0, alpha=0.36, beta=0.33, R_D=15.4, R_N=5.3)
+    for flops, unique, cost in ((1e20, 1e9, (6.0, 1.0)), (1e21, 1e9, (9.0, 0.95)), (3e19, 1e10, (6.0, 1.0))):
+        n = law.allocation(flops * np.exp(1e-5 * np.arange(-2, 3)), cost, unique).n
+        slopes = np.diff(np.log(n)) / 1e-5
+        assert np.ptp(slopes) < 1e-4 * abs(slopes.mean())

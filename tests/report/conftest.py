@@ -11,7 +11,7 @@ from scaling.plan import Analysis, Plan, Study, repeated, straight, trunks
 from scaling.plan.plan import Planned
 from scaling.record import Clock, Ledger, RunRecord, table
 from scaling.record.files import commit_json
-from scaling.report import findings
+from scaling.report import findings, page
 from scaling.spec import DataSpec, EvalSpec, ModelSpec, OptimSpec, RunSpec
 
 NOISE = 0.004  # standard deviation of ln L
@@ -132,3 +132,9 @@ def planted_ledger(tmp_path_factory) -> Ledger:
 @pytest.fixture(scope="session")
 def found(planted_ledger) -> findings.Findings:
     return findings.find(planted_ledger)
+
+
+@pytest.fixture(scope="session")
+def planted_html(found, planted_ledger) -> str:
+    """The page of the planted study, whole."""
+    return page.write(found, planted_ledger).read_text(encoding="utf-8")

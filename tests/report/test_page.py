@@ -58,18 +58,8 @@ def plain(text: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def path(found, planted_ledger) -> Path:
-    return page.write(found, planted_ledger)
-
-
-@pytest.fixture(scope="module")
-def html(path) -> str:
-    return path.read_text(encoding="utf-8")
-
-
-@pytest.fixture(scope="module")
-def read(html) -> Reader:
-    return Reader(html)
+def read(planted_html) -> Reader:
+    return Reader(planted_html)
 
 
 def written(ledger: Ledger) -> tuple[findings.Findings, Reader]:
@@ -119,9 +109,9 @@ def test_provenance_names_machine_versions_commit_and_text(planted_ledger, read)
         assert value in read.text
 
 
-def test_the_page_refers_to_nothing_outside_itself(html, read):
-    assert not re.findall(r"https?://|//[a-z]+\.|@import|@font-face", html.replace("http://www.w3.org/2000/svg", ""))
-    assert not re.findall(r"url\((?!#)", html)
+def test_the_page_refers_to_nothing_outside_itself(planted_html, read):
+    assert not re.findall(r"https?://|//[a-z]+\.|@import|@font-face", planted_html.replace("http://www.w3.org/2000/svg", ""))
+    assert not re.findall(r"url\((?!#)", planted_html)
     ids = [attributes["id"] for _, attributes in read.elements if attributes.get("id")]
     assert len(ids) == len(set(ids)), "two figures share an id"
     for tag, attributes in read.elements:
@@ -132,7 +122,7 @@ def test_the_page_refers_to_nothing_outside_itself(html, read):
             target = re.sub(r"^url\((.*)\)$", r"\1", attributes.get(name) or "")
             held = target.startswith(("data:text/csv;", "data:application/json;")) and "download" in attributes
             assert not target or held or target.removeprefix("#") in ids
-    assert len(html) < 3_000_000
+    assert len(planted_html) < 3_000_000
 
 
 def test_one_script_may_run_and_the_policy_names_it(read):
@@ -149,14 +139,14 @@ def test_one_script_may_run_and_the_policy_names_it(read):
                          "XMLHttp|WebSocket|import", read.scripts[codes[0]])  # fmt: skip
 
 
-def test_every_point_leads_to_its_run_and_every_answer_to_the_runs_behind_it(found, html, read):
+def test_every_point_leads_to_its_run_and_every_answer_to_the_runs_behind_it(found, planted_html, read):
     links = {a["href"] for t, a in read.elements if t == "a" and a.get("class") == "runs-of"}
     for line in [*table.answers(found), *table.checks(found)]:
         if len(line.runs) == 1:
             assert f"#run-{line.runs[0]}" in links
         elif line.runs:
             shown = " ".join(f'<a href="#run-{run}">{run}</a>' for run in line.runs)
-            name = re.search(rf'id="(behind-\d+)" class="id">{shown}</p>', html)
+            name = re.search(rf'id="(behind-\d+)" class="id">{shown}</p>', planted_html)
             assert name and f"#{name[1]}" in links
     assert all(answer.runs for answer in found.answers)
     ids = {a.get("id") for _, a in read.elements}
@@ -173,10 +163,10 @@ def test_what_is_saved_from_the_page_is_the_table_and_the_fits(found, planted_le
         assert fit_from_json(fits[name]).law == fit.law
 
 
-def test_every_colour_of_a_figure_has_a_light_and_a_dark_value(html):
-    body = html[html.index("<main") :]
+def test_every_colour_of_a_figure_has_a_light_and_a_dark_value(planted_html):
+    body = planted_html[planted_html.index("<main") :]
     used = set(re.findall(r"var\(--([\w-]+)\)", body))
-    light, dark = re.findall(r":root\{(.*?)\}", html)[:2]
+    light, dark = re.findall(r":root\{(.*?)\}", planted_html)[:2]
     assert used and all(f"--{name}:" in light and f"--{name}:" in dark for name in used)
     # What is left is a mistake: it would be the same on light and on dark paper.
     assert not re.findall(r"#[0-9a-f]{6}\b", re.sub(r"<code>.*?</code>|href=\"[^\"]*\"|url\([^)]*\)", "", body))

@@ -106,8 +106,8 @@ class DataConstrained:
     def allocation(self, flops: ArrayLike, cost: tuple[float, float], unique: float) -> Optimum:
         """The least loss under C = k N^p D, cost = (k, p), from `unique` different tokens; NaN where it has none.
 
-        Looked for within a factor of 10,000 of the size that is best for fresh data, on a grid and then by golden
-        section.
+        Looked for within a factor of 10,000 of the size that is best for fresh data, on a grid, and then where the slope
+        changes its sign: a least value is flat, and would tell its place to half of the digits alone.
         """
         k, p = cost
         c = np.asarray(flops, float)[..., None] / k  # [..., F, 1]: the search adds a last axis
@@ -122,14 +122,26 @@ class DataConstrained:
         edge = (best == 0) | (best == log_n.shape[-1] - 1)
         best = best.clip(1, log_n.shape[-1] - 2)[..., None]
         low, high = np.take_along_axis(log_n, best - 1, -1), np.take_along_axis(log_n, best + 1, -1)
-        golden = (np.sqrt(5) - 1) / 2
-        for _ in range(50):
-            left, right = high - golden * (high - low), low + golden * (high - low)
-            falling = loss(left) > loss(right)
-            low, high = np.where(falling, left, low), np.where(falling, high, right)
+        for _ in range(60):
+            middle = (low + high) / 2
+            falling = wide._tilt(np.exp(middle), c / np.exp(p * middle), unique, p) < 0
+            low, high = np.where(falling, middle, low), np.where(falling, high, middle)
         n = np.where(edge, np.nan, np.exp((low + high) / 2)[..., 0])
         d = c[..., 0] / n**p
         return Optimum(flops=flops, n=n, d=d, loss=self(n, d, unique))
+
+    def _tilt(self, n: Array, d: Array, u: Any, p: float) -> Array:
+        """dL/d ln N along constant N^p D."""
+        fresh = d < u
+        u = np.minimum(u, d)
+        best = self.unique_size(u)
+        size, data = self.effective(n, d, u)
+        by_n, by_d = self.alpha * self.A * power(size, -self.alpha), self.beta * self.B * power(data, -self.beta)
+        # d ln N' / d ln N and d ln D' / d ln D: 1 where nothing is repeated or in excess
+        up_n = n * np.exp(-(n / np.minimum(n, best) - 1) / self.R_N) / size
+        up_d = d * np.exp(-(d / u - 1) / self.R_D) / data
+        follows = np.where(fresh & (best < n), (1 - up_n) * self.beta / self.alpha, 0.0)  # of N_opt with D
+        return -by_n * up_n + p * (by_d * up_d + by_n * follows)
 
     def _log_ratio(self, shape: Array, n: Array, u: Array) -> Array:
         """ln(A/B), [..., 1], from the size that is optimal for the unique tokens at the middle of the runs."""
