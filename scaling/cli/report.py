@@ -2,7 +2,6 @@
 results folders, the page that brings them together."""
 
 import argparse
-
 from pathlib import Path
 
 from rich.console import Console

@@ -93,7 +93,9 @@ def _chosen(found: Findings, law: Fit | None) -> str:
 
 def _training(found: Findings, fitted: list[RunSpec], records: list[RunRecord]) -> list[Line]:
     table = found.table
-    groups = ", ".join(f"{words.several(count, 'run')} of {name}" for name, count in table["group"].value_counts().items())
+    groups = ", ".join(
+        f"{words.several(count, 'run')} of {name}" for name, count in table["group"].value_counts().items()
+    )
     trunks = len({cell for cell in table["trunk"].tolist() if cell})
     shared = f"; {words.several(trunks, 'trunk')} shared by cooldown branches" if trunks else ""
     same, moved = _recipe(fitted)
@@ -110,7 +112,9 @@ def _training(found: Findings, fitted: list[RunSpec], records: list[RunRecord]) 
         _line("text", _texts(records) or NOBODY, bool(records)),
         _line(
             "repetition",
-            f"up to {max(epochs):.3g} passes over the same tokens" if epochs and max(epochs) > 1 else "no token is seen twice"
+            f"up to {max(epochs):.3g} passes over the same tokens"
+            if epochs and max(epochs) > 1
+            else "no token is seen twice",
         ),
         _line("code and machines", _made(records) or NOBODY, bool(records)),
     ]  # fmt: skip
@@ -140,9 +144,7 @@ def _said(value: Any) -> str:
 
 
 def _texts(records: Iterable[RunRecord]) -> str:
-    texts = {
-        record.run.data.source: record.data.get("sha256", "") for record in records
-    }
+    texts = {record.run.data.source: record.data.get("sha256", "") for record in records}
     return "; ".join(f"{source}{f', sha256 {digest}' if digest else ''}" for source, digest in texts.items())
 
 
@@ -171,7 +173,7 @@ def _collection(found: Findings, ledger: Ledger, fitted: list[RunSpec]) -> list[
               "measured losses alone" if interpolated else "none"),
         _line("left out", _left_out(found)),
         _line("lost or missing", f"{words.several(len(lost), 'run')} diverged, {missing} not trained"),
-        _line("repeats", "noise between seeds: sd of ln loss " f"{found.noise.sd:.2%}, from {words.replicates(found.noise)}"
+        _line("repeats", f"sd of ln loss between seeds {found.noise.sd:.2%}, from {words.replicates(found.noise)}"
               if found.noise else "no run is repeated with another seed", found.noise is not None),
         _line("raw data", "the table of all runs can be saved from this page; curves lie in runs/ID/metrics.jsonl"),
         _line("weights", f"of {kept} of the {len(fitted)} fitted runs in runs/ID/checkpoints"),
@@ -199,7 +201,9 @@ def _fitting(found: Findings) -> list[Line]:
     edges = {fit.name: fit.at_bound for fit in fits if fit.at_bound}
     scored = [one for one in found.registered if one.score is not None]
     inside = sum(one.score.inside for one in scored if one.score)
-    method = "MM-estimation: the scale of the noise is found first" if law.estimator == "surface" else "Huber's function"
+    method = (
+        "MM-estimation: the scale of the noise is found first" if law.estimator == "surface" else "Huber's function"
+    )
     return [
         _line("objective", f"residuals of {space} by {method}"),
         _line("search", "; ".join(f"{fit.name} from {_starts(fit.name)}" for fit in fits) + ", the best polished"),
@@ -210,8 +214,8 @@ def _fitting(found: Findings) -> list[Line]:
               + f"; noise of ln loss by source: {_components(law.components)}"),
         _line("sensitivity", "exponent of N* by law: " + "; ".join(map(_exponent, fits))),
         _line("validation", _validated(law), law.holdout is not None),
-        _line("forecasts", f"{len(found.registered)} registered before their run, {len(scored)} scored, {inside} inside "
-              "their interval" if found.registered else "none registered", bool(scored)),
+        _line("forecasts", f"{len(found.registered)} registered before their run, {len(scored)} scored, {inside} of "
+              "them inside their interval" if found.registered else "none registered", bool(scored)),
     ]  # fmt: skip
 
 
@@ -220,8 +224,8 @@ def _validated(law: Fit) -> str:
     if held is None:
         return "too few runs to leave any out"
     return (
-        f"the {words.several(int(held['runs']), 'run')} of most compute, left out, are predicted {held['error']:.2%} off "
-        f"on average; a line through two points of the frontier would be {held['baseline']:.2%} off"
+        f"the {words.several(int(held['runs']), 'run')} of most compute, left out, are predicted {held['error']:.2%} "
+        f"off on average; a line through two points of the frontier would be {held['baseline']:.2%} off"
     )
 
 

@@ -8,7 +8,6 @@ import io
 import math
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from matplotlib.figure import Figure
 
 from scaling.record.files import commit_bytes
 from scaling.report import words
+from scaling.report.marks import Sheet
 
 SIZE = (4.4, 3.3)  # inches
 SANS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
@@ -43,7 +43,7 @@ COLOURS = {
     "hair": ("#dde1e5", "#30363d"),
     "paper": ("#fefefe", "#15181b"),
     "accent": ("#1f5fa9", "#79b0ee"),
-    "held": ("#bd4f00", "#f08a3c"),
+    "held": ("#b84d00", "#f08a3c"),
     # Okabe and Ito's colours, told apart with any colour vision.
     "a0": ("#0072b2", "#4aa5dc"),
     "a1": ("#cc79a7", "#dd94bd"),
@@ -64,40 +64,6 @@ N_LABELS = {
 D_LABEL = "D, training tokens"
 C_LABEL = "C, training FLOPs"
 LOSS_LABEL = "loss, nats per token"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Mark:
-    """Something drawn that a reader can point at: where on the axes, what it is and says, and the runs behind it."""
-
-    x: float
-    y: float
-    title: str = ""  # empty: its run, whose own facts are said too
-    facts: tuple[tuple[str, str], ...] = ()  # (name, value)
-    runs: tuple[str, ...] = ()  # ids
-
-
-class Sheet(Figure):
-    """A figure with the marks of each of its axes."""
-
-    def __init__(self, *args: Any, **options: Any):
-        super().__init__(*args, **options)
-        self.marks: list[tuple[Axes, Mark]] = []
-
-    def placed(self) -> list[tuple[float, float, Mark]]:
-        """Each mark that is inside its axes, with its place in the SVG: points right of its left and below its top."""
-        found, high = [], self.get_figheight() * 72
-        for axes, mark in self.marks:
-            at = axes.transData.transform((mark.x, mark.y))
-            if axes.bbox.padded(2).contains(*at):
-                found.append((at[0] * 72 / self.dpi, high - at[1] * 72 / self.dpi, mark))
-        return found
-
-
-def mark(axes: Axes, x: float, y: float, title: str = "", facts: Any = (), runs: Iterable[str] = ()) -> None:
-    """Let a reader point at (x, y) of the axes."""
-    assert isinstance(axes.figure, Sheet)
-    axes.figure.marks.append((axes, Mark(x=float(x), y=float(y), title=title, facts=tuple(facts), runs=tuple(runs))))
 
 
 def ordered(count: int) -> list[str]:

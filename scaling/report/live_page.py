@@ -106,7 +106,7 @@ def page() -> tuple[str, str]:
         f"<style>{sheet}</style>\n</head>\n<body>\n{BODY}<script>{script}</script>\n</body>\n</html>\n"
     )
     policy = (
-        f"default-src 'none'; script-src {markup.hashed(script)}; style-src {markup.hashed(sheet)}; connect-src 'self'; "
-        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        f"default-src 'none'; script-src {markup.hashed(script)}; style-src {markup.hashed(sheet)}; "
+        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
     return html, policy

@@ -165,7 +165,7 @@ class Behind:
             )
             what = f": {', '.join(labels)}" if labels else ""
             parts.append(
-                f'<details><summary>{words.several(len(runs), "run")}{escape(what)}</summary>\n'
+                f"<details><summary>{words.several(len(runs), 'run')}{escape(what)}</summary>\n"
                 f'<p id="behind-{i}" class="id">{links}</p>\n</details>'
             )
         return "\n".join(parts)

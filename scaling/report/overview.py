@@ -119,8 +119,9 @@ def _head(members: Sequence[Member], telling: Sequence[Member]) -> str:
     return (
         f'<header>\n<p class="name">{escape(_total(members))}</p>\n'
         "<h1>What model size, data, compute and algorithms each buy</h1>\n"
-        "<p>Every study asks one question of small language models, trains its runs, fits laws of the loss to them, and "
-        "writes down what these say of a run before that run is trained. Here is what they found, and how sure it is.</p>\n"
+        "<p>Every study asks one question of small language models, trains its runs, fits laws of the loss to them, "
+        "and writes down what these say of a run before that run is trained. Here is what they found, and how sure it "
+        "is.</p>\n"
         f'</header>\n<p class="soft">{told}{prose(verdict(members))}</p>'
     )
 
@@ -151,11 +152,15 @@ def _concepts(members: Sequence[Member]) -> str:
         ]
         items = "\n".join(f"<li>{prose(line.text)} {_link(member)}</li>" for member, line in said)
         sure = dict.fromkeys(_sure(member, concept) for member, _ in said)
-        body = f'<ul>\n{items}\n</ul>\n<p class="soft"><b>How sure:</b> {"; ".join(map(prose, sure))}.</p>' if said else '<p class="unknown">No study here tells.</p>'
+        body = (
+            f'<ul>\n{items}\n</ul>\n<p class="soft"><b>How sure:</b> {"; ".join(map(prose, sure))}.</p>'
+            if said
+            else '<p class="unknown">No study here tells.</p>'
+        )
         cards.append(
             f'<section class="card"><h3>{concept}</h3>\n<p class="soft">{ASKED[concept]}</p>\n{body}</section>'
         )
-    return f"{heading('The four concepts')}\n<div class=\"cards\">\n" + "\n".join(cards) + "\n</div>"
+    return f'{heading("The four concepts")}\n<div class="cards">\n' + "\n".join(cards) + "\n</div>"
 
 
 def _sure(member: Member, concept: Concept) -> str:
@@ -169,8 +174,8 @@ def _sure(member: Member, concept: Concept) -> str:
         return f"{member.at}: too few runs to leave any out"
     held = law.holdout
     return (
-        f"{member.at}: the {words.several(int(held['runs']), 'run')} of most compute, left out of the fit, are predicted "
-        f"{held['error']:.2%} off"
+        f"{member.at}: the {words.several(int(held['runs']), 'run')} of most compute, left out of the fit, are "
+        f"predicted {held['error']:.2%} off"
     )
 
 
@@ -200,8 +205,8 @@ def _forecasts(members: Sequence[Member]) -> str:
     return (
         f"{heading('Forecasts against what was measured')}\n"
         f"<p>{prose(verdict(members))}</p>\n"
-        '<p class="soft">Each was written down before its run was trained, and stands as it was; misses are shown.</p>\n'
-        + table(header, rows, label="forecasts", numbers=(2, 3), lost=lost, links=links)
+        '<p class="soft">Each was written down before its run was trained, and stands as it was; misses are '
+        "shown.</p>\n" + table(header, rows, label="forecasts", numbers=(2, 3), lost=lost, links=links)
     )
 
 
@@ -210,8 +215,9 @@ def _study(member: Member, i: int) -> str:
     title = f'<a href="{escape(href)}">{escape(member.at)}</a>' if href else escape(member.at)
     trust = [line for line in checks(found) if line.label != "caution"]
     return (
-        f'<section class="study">\n<h3 id="study-{i}">{title}</h3>\n<p class="question">{escape(found.study["question"])}'
-        f'</p>\n<div class="beside">\n{_figure(member, i)}\n<div>\n{_lines(answers(found))}\n'
+        f'<section class="study">\n<h3 id="study-{i}">{title}</h3>\n'
+        f'<p class="question">{escape(found.study["question"])}</p>\n'
+        f'<div class="beside">\n{_figure(member, i)}\n<div>\n{_lines(answers(found))}\n'
         f"<details><summary>how far to trust it</summary>\n{_lines(trust)}\n</details>\n"
         f'<p class="soft">{escape(_took(member.cost))}{" · " + _link(member, "all of it") if href else ""}</p>\n'
         "</div>\n</div>\n</section>"
@@ -234,8 +240,8 @@ def _lines(lines: Sequence[Line]) -> str:
 
 def headline(found: Findings) -> list[str]:
     """Figures by how well they show what the study is about, best first."""
-    o, table = found.observations, found.table
-    compared = int((table["role"] == "compare").sum())
+    o = found.observations
+    compared = int(found.table["group"].isin(list(found.study["analysis"]["algorithms"])).sum())
     if found.comparisons and (o is None or compared > len(o)):
         return ["algorithms", "frontier", "loss_against_n"]
     if o is None:

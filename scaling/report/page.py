@@ -21,7 +21,7 @@ from scaling.report.table import Line, answers, checks
 if TYPE_CHECKING:
     from scaling.report.plots import Drawn
 
-SCRIPTS = ("words.js", "repeat.js", "page.js")
+SCRIPTS = ("words.js", "repeat.js", "panel.js", "page.js")
 
 TITLES = {
     "loss_against_n": "Figure 1. Loss against model size.",
@@ -56,7 +56,7 @@ TEXT = ("run_id", "group", "role", "status", "attention", "optimizer", "schedule
 
 
 def write(found: Findings, ledger: Ledger) -> Path:
-    """Write figures/*.svg, figures/*.png, cost.json and report.html into the results folder; returns the page's path."""
+    """Write figures/*.svg and .png, cost.json and report.html into the results folder; returns the page's path."""
     from scaling.report import plots
 
     drawn, behind = plots.draw(found, ledger.folder / "figures"), Behind()
@@ -144,7 +144,9 @@ def _law(found: Findings) -> str:
     fit = found.headline
     if fit is None:
         silent = [*found.fits.values()]
-        return f"{heading('The fitted law')}\n" + listed(map(words.unknown, silent)) + _partial(silent) if silent else ""
+        return (
+            f"{heading('The fitted law')}\n" + listed(map(words.unknown, silent)) + _partial(silent) if silent else ""
+        )
     rows = [
         [words.symbol(name), words.parameter(fit, name, item), MEANING.get(name, "")]
         for name, item in fit.estimates().items()
@@ -252,7 +254,12 @@ def _runs(found: Findings, ledger: Ledger, behind: Behind) -> str:
         f'{heading("Runs")}\n<p class="soft">{words.several(len(rows), "evaluated run")}{failed}. '
         "The same with every column is in <code>runs.csv</code>.</p>\n"
         + table(
-            [label for _, label in COLUMNS], rows, label="runs", numbers=numbers, lost=lost, kind="runs",
+            [label for _, label in COLUMNS],
+            rows,
+            label="runs",
+            numbers=numbers,
+            lost=lost,
+            kind="runs",
             ids=[markup.anchor(row[0]) for row in rows],
         )
         + _saved(found, ledger)
@@ -293,7 +300,11 @@ def _rounded(cell: object, digits: str) -> str:
 
 def _provenance(found: Findings, ledger: Ledger) -> str:
     rows = provenance.rows(ledger)
-    said = table(("", ""), rows, label="provenance", wide=1) if rows else '<p class="soft">The folder holds no records of runs.</p>'
+    said = (
+        table(("", ""), rows, label="provenance", wide=1)
+        if rows
+        else '<p class="soft">The folder holds no records of runs.</p>'
+    )
     return (
         f"{heading('Provenance')}\n{said}\n{heading('To repeat it')}\n"
         f"<pre><code>{escape(provenance.command(found))}</code></pre>\n"

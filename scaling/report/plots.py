@@ -15,8 +15,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 
-from scaling.fitting.fitted import Fit
-from scaling.fitting.isoflop import REACH, SAME_BUDGET, Valley
+from scaling.fitting.isoflop import REACH
 from scaling.fitting.laws import Array
 from scaling.fitting.observe import Observations
 from scaling.fitting.uncertainty import Interval
@@ -33,17 +32,15 @@ from scaling.report.figure import (
     PAPER,
     RC,
     SOFT,
-    Mark,
-    Sheet,
     frame,
     inline,
     label_ends,
-    mark,
     ordered,
     save,
     sheet,
 )
 from scaling.report.findings import Findings, Registered, compared
+from scaling.report.marks import Mark, Sheet, along_best, mark, of_budget, vertex
 
 MOST_CURVES = 8
 
@@ -187,7 +184,7 @@ def isoflop(found: Findings) -> Sheet | None:
             piece.n, piece.loss, "o", markersize=4, markerfacecolor=filled, markeredgecolor=colour, markeredgewidth=1.1,
             zorder=3,
         )  # fmt: skip
-        _of_budget(axes, found.observations, valley)
+        of_budget(axes, found.observations, valley)
         if not valley.edge:
             axes.plot([valley.n], [valley.loss], "X", color=ACCENT, markersize=6.5, markeredgecolor=PAPER, zorder=4)
         everywhere += [*piece.n]
@@ -196,28 +193,6 @@ def isoflop(found: Findings) -> Sheet | None:
     frame(axes, everywhere, heights)
     label_ends(axes, ends)
     return figure
-
-
-def _of_budget(axes: Axes, o: Observations, valley: Valley) -> None:
-    """Marks of one budget's losses, each with the runs of its size that it was measured or interpolated on."""
-    piece = valley.slice
-    for n, d, loss in zip(piece.n, piece.d, piece.loss, strict=True):
-        size = np.abs(np.log(o.n / n)) < 1e-6
-        near = size & (np.abs(np.log(o.flops / piece.flops)) < SAME_BUDGET)
-        runs = np.array(o.run_id)[near if near.any() and not piece.interpolated else size].tolist()
-        if len(runs) == 1:
-            mark(axes, n, loss, runs=runs)
-            continue
-        facts = [("N", words.short(n)), ("D", words.short(d)), ("C", words.power(piece.flops)), ("loss", f"{loss:.4f}")]
-        how = "interpolated between runs" if piece.interpolated else f"mean of {len(runs)} runs"
-        mark(axes, n, loss, how, facts, runs)
-    if not valley.edge:
-        _vertex(axes, o, valley, valley.n, valley.loss)
-
-
-def _vertex(axes: Axes, o: Observations, valley: Valley, x: float, y: float) -> None:
-    facts = [("C", words.power(valley.slice.flops)), ("N*", words.short(valley.n)), ("D*", words.short(valley.d))]
-    mark(axes, x, y, "vertex of a parabola", [*facts, ("L*", f"{valley.loss:.4f}")], o.run_id)
 
 
 def frontier(found: Findings) -> Sheet | None:
@@ -243,7 +218,7 @@ def frontier(found: Findings) -> Sheet | None:
         best = [fit.optimum_intervals(c) for c in line]
         band = _stacked([each["loss"] for each in best])
         _law(axes, line, band, ACCENT, until=fit.flops_max)
-        _along(axes, o, fit, line, best, "loss")
+        along_best(axes, o, fit, line, best, "loss")
         known = np.flatnonzero(np.isfinite(band.value))
         if len(known):
             ends.append((float(line[known[-1]]), float(band.value[known[-1]]), "L*(C)", ACCENT))
@@ -269,7 +244,7 @@ def allocation(found: Findings) -> Sheet | None:
         if fit is not None:
             band = _stacked([each[name] for each in best])
             _law(axes, line, band, colour, until=fit.flops_max)
-            _along(axes, o, fit, line, best, name)
+            along_best(axes, o, fit, line, best, name)
             known = np.flatnonzero(np.isfinite(band.value))
             if len(known):
                 exponent = fit.optimum_intervals(fit.flops_max)[f"exponent_{name}"].value
@@ -281,15 +256,6 @@ def allocation(found: Findings) -> Sheet | None:
     frame(axes, line, everywhere, x_as=words.power, y_as=words.short)
     label_ends(axes, ends)
     return figure
-
-
-def _along(axes: Axes, o: Observations, fit: Fit, line: Array, best: list[dict[str, Interval]], name: str) -> None:
-    """Marks along the best split, drawn as loss, n or d against compute."""
-    for c, each in zip(line, best, strict=True):
-        if math.isfinite(each[name].value):
-            facts = [("C", words.power(c)), *((f"{k}*", words.interval(each[k.lower()])) for k in "ND")]
-            facts.append(("L*", words.interval(each["loss"], "nats")))
-            mark(axes, c, each[name].value, f"best split, {fit.name} law", facts, o.run_id)
 
 
 def _budgets(found: Findings, o: Observations) -> Array:
@@ -316,7 +282,7 @@ def _vertices(axes: Axes, found: Findings, name: str, colour: str = ACCENT) -> l
     )  # fmt: skip
     for valley, value in zip(inside, values, strict=True):
         assert found.observations is not None  # what the valleys are of
-        _vertex(axes, found.observations, valley, valley.slice.flops, value)
+        vertex(axes, found.observations, valley, valley.slice.flops, value)
     return values
 
 

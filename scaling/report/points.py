@@ -1,4 +1,4 @@
-"""What the script of a page says of a point that a reader points at: facts of the runs, and the marks of the figures."""
+"""What a page's script says of a point that a reader points at: facts of the runs, and the marks of the figures."""
 
 from collections.abc import Callable, Iterable
 from html import escape
@@ -10,7 +10,7 @@ from scaling.report import markup, words
 from scaling.report.findings import Findings
 
 if TYPE_CHECKING:
-    from scaling.report.figure import Mark
+    from scaling.report.marks import Mark
     from scaling.report.plots import Drawn
 
 FACTS = ("group", "N", "D", "C", "loss", "the law says")  # of a run; without an answer a fact is left out

@@ -34,7 +34,10 @@ def cost(found: Findings, ledger: Ledger) -> Cost:
         return Cost(runs=len(records), flops=_flops(ledger), hours=seconds / 3600, device=", ".join(devices))
     try:
         kept = Cost(**read_json(ledger.folder / "cost.json", most=MOST_COST))
-        if all(type(value) in (int, float) for value in (kept.runs, kept.flops, kept.hours)) and type(kept.device) is str:
+        if (
+            all(type(value) in (int, float) for value in (kept.runs, kept.flops, kept.hours))
+            and type(kept.device) is str
+        ):
             return kept
     except (FileNotFoundError, ValueError, TypeError):
         pass

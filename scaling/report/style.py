@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+WASH = "#f3f5f7", "#1e2226"  # the ground of what is set off, on light paper and on dark
 SHEET = """
 *{box-sizing:border-box}
 html{-webkit-text-size-adjust:100%;color-scheme:light dark}
@@ -61,7 +62,8 @@ details .answers{margin:.6rem 0 1.4rem;font-size:.92rem;gap:.4rem 1.4rem}
 .card h3{margin:.7rem 0 .1rem;font-size:1.08rem}
 .study{margin:1.6rem 0 2.4rem;padding-bottom:1.6rem;border-bottom:1px solid var(--hair)}
 .study h3{font-size:1.12rem}
-.beside{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,24rem),1fr));gap:1rem 2.5rem;align-items:start}
+.beside{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,24rem),1fr));gap:1rem 2.5rem;
+align-items:start}
 .beside .answers{margin-top:.6rem;font-size:.95rem;gap:.5rem 1.2rem}
 .question{font-size:1.05rem}
 .skip{position:absolute;left:-100vw;background:var(--paper);padding:.5rem 1rem;z-index:3}
@@ -73,13 +75,13 @@ tr:target td{background:var(--wash);box-shadow:inset 0 0 0 999px color-mix(in sr
 .ring{fill:none;stroke:var(--ink);stroke-width:1.2}
 .stop{position:absolute;width:1px;height:1px;outline:none!important}
 .plot:has(.stop:focus-visible) .ring{stroke:var(--accent);stroke-width:2}
-.tip{position:absolute;z-index:2;max-width:19rem;padding:.5rem .7rem;background:var(--paper);border:1px solid var(--soft);
-border-radius:6px;box-shadow:0 2px 10px rgb(0 0 0/.18);font-size:.82rem;line-height:1.4}
+.tip{position:absolute;z-index:2;max-width:19rem;padding:.5rem .7rem;background:var(--paper);
+border:1px solid var(--soft);border-radius:6px;box-shadow:0 2px 10px rgb(0 0 0/.18);font-size:.82rem;line-height:1.4}
 .tip dl{display:grid;grid-template-columns:max-content 1fr;gap:.05rem .7rem;margin:.2rem 0}
 .tip dt{color:var(--soft)}
 .tip dd{margin:0;font-variant-numeric:tabular-nums;overflow-wrap:anywhere}
-#ask{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,13rem),1fr));gap:.8rem 1rem;margin:1rem 0 1.4rem;
-max-width:46rem;padding:1rem;background:var(--wash);border-radius:8px}
+#ask{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,13rem),1fr));gap:.8rem 1rem;
+margin:1rem 0 1.4rem;max-width:46rem;padding:1rem;background:var(--wash);border-radius:8px}
 label span{display:block;font-size:.82rem;color:var(--soft);margin-bottom:.15rem}
 input,select{width:100%;min-height:2.4rem;padding:.3rem .55rem;font:inherit;font-size:.95rem;color:var(--ink);
 background:var(--paper);border:1px solid var(--soft);border-radius:5px}
@@ -90,7 +92,8 @@ summary{cursor:pointer;color:var(--soft);font-size:.9rem;margin:.6rem 0}
 .answers dd{margin-bottom:.9rem}}
 @media (prefers-reduced-motion:no-preference){html{scroll-behavior:smooth}}
 @page{margin:15mm}
-@media print{nav,.behind,.save,#ask,.runs-of,.skip,.tip,.stop,.ring{display:none}a{color:inherit;text-decoration:none}main{max-width:none;padding:0}body{font-size:10.5pt}figure,tr{break-inside:avoid}h2,h3,h2+p{break-after:avoid}
+@media print{nav,.behind,.save,#ask,.runs-of,.skip,.tip,.stop,.ring{display:none}a{color:inherit;text-decoration:none}
+main{max-width:none;padding:0}body{font-size:10.5pt}figure,tr{break-inside:avoid}h2,h3,h2+p{break-after:avoid}
 .panels{grid-template-columns:1fr 1fr}.scroll{overflow:visible}.runs{font-size:6pt}
 .runs th,.runs td{padding-right:.35rem;white-space:normal}}
 """
@@ -100,6 +103,6 @@ def sheet(colours: Mapping[str, tuple[str, str]]) -> str:
     """The CSS, with each colour as a variable: its first value on light paper, its second on dark."""
     light, dark = (";".join(f"--{name}:{pair[i]}" for name, pair in colours.items()) for i in (0, 1))
     return (
-        f":root{{{light};--wash:#f3f5f7}}\n"
-        f"@media screen and (prefers-color-scheme:dark){{:root{{{dark};--wash:#1e2226}}}}\n{SHEET.strip()}\n"
+        f":root{{{light};--wash:{WASH[0]}}}\n"
+        f"@media screen and (prefers-color-scheme:dark){{:root{{{dark};--wash:{WASH[1]}}}}}\n{SHEET.strip()}\n"
     )

@@ -126,7 +126,9 @@ def floor(found: Findings) -> Line:
         return Line(label="known entropy", text=f"{entropy:.4f} nats; not fitted: {why}", known=False, runs=runs)
     text = f"fitted E = {words.interval(fitted)} against the exact {entropy:.4f} nats per token"
     if not fitted.low <= fitted.high:  # NaN: E rests on the edge of its range
-        return Line(label="known entropy", text=f"{text}: without an interval it cannot be judged", known=False, runs=runs)
+        return Line(
+            label="known entropy", text=f"{text}: without an interval it cannot be judged", known=False, runs=runs
+        )
     inside = fitted.low <= entropy <= fitted.high
     return Line(label="known entropy", text=f"{text}: {'inside' if inside else 'OUTSIDE'} the interval", runs=runs)
 

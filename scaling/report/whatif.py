@@ -94,7 +94,9 @@ def _fits(found: Findings, o: Observations) -> tuple[list[Fit], dict[str, float]
     made = found.observations is not None and o.params == found.observations.params and not any(
         each.draws is not None for each in found.fits.values()
     )  # fmt: skip
-    return [found.fits[name] if made and name in found.fits else fit(o, name, level=found.level) for name in laws], weights
+    return [
+        found.fits[name] if made and name in found.fits else fit(o, name, level=found.level) for name in laws
+    ], weights
 
 
 def _answers(fits: Sequence[Fit], c: float, weights: dict[str, float] | None, level: float) -> dict[str, list[float]]:
@@ -143,7 +145,9 @@ def _repeated(found: Findings) -> dict[str, Any] | None:
 def _chips(ledger: Ledger) -> list[dict[str, Any]]:
     """What an hour may be bought on: a worker of this study as it was measured, and the documented peaks."""
     clocks = [(record.run.tokens, record.clock.flops_per_second, record.machine) for record in ledger if record.clock]
-    measured = [(speed, machine) for _, speed, machine in sorted(clocks, key=lambda c: c[0])[len(clocks) // 2 :] if speed]
+    measured = [
+        (speed, machine) for _, speed, machine in sorted(clocks, key=lambda c: c[0])[len(clocks) // 2 :] if speed
+    ]
     found = []
     if measured:
         device = ", ".join(sorted({machine.get("device", "") for _, machine in measured} - {""}))
@@ -163,8 +167,10 @@ def section(found: Findings, ledger: Ledger) -> str:
     if said is None:
         return ""
     budget = f"{3 * said['conventions'][0]['most']:.2g}".replace("e+", "e")
-    laws = dict.fromkeys(law["law"] for each in said["conventions"] for law in each["laws"])
-    described = {ALL: "all laws, weighted"}
+    conventions: list[dict[str, Any]] = said["conventions"]
+    laws: dict[str, str] = {law["law"]: law["law"] for each in conventions for law in each["laws"]}
+    if ALL in laws:
+        laws[ALL] = "all laws, weighted"
     return (
         f"{markup.heading('What if')}\n"
         '<p class="soft">What a budget would buy by these fits: the numbers and intervals of '
@@ -178,8 +184,8 @@ def section(found: Findings, ledger: Ledger) -> str:
         + _field("chip", _select("chip", {str(i): chip["name"] for i, chip in enumerate(said["chips"])}))
         + _field("% of its peak used", '<input id="used" value="40" inputmode="decimal" autocomplete="off">')
         + _field("unique tokens", '<input id="unique" placeholder="no limit" autocomplete="off" spellcheck="false">')
-        + _field("law", _select("law", {name: described.get(name, name) for name in laws}))
-        + _field("N counts", _select("params", {e["params"]: f"{e['counted']} parameters" for e in said["conventions"]}))
+        + _field("law", _select("law", laws))
+        + _field("N counts", _select("params", {e["params"]: f"{e['counted']} parameters" for e in conventions}))
         + '</div>\n<div id="said" role="status"></div>\n'
         + markup.data(said, "what-if-data")
     )

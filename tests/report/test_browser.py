@@ -24,7 +24,9 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.skipif(not CHROMIUM, reason="no chromium on the PATH (./check --browser)"),
-    pytest.mark.skipif(not importlib.util.find_spec("playwright"), reason="playwright is not there (./check --browser)"),
+    pytest.mark.skipif(
+        not importlib.util.find_spec("playwright"), reason="playwright is not there (./check --browser)"
+    ),
 ]
 WIDE, PHONE = {"width": 1280, "height": 900}, {"width": 360, "height": 740}
 
@@ -87,7 +89,9 @@ def places(page, figure: str) -> list[tuple[float, float, str, str, list]]:
     """(x, y) on the screen, run, title and facts of each mark of a figure."""
     page.locator(f"#{figure} .plot").scroll_into_view_if_needed()
     box = page.locator(f"#{figure} .plot").bounding_box()
-    wide, high = page.locator(f"#{figure} svg").evaluate("svg => [svg.viewBox.baseVal.width, svg.viewBox.baseVal.height]")
+    wide, high = page.locator(f"#{figure} svg").evaluate(
+        "svg => [svg.viewBox.baseVal.width, svg.viewBox.baseVal.height]"
+    )
     marks = json.loads(page.locator(f"#{figure} script").text_content())
     return [
         (box["x"] + x * box["width"] / wide, box["y"] + y * box["height"] / high, run, title, facts)

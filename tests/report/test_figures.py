@@ -114,6 +114,26 @@ def test_figures_are_files_on_white_and_what_is_gone_is_removed(found, tmp_path)
     assert not list(tmp_path.glob("known_entropy.*"))
 
 
+def test_a_mark_lies_on_what_is_drawn_and_names_its_run(drawn, found):
+    o = found.observations
+    for name, column in (("loss_against_n", o.n), ("loss_against_d", o.d), ("frontier", o.flops)):
+        shapes = ElementTree.fromstring(figure.inline(drawn[name], name)).iter()
+        uses = {
+            (round(float(e.get("x")), 1), round(float(e.get("y")), 1)) for e in shapes if e.tag == "use" and e.get("y")
+        }
+        placed = drawn[name].placed()
+        of_runs = {mark.runs[0]: (x, y, mark) for x, y, mark in placed if not mark.title}
+        assert set(o.run_id) | {one.run_id for one in found.registered} == set(of_runs)
+        for i, run in enumerate(o.run_id):
+            x, y, mark = of_runs[run]
+            assert (mark.x, mark.y) == (column[i], o.loss[i])
+            assert min(np.hypot(x - a, y - b) for a, b in uses) < 0.2
+    sgd = next(c for c in found.comparisons if c.by_loss is not None)
+    behind = {mark.runs for _, _, mark in drawn["algorithms"].placed() if "SGD" in mark.title}
+    table = found.table.set_index("run_id")
+    assert len(behind) == 1 and set(table.loc[list(*behind), "group"]) == {sgd.algorithm, sgd.baseline}
+
+
 def test_ticks_are_few_and_inside():
     rng = np.random.default_rng(1)
     for _ in range(400):

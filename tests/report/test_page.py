@@ -1,19 +1,22 @@
 """The page says what the fits say, nothing that they do not, and needs nothing but itself."""
 
 import json
+import math
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
-from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
 
+from scaling.fitting.fit import fit
 from scaling.fitting.fitted import fit_from_json
+from scaling.fitting.forecast import Target, project
 from scaling.record import Ledger
 from scaling.record.files import commit_json
 from scaling.record.seal import sealed
-from scaling.report import findings, markup, page, table, words
+from scaling.report import figure, findings, markup, page, style, table, words
+from scaling.report.checklist import checklist
 
 
 class Reader(HTMLParser):
@@ -76,9 +79,9 @@ def test_every_answer_and_every_check_is_on_the_page(found, read):
 
 
 def test_every_parameter_and_exponent_is_on_the_page_with_its_interval(found, read):
-    for fit in found.fits.values():
-        best = fit.optimum_intervals(fit.flops_max)
-        for item in (*fit.estimates().values(), best["exponent_n"], best["exponent_d"]):
+    for fitted in found.fits.values():
+        best = fitted.optimum_intervals(fitted.flops_max)
+        for item in (*fitted.estimates().values(), best["exponent_n"], best["exponent_d"]):
             assert plain(words.interval(item)) in read.text
     assert words.interval(found.isoflop.exponent_n) in read.text
 
@@ -110,7 +113,9 @@ def test_provenance_names_machine_versions_commit_and_text(planted_ledger, read)
 
 
 def test_the_page_refers_to_nothing_outside_itself(planted_html, read):
-    assert not re.findall(r"https?://|//[a-z]+\.|@import|@font-face", planted_html.replace("http://www.w3.org/2000/svg", ""))
+    assert not re.findall(
+        r"https?://|//[a-z]+\.|@import|@font-face", planted_html.replace("http://www.w3.org/2000/svg", "")
+    )
     assert not re.findall(r"url\((?!#)", planted_html)
     ids = [attributes["id"] for _, attributes in read.elements if attributes.get("id")]
     assert len(ids) == len(set(ids)), "two figures share an id"
@@ -152,15 +157,17 @@ def test_every_point_leads_to_its_run_and_every_answer_to_the_runs_behind_it(fou
     ids = {a.get("id") for _, a in read.elements}
     marks = [mark for text in read.scripts[:7] for mark in json.loads(text)]
     assert len(marks) > 200 and all(link.removeprefix("#") in ids for _, _, _, link, _, _ in marks)
-    assert {f"run-{run}" for run in found.observations.run_id} <= {link.removeprefix("#") for _, _, _, link, _, _ in marks}
+    assert {f"run-{run}" for run in found.observations.run_id} <= {
+        link.removeprefix("#") for _, _, _, link, _, _ in marks
+    }
 
 
 def test_what_is_saved_from_the_page_is_the_table_and_the_fits(found, planted_ledger, read):
     held = {a["download"]: unquote(a["href"].partition(",")[2]) for t, a in read.elements if "download" in a}
     assert held["runs.csv"] == (planted_ledger.folder / "runs.csv").read_text()
     fits = json.loads(held["fits.json"])
-    for name, fit in found.fits.items():
-        assert fit_from_json(fits[name]).law == fit.law
+    for name, fitted in found.fits.items():
+        assert fit_from_json(fits[name]).law == fitted.law
 
 
 def test_every_colour_of_a_figure_has_a_light_and_a_dark_value(planted_html):
@@ -181,20 +188,75 @@ def test_the_same_folder_gives_the_same_bytes(planted_ledger):
     assert bytes_of() == bytes_of()
 
 
+def test_text_can_be_read_on_its_ground():
+    """WCAG 2.2, success criterion 1.4.3 (AA): a contrast of 4.5 between a text and what it stands on."""
+
+    def luminance(colour: str) -> float:
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    for theme in (0, 1):
+        grounds = [figure.COLOURS["paper"][theme], style.WASH[theme]]
+        for name in ("ink", "soft", "accent", "held"):
+            for ground in grounds:
+                low, high = sorted(map(luminance, (figure.COLOURS[name][theme], ground)))
+                assert (high + 0.05) / (low + 0.05) >= 4.5, (name, theme, ground)
+
+
+def test_the_panel_holds_what_the_fits_say(found, read):
+    """On the grid itself; between its points a browser answers (test_browser)."""
+    know = json.loads(next(text for text in read.scripts if '"chips"' in text))
+    assert [each["params"] for each in know["conventions"]] == ["n_params", "n_params_kaplan", "n_params_total"]
+    first = know["conventions"][0]
+    assert first["most"] == found.observations.flops.max() and first["runs"] == len(found.observations)
+    assert [law["law"] for law in first["laws"]][0] == "all"
+    assert sum(law["weight"] or 0 for law in first["laws"]) == pytest.approx(1)
+    fitted = fit(found.observations, "chinchilla", level=found.level)
+    law = next(law for law in first["laws"] if law["law"] == "chinchilla")
+    top = len(law["numbers"]) - 1
+    assert math.exp(first["start"] + top * first["step"]) == pytest.approx(100 * first["most"])
+    for k in (0, top // 2, top):
+        said = project([fitted], Target(c=math.exp(first["start"] + k * first["step"])), level=found.level, far=True)
+        flat = [v for name in ("n", "d", "loss", "run") for v in vars(said.numbers[name]).values()]
+        assert law["numbers"][k][:12] == pytest.approx(flat, rel=1e-5)
+
+
+def test_the_checklist_is_filled_in_from_the_study(found, planted_ledger):
+    said = checklist(found, planted_ledger)
+    assert list(said) == ["Hypothesis", "Training", "Data collection", "Fitting"]
+    told = {line.label: line.text for lines in said.values() for line in lines}
+    assert "trunk" in told["runs"] and f"{len(found.table)} evaluated runs" in told["runs"]
+    assert (
+        "schedule wsd" in told["the same in all fitted runs"]
+        and "batch (sequences) 8" in told["the same in all fitted runs"]
+    )
+    assert (
+        told["what moves with size or data"].startswith("cooldown_steps ")
+        and "steps" in told["what moves with size or data"]
+    )
+    assert told["lost or missing"] == "2 runs diverged, 0 not trained"
+    assert told["intervals"].startswith("90 %, 60 refits") and "1 registered" in told["forecasts"]
+    assert f"{found.headline.holdout['error']:.2%}" in told["validation"]
+    bare = replace(found, fits={}, observations=None, registered=(), isoflop=None, noise=None)
+    untold = [line for lines in checklist(bare, Ledger(planted_ledger.folder / "nothing")).values() for line in lines]
+    assert sum(not line.known for line in untold) >= 5, "what is not known is said to be unknown"
+
+
 def test_hostile_text_is_only_text(tmp_path, plant, small, monkeypatch):
     monkeypatch.setattr(page.whatif, "COUNTED", {"n_params": "one way is enough here"})
     attack = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&amp; $x_1$ [red]"
     ledger = plant(tmp_path, small(widths=(8, 16, 32), tokens=(5e5, 1e6, 2e6), groups=("other",)))
     document = ledger.study()
     document["question"] = document["name"] = attack
+    for planned in document["plan"]:
+        planned["group"] = attack if planned["group"] == "other" else planned["group"]
     commit_json(tmp_path / "study.json", document)
-    csv = (tmp_path / "runs.csv").read_text().replace("bytes:stdlib", '"' + attack.replace('"', '""') + '"')
-    csv = csv.replace(",other,", ',"' + attack.replace('"', '""') + '",')
-    csv = re.sub(r",$", ',"' + attack.replace('"', '""') + '"', csv, count=3, flags=re.MULTILINE)
-    (tmp_path / "runs.csv").write_text(csv)
     for record in (tmp_path / "runs").glob("*/record.json"):
         values = json.loads(record.read_text())
-        record.write_text(json.dumps(sealed(values | {"machine": {attack: attack, "device": attack}, "data": {attack: attack}})))
+        record.write_text(
+            json.dumps(sealed(values | {"machine": {attack: attack, "device": attack}, "data": {attack: attack}}))
+        )
     read = Reader(page.write(findings.find(ledger), ledger).read_text(encoding="utf-8"))
     assert {tag for tag, _ in read.elements} & {"img", "red"} == set()
     assert not any("onerror" in attributes for _, attributes in read.elements)

@@ -106,8 +106,8 @@ class DataConstrained:
     def allocation(self, flops: ArrayLike, cost: tuple[float, float], unique: float) -> Optimum:
         """The least loss under C = k N^p D, cost = (k, p), from `unique` different tokens; NaN where it has none.
 
-        Looked for within a factor of 10,000 of the size that is best for fresh data, on a grid, and then where the slope
-        changes its sign: a least value is flat, and would tell its place to half of the digits alone.
+        Looked for within a factor of 10,000 of the size that is best for fresh data, on a grid, and then where the
+        slope changes its sign: a least value is flat, and would tell its place to half of the digits alone.
         """
         k, p = cost
         c = np.asarray(flops, float)[..., None] / k  # [..., F, 1]: the search adds a last axis
