@@ -164,7 +164,8 @@ def _collection(found: Findings, ledger: Ledger, fitted: list[RunSpec]) -> list[
     undecayed = sum(run.optim.schedule == "constant" for run in fitted)
     kept = sum((ledger.run_folder(run.id) / "checkpoints").exists() for run in fitted)
     evaluated = sorted({run.eval.tokens for run in fitted})
-    doubt = f"; its standard error is {np.nanmedian(o.loss_se):.2g} nats in the median run" if _known(o) else ""
+    errors = o.loss_se[np.isfinite(o.loss_se)] if o is not None else np.zeros(0)
+    doubt = f"; its standard error is {np.median(errors):.2g} nats in the median run" if len(errors) else ""
     interpolated = found.isoflop is not None and any(v.slice.interpolated for v in found.isoflop.valleys)
     return [
         _line("points", f"one a run, at its end; {undecayed} of {len(fitted)} fitted runs end without a cooldown"),
@@ -178,10 +179,6 @@ def _collection(found: Findings, ledger: Ledger, fitted: list[RunSpec]) -> list[
         _line("raw data", "the table of all runs can be saved from this page; curves lie in runs/ID/metrics.jsonl"),
         _line("weights", f"of {kept} of the {len(fitted)} fitted runs in runs/ID/checkpoints"),
     ]  # fmt: skip
-
-
-def _known(o: Any) -> bool:
-    return o is not None and bool(np.isfinite(o.loss_se).any())
 
 
 def _left_out(found: Findings) -> str:

@@ -174,14 +174,22 @@ def _svg(figure: Figure, fonttype: str) -> str:
 
 
 def _inline(svg: str, name: str) -> str:
-    """The <svg> element alone: no prolog, metadata or remote name, ids of its own, the page's fonts and colours."""
+    """The <svg> element alone: no prolog, metadata or remote name, ids of its own, the page's fonts and colours, and
+    places to a hundredth of a point."""
     svg = svg[svg.index("<svg") :].strip()
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r' xmlns(:\w+)?="[^"]*"', "", svg)
     svg = re.sub(r' (width|height)="[\d.]+pt"', "", svg, count=2)
     svg = re.sub(r'\bid="', f'id="{name}-', svg)
     svg = svg.replace('xlink:href="#', f'href="#{name}-').replace("url(#", f"url(#{name}-")
+    svg = re.sub(r"<[^>]*>\s*", lambda tag: _compact(tag[0]), svg)
     svg = svg.replace("'DejaVu Sans'", SANS.replace('"', "'"))
     for key, (light, _) in COLOURS.items():
         svg = svg.replace(light, f"var(--{key})")
     return svg
+
+
+def _compact(tag: str) -> str:
+    """A tag, and the space behind it, without line ends and with two decimals."""
+    tag = re.sub(r"\s*\n\s*", " ", tag).replace("> ", ">")
+    return re.sub(r"\d+\.\d{3,}", lambda m: f"{float(m[0]):.2f}".rstrip("0").rstrip("."), tag)

@@ -112,8 +112,12 @@ def table(
     """An HTML table of text cells, all escaped, in a box that scrolls; `chosen` is the first cell of the row to set
     off, `label` what a screen reader calls it, `ids` are of the rows, and `links` lead on from their first cells."""
 
+    mostly = len(numbers) > len(header) / 2  # what most cells are, the table says for all
+
     def kinds(i: int) -> str:
-        return ' class="number"' if i in numbers else ' class="wide"' if i == wide else ""
+        if i == wide:
+            return ' class="wide"'
+        return "" if (i in numbers) is mostly else ' class="number"' if i in numbers else ' class="text"'
 
     lines = []
     for at, row in enumerate(rows):
@@ -128,7 +132,9 @@ def table(
     top = f"<thead><tr>{head}</tr></thead>\n" if any(header) else ""
     return (
         f'<div class="scroll" role="region" aria-label="{escape(label)}" tabindex="0">'
-        f'<table class="{kind}">\n{top}<tbody>\n' + "\n".join(lines) + "\n</tbody></table></div>"
+        f'<table class="{kind}{" numbers" if mostly else ""}">\n{top}<tbody>\n'
+        + "\n".join(lines)
+        + "\n</tbody></table></div>"
     )
 
 

@@ -241,7 +241,7 @@ def _lines(lines: Sequence[Line]) -> str:
 def headline(found: Findings) -> list[str]:
     """Figures by how well they show what the study is about, best first."""
     o = found.observations
-    compared = int(found.table["group"].isin(list(found.study["analysis"]["algorithms"])).sum())
+    compared = sum(group in found.study["analysis"]["algorithms"] for group in found.table["group"].tolist())
     if found.comparisons and (o is None or compared > len(o)):
         return ["algorithms", "frontier", "loss_against_n"]
     if o is None:

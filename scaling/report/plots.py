@@ -130,7 +130,7 @@ def _points(axes: Axes, x: Array, o: Observations, rows: Array, colour: str) -> 
         markeredgecolor=PAPER, markeredgewidth=0.6, elinewidth=0.8, zorder=3,
     )  # fmt: skip
     for i in rows:
-        mark(axes, x[i], o.loss[i], runs=[o.run_id[i]])
+        mark(axes, float(x[i]), float(o.loss[i]), runs=[o.run_id[i]])
 
 
 def _law(axes: Axes, x: Array, band: Interval, colour: str, *, until: float) -> None:

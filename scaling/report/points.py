@@ -41,7 +41,7 @@ def _said(found: Findings) -> dict[str, str]:
     band = law.band(*(o.variable(name) for name in law.law.variables))
     off = np.asarray(band.value) / o.loss - 1
     return {
-        run_id: f"{words.of_loss(band.value[i], band.low[i], band.high[i])}, {words.error(off[i])}"
+        run_id: f"{words.of_loss(band.value[i], band.low[i], band.high[i])} ({off[i]:+.2%})".replace("-", "−")
         for i, run_id in enumerate(o.run_id)
     }
 

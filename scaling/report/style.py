@@ -40,7 +40,8 @@ table{border-collapse:collapse;font-size:.87rem;font-variant-numeric:tabular-num
 th,td{padding:.32rem .9rem .32rem 0;text-align:left;vertical-align:baseline;border-bottom:1px solid var(--hair)}
 th{font-weight:500;vertical-align:bottom}
 td,.runs th{white-space:nowrap}
-td.number,th.number{text-align:right}
+td.number,th.number,.numbers td,.numbers th{text-align:right}
+.numbers td.text,.numbers th.text{text-align:left}
 td.wide{min-width:14rem;white-space:normal;overflow-wrap:anywhere}
 tr.lost td{color:var(--held)}
 tr.chosen td{font-weight:600}
@@ -76,7 +77,7 @@ tr:target td{background:var(--wash);box-shadow:inset 0 0 0 999px color-mix(in sr
 .stop{position:absolute;width:1px;height:1px;outline:none!important}
 .plot:has(.stop:focus-visible) .ring{stroke:var(--accent);stroke-width:2}
 .tip{position:absolute;z-index:2;max-width:19rem;padding:.5rem .7rem;background:var(--paper);
-border:1px solid var(--soft);border-radius:6px;box-shadow:0 2px 10px rgb(0 0 0/.18);font-size:.82rem;line-height:1.4}
+border:1px solid var(--soft);border-radius:6px;box-shadow:0 2px 10px rgb(0 0 0/.18);font-size:.8rem;line-height:1.38}
 .tip dl{display:grid;grid-template-columns:max-content 1fr;gap:.05rem .7rem;margin:.2rem 0}
 .tip dt{color:var(--soft)}
 .tip dd{margin:0;font-variant-numeric:tabular-nums;overflow-wrap:anywhere}
@@ -89,7 +90,8 @@ background:var(--paper);border:1px solid var(--soft);border-radius:5px}
 [hidden]{display:none!important}
 summary{cursor:pointer;color:var(--soft);font-size:.9rem;margin:.6rem 0}
 @media (max-width:34rem){main{padding:1.8rem 1rem 3rem}.answers{grid-template-columns:1fr;gap:.1rem}
-.answers dd{margin-bottom:.9rem}}
+.answers dd{margin-bottom:.9rem}
+#said .answers{grid-template-columns:6rem 1fr;gap:.3rem .8rem}#said dd{margin:0}#said dt{white-space:normal}}
 @media (prefers-reduced-motion:no-preference){html{scroll-behavior:smooth}}
 @page{margin:15mm}
 @media print{nav,.behind,.save,#ask,.runs-of,.skip,.tip,.stop,.ring{display:none}a{color:inherit;text-decoration:none}

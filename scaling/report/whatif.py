@@ -33,7 +33,7 @@ BELOW = 10.0  # the grid starts at the least fitted compute over this
 NUMBERS = ("n", "d", "loss", "run")  # each with an interval
 REGRETS = ("regret_half", "regret_double")
 COUNTED = {
-    "n_params": "non-embedding and head",
+    "n_params": "non-embedding + head",
     "n_params_kaplan": "non-embedding",
     "n_params_total": "all",
 }
@@ -185,7 +185,7 @@ def section(found: Findings, ledger: Ledger) -> str:
         + _field("% of its peak used", '<input id="used" value="40" inputmode="decimal" autocomplete="off">')
         + _field("unique tokens", '<input id="unique" placeholder="no limit" autocomplete="off" spellcheck="false">')
         + _field("law", _select("law", laws))
-        + _field("N counts", _select("params", {e["params"]: f"{e['counted']} parameters" for e in conventions}))
+        + _field("parameters that N counts", _select("params", {e["params"]: e["counted"] for e in conventions}))
         + '</div>\n<div id="said" role="status"></div>\n'
         + markup.data(said, "what-if-data")
     )

@@ -134,6 +134,14 @@ def test_a_mark_lies_on_what_is_drawn_and_names_its_run(drawn, found):
     assert len(behind) == 1 and set(table.loc[list(*behind), "group"]) == {sgd.algorithm, sgd.baseline}
 
 
+def test_what_is_written_in_a_figure_stands_in_the_page(drawn):
+    """Places are rounded to save room; numbers that are read are not."""
+    for name, made in drawn.items():
+        written = "".join(ElementTree.fromstring(figure.inline(made, name)).itertext())
+        for text in [*made.axes[0].texts, *made.axes[0].get_xticklabels(), *made.axes[0].get_yticklabels()]:
+            assert all(line in written for line in text.get_text().split("\n")), (name, text)
+
+
 def test_ticks_are_few_and_inside():
     rng = np.random.default_rng(1)
     for _ in range(400):
