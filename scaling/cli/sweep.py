@@ -5,7 +5,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from scaling.record.claims import Holder, Observer
 from scaling.record.files import commit_json, on_store
 from scaling.record.litter import clear
 from scaling.report.words import plain
-from scaling.spec import Refusal
+from scaling.spec import Refusal, RunSpec
 
 SINGLE = "one_core_each"  # in study.json: whether every worker has one thread
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
@@ -109,18 +109,29 @@ def _asks_the_same(before: dict, study: Study) -> bool:
 
 def changed_texts(plan: Plan, ledger: Ledger) -> list[str]:
     """One study is trained on one text: a source that changed since its first record is refused."""
-    then = {p.run.data.source: ledger[p.run.id].data for p in plan.runs if p.run.id in ledger}
-    now = {p.run.data.source: p.run for p in plan.runs if p.run.data.source in then}
+    then = {_texts(p.run): ledger[p.run.id].data for p in plan.runs if p.run.id in ledger}
+    now = {_texts(p.run): p.run for p in plan.runs if _texts(p.run) in then}
     lines = []
-    for source, spec in now.items():
-        said = data.open_source(spec.data, spec.model).provenance
-        if any(said.get(key) != then[source].get(key) for key in ("sha256", "sha256_held_out")):
-            lines.append(
-                f"data.source = {source}: its text changed since the runs in {ledger.folder} (then "
-                f"{then[source].get('python', '')} {then[source].get('sha256', '')[:12]}, now {said.get('python', '')} "
-                f"{said.get('sha256', '')[:12]}); give another --out"
-            )
-    return lines
+    for texts, run in now.items():
+        said = data.provenance(run)
+        for source, field, part in zip(texts, ("data.source", "eval.source"), ("", "eval_"), strict=True):
+            before, now_is = (_sums(text, part) for text in (then[texts], said))
+            if before != now_is:
+                lines.append(
+                    f"{field} = {source}: its text changed since the runs in {ledger.folder} (then "
+                    f"{then[texts].get(f'{part}python', '')} {before[0][:12]}, now {said.get(f'{part}python', '')} "
+                    f"{now_is[0][:12]}); give another --out"
+                )
+    return [*dict.fromkeys(lines)]
+
+
+def _sums(text: Mapping[str, str], part: str) -> tuple[str, str]:
+    return text.get(f"{part}sha256", ""), text.get(f"{part}sha256_held_out", "")
+
+
+def _texts(run: RunSpec) -> tuple[str, str]:
+    """What it is trained on, and what else it is measured on."""
+    return run.data.source, run.eval.source
 
 
 def lay_down(study: Study, ledger: Ledger, holder: Holder, command: str, workers: int) -> None:

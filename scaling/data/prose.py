@@ -72,8 +72,9 @@ def _docstrings(text: str, data: bytes) -> Iterator[_Piece]:
         first = node.body[0]
         if isinstance(first, ast.Expr) and isinstance(said := getattr(first.value, "value", None), str):
             assert first.end_lineno is not None and first.end_col_offset is not None
-            start, end = starts[first.lineno - 1] + first.col_offset, starts[first.end_lineno - 1] + first.end_col_offset
-            before, after = data[starts[first.lineno - 1] : start], data[end : starts[first.end_lineno]]
+            line = starts[first.lineno - 1]
+            start, end = line + first.col_offset, starts[first.end_lineno - 1] + first.end_col_offset
+            before, after = data[line:start], data[end : starts[first.end_lineno]]
             alone = not before.strip() and after.strip()[:1] in (b"", b"#")
             needed = not alone or (len(node.body) == 1 and not isinstance(node, ast.Module))
             yield _Piece(start, end, inspect.cleandoc(said), b"pass" if needed else _CUT, False)

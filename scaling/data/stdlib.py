@@ -1,4 +1,4 @@
-"""The running interpreter's own library: `bytes:stdlib`, and its halves `bytes:stdlib-prose` and `bytes:stdlib-code`."""
+"""The running interpreter's own library: `bytes:stdlib`, and of it `bytes:stdlib-prose` and `bytes:stdlib-code`."""
 
 import functools
 import os
@@ -73,9 +73,7 @@ def _halves() -> dict[str, dict[str, np.ndarray]]:
             halves = prose.split(data.tobytes())
         except (SyntaxError, ValueError, RecursionError):
             continue
-        found[path] = {
-            name: np.frombuffer(half, BYTE) for name, half in zip((_PROSE, _CODE), halves, strict=True)
-        }
+        found[path] = {name: np.frombuffer(half, BYTE) for name, half in zip((_PROSE, _CODE), halves, strict=True)}
     return found
 
 

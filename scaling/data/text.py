@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from scaling.data.corpus import Corpus, Documents, in_memory, read_at_random
+from scaling.data.corpus import Corpus, Documents, read_at_random
 from scaling.spec import Refusal
 
 Stamp = tuple[str, int, int]  # path, bytes, time of the last change in ns: what tells one state of a file from another

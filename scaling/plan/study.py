@@ -129,8 +129,9 @@ class Study:
     def _entropy_faults(self) -> list[str]:
         name = self.analysis.known_entropy
         run = next(p.run for p in self.plan.runs if p.group == name)
-        known = data.open_source(run.data, run.model).entropy is not None
-        return [] if known else [f"analysis.known_entropy = {name!r}: the entropy of {run.data.source} is not known"]
+        source = data.open_evaluated(run)
+        known = source.entropy is not None
+        return [] if known else [f"analysis.known_entropy = {name!r}: the entropy of {source.name} is not known"]
 
     def to_json(self) -> dict[str, Any]:
         """What `study.json` in the results folder says."""

@@ -46,7 +46,7 @@ class Killed(BaseException):
 
 @pytest.fixture(scope="module")
 def compiled(tiny: RunSpec, small_chunks: None) -> program.Program:
-    return program.program(tiny.model, compiled_in(tiny.optim), tiny.batch, tiny.eval, HERE, members=1)
+    return program.program(tiny.model, compiled_in(tiny.optim), tiny.batch, tiny.eval.tokens, HERE, members=1)
 
 
 @pytest.fixture(scope="module")

@@ -170,7 +170,8 @@ def test_every_device_that_the_batch_has_work_for_holds_a_copy(tiny: RunSpec):
 
 
 def test_weights_and_moments_are_born_in_their_shards(tiny: RunSpec):
-    compiled = program.program(tiny.model, compiled_in(tiny.optim), 8, tiny.eval, Placement(data=2, fsdp=2, tensor=2))
+    spread = Placement(data=2, fsdp=2, tensor=2)
+    compiled = program.program(tiny.model, compiled_in(tiny.optim), 8, tiny.eval.tokens, spread)
     state = compiled.initial(jax.random.key(0))
     up = state.params["blocks"][0]["up_DxF"].get_value()
     assert up.sharding.shard_shape(up.shape) == (8, 16)
@@ -284,8 +285,7 @@ def test_the_largest_batch_is_found_by_compiling(tiny: RunSpec, monkeypatch: pyt
     def of(limit: int) -> int | None:
         return program.largest_batch(model, optim, 8, limit, Placement(microbatches=1))
 
-    need = program.program(model, compiled_in(optim), 8, replace(tiny.eval, tokens=12),
-                           Placement(microbatches=1)).memory  # fmt: skip
+    need = program.program(model, compiled_in(optim), 8, 12, Placement(microbatches=1)).memory
     assert need > 0 and of(need) == 8 and of(need - 1) is None
     assert of(3 * need) in (16, 32)
 
