@@ -19,7 +19,7 @@ import numpy as np
 
 from scaling.data.check import faults
 from scaling.data.corpus import Corpus
-from scaling.data.overlap import overlap
+from scaling.data.overlap import trained_share
 from scaling.data.source import Source, open_evaluated, open_source
 from scaling.spec import Refusal, RunSpec
 
@@ -82,6 +82,6 @@ def provenance(run: RunSpec) -> dict[str, str]:
     evaluated = open_evaluated(run)
     found = {f"eval_{name}": value for name, value in evaluated.provenance.items() if name != "train_tokens"}
     if isinstance(source, Corpus) and isinstance(evaluated, Corpus):
-        share = overlap(source, evaluated)
+        share = trained_share(source, evaluated)
         found["eval_trained_on"] = "not looked for" if share is None else f"{share:.4f}"
     return source.provenance | found

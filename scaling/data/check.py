@@ -1,7 +1,7 @@
 """What is wrong with a run's data, found before anything is trained."""
 
 from scaling.data.corpus import Corpus
-from scaling.data.overlap import PASSAGE, overlap
+from scaling.data.overlap import PASSAGE, trained_share
 from scaling.data.sample import Sample
 from scaling.data.source import Source, open_evaluated, open_source
 from scaling.data.zipf_facts import ZipfFacts
@@ -58,7 +58,7 @@ def _evaluated_faults(source: Source, evaluated: Source) -> list[str]:
             f"{where}: that its tokens are those of {source.name} is not known; bytes go with bytes, zipf-facts with "
             "zipf-facts, and token ids with the val file beside their train file in tokens:FOLDER"
         ]
-    share = overlap(source, evaluated)
+    share = trained_share(source, evaluated)
     if share is None or share <= MOST_OVERLAP:
         return []
     return [

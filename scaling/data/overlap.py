@@ -18,7 +18,7 @@ _LOOKED_AT = np.uint64(1 << 58)  # one place in 64
 
 
 @functools.lru_cache(maxsize=8)
-def overlap(trained: Corpus, evaluated: Corpus) -> float | None:
+def trained_share(trained: Corpus, evaluated: Corpus) -> float | None:
     """The share of the held-out text of `evaluated`, both bytes, that is in the training text of `trained` word for
     word: of its different passages of 64 bytes, those at one place in 64, which the eight bytes there choose, so that
     a passage is chosen in both texts or in neither. None where the training text is too large to be looked through.

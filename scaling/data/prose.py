@@ -52,7 +52,7 @@ def split(source: bytes) -> tuple[bytes, bytes]:
         code += [between, piece.instead]
         at, block = piece.end, piece.is_comment
     left = _EMPTIED_LINE.sub(b"", b"".join([*code, data[at:]]))
-    prose = "".join(f"{text}\n\n" for paragraph in paragraphs if (text := paragraph.strip()))
+    prose = "".join(text.strip("\n") + "\n\n" for text in paragraphs if text.strip())
     return prose.encode(errors="replace"), _BEFORE_A_CUT.sub(b"", left)
 
 

@@ -26,10 +26,17 @@ def counted(tmp_path):
     return _run(f"tokens:{tmp_path}/ids.npy", vocab_size=10_001, context=7, batch=5, max_epochs=9)
 
 
-@pytest.fixture(params=["bytes:stdlib", "zipf-facts", "folder", "tokens"])
+SPOILT = {"unique_tokens": 1400, "duplicated": 0.3, "duplicate_tokens": 100}
+
+
+@pytest.fixture(params=["bytes:stdlib", "zipf-facts", "folder", "tokens", "spoilt tokens", "spoilt facts"])
 def any_run(request, tmp_path, counted):
     if request.param == "tokens":
         return counted
+    if request.param == "spoilt tokens":
+        return dataclasses.replace(counted, data=dataclasses.replace(counted.data, corrupted=0.2, **SPOILT))
+    if request.param == "spoilt facts":
+        return _run("zipf-facts", vocab_size=192, **SPOILT)
     if request.param == "folder":
         for i in range(60):
             (tmp_path / f"{i}.txt").write_bytes(bytes([i]) * (i % 9 * 20 + 1))
