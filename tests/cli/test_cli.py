@@ -130,7 +130,6 @@ def test_a_request_that_cannot_be_is_refused_in_a_line(
 
 
 def test_what_runs_read_is_set_from_the_command_line_and_costs_what_it_did(study: Path, capsys: pytest.CaptureFixture):
-    """Twelve of the trunks' and branches' steps come from few tokens; nothing else of the plan changes."""
     changes = ("data.unique_tokens=480", "data.max_epochs=40", "data.duplicated=0.2", "data.duplicate_tokens=24",
                "eval.source=zipf-facts:noise=0.2")  # fmt: skip
     plans = []
