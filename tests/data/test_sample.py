@@ -129,7 +129,12 @@ def test_what_a_smaller_share_corrupts_a_larger_one_corrupts_alike(counted: RunS
     clean, little, much = (rows(on(counted, corrupted=share)) for share in (0.0, 0.1, 0.3))
     np.testing.assert_array_equal(much[little != clean], little[little != clean])
     assert 2 < (much != clean).sum() / (little != clean).sum() < 4
-    assert ((rows(on(counted, corrupted=0.1, seed=1)) != rows(on(counted, seed=1))) != (little != clean)).any()
+    places = []
+    for seed in (0, 1):
+        whole = dataclasses.replace(on(counted, seed=seed), steps=WINDOWS // 4)
+        same = rows(whole)
+        places.append(set(same[rows(on(whole, corrupted=0.1)) != same].tolist()))
+    assert len(places[0] & places[1]) < 0.2 * len(places[0])  # another seed corrupts other tokens
 
 
 def test_held_out_text_is_never_corrupted_and_nothing_of_it_is_drawn(counted: RunSpec):
