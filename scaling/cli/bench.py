@@ -18,7 +18,7 @@ from rich.table import Table
 from scaling import machine
 from scaling.cli.exits import DONE, FAILED
 from scaling.cli.locate import study_of
-from scaling.cli.options import json_option
+from scaling.cli.options import json_option, size_option
 from scaling.cost import count_params, flops_per_token
 from scaling.launch.bench import Found, Team
 from scaling.launch.local import default_workers
@@ -39,6 +39,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--set", action="append", default=[], metavar="FIELD=VALUE", dest="changes",
         help="replace a field of every run, as `scaling run` would",
     )  # fmt: skip
+    size_option(parser)
     parser.add_argument("--workers", type=int, metavar="N", help="worker processes side by side (default: as a sweep)")
     parser.add_argument(
         "--largest-batch", action="store_true",
@@ -50,13 +51,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     workers = default_workers() if arguments.workers is None else arguments.workers
     faults = [f"--workers = {workers}: must be at least 1"] if workers < 1 else []
-    if arguments.changes and not arguments.experiment:
-        faults.append("--set: the standard shapes are fixed; name an EXPERIMENT whose runs to change")
+    if (arguments.changes or arguments.size) and not arguments.experiment:
+        option = "--set" if arguments.changes else "--size"
+        faults.append(f"{option}: the standard shapes are fixed; name an EXPERIMENT whose runs to measure")
     if faults:
         raise Refusal(faults)
-    planned = (
-        [p.run for p in study_of(arguments.experiment, arguments.changes)[0].runs.runs] if arguments.experiment else []
-    )
+    planned = []
+    if arguments.experiment:
+        study, _ = study_of(arguments.experiment, arguments.changes, arguments.size)
+        planned = [p.run for p in study.runs.runs]
     with tempfile.TemporaryDirectory() as folder:
         runs = distinct(planned) if planned else standard(_accelerated(), Path(folder))
         start, found, kept = _measure(runs, workers, arguments.largest_batch, Path(folder))

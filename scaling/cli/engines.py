@@ -10,6 +10,7 @@ import json
 import shlex
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -25,11 +26,13 @@ from scaling.launch.participant import work
 from scaling.plan import Plan, Study
 from scaling.record import Failure, Ledger
 from scaling.record.files import commit_json, on_store
+from scaling.report.words import plain
 from scaling.spec import Refusal
 
 ENGINES = ("local", "slurm", "ray")
 AT_ONCE = 32
 POLL_SECONDS = 3.0
+LOOK_SHARE = 0.05  # of the time, at most, that looking takes
 
 # Options of engines, with the engines that they are for; None means not given.
 OF = {
@@ -213,7 +216,7 @@ def _on_slurm(
                 following.show(", ".join(_said(*key, n) for key, n in living.items()))
                 if not living:
                     break
-            if stop.wait(POLL_SECONDS):
+            if stop.wait(following.pause):
                 break
     if stop.is_set():
         console.print(f"left; job {job_id} goes on. {leave}", highlight=False, soft_wrap=True, markup=False)
@@ -229,7 +232,7 @@ def _on_slurm(
         outcome.failed |= dict.fromkeys(lost, left)
         console.print(f"[red]no task of job {job_id} is left, and {len(lost)} runs have no record[/red]; last words:")
         for path, words in slurm.last_words(ledger.folder, job_id)[:8]:
-            console.print(f"  {path}: {words}", highlight=False, soft_wrap=True, markup=False)
+            console.print(f"  {path}: {plain(words)}", highlight=False, soft_wrap=True, markup=False)
     return outcome
 
 
@@ -294,8 +297,11 @@ class Following:
 
     def __init__(self, plan: Plan, ledger: Ledger, console: Console):
         self._plan, self._ledger, self._console = plan, ledger, console
-        self._left = plan
-        self._last = ""
+        self._left, self._last = plan, ""
+        self.pause, self._due = (
+            POLL_SECONDS,
+            0.0,
+        )  # seconds between looks, which ask for every run left
         self._live = Live(console=console, auto_refresh=False, transient=True)
 
     def __enter__(self) -> "Following":
@@ -307,12 +313,17 @@ class Following:
         self._live.stop()
 
     def pending(self) -> Plan:
-        """The runs without a record; one that had a record is not looked at again."""
+        """The runs without a record, as they are now; one that had a record is not looked at again."""
+        began = time.monotonic()
         self._left = self._left.pending(self._ledger)
+        self.pause = max(POLL_SECONDS, (time.monotonic() - began) / LOOK_SHARE)
+        self._due = began + self.pause
         return self._left
 
     def show(self, engine: str = "") -> None:
-        done = len(self._plan) - len(self.pending())
+        if time.monotonic() >= self._due:
+            self.pending()
+        done = len(self._plan) - len(self._left)
         line = f"{done}/{len(self._plan)} runs" + (f"; {engine}" if engine else "")
         if self._console.is_terminal:
             self._live.update(Text.from_markup(line), refresh=True)

@@ -12,10 +12,11 @@ from scaling.spec import Refusal
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"  # of this checkout
 
 
-def study_of(experiment: str, changes: list[str]) -> tuple[Study, Path]:
-    """The checked study that EXPERIMENT names, with `--set` applied, and its file; `Refusal` has every fault."""
+def study_of(experiment: str, changes: list[str], size: str | None = None) -> tuple[Study, Path]:
+    """The checked study that EXPERIMENT names, of the `size` given or its first, with `--set` applied, and its file;
+    `Refusal` has every fault."""
     path = _file_of(experiment)
-    study = _loaded(path)
+    study = _sized(_loaded(path), path, size)
     faults = study.ill_typed()
     bare = [change for change in changes if "=" not in change]
     faults += [f"--set {change}: must be FIELD=VALUE, e.g. optim.peak_lr=1e-3" for change in bare]
@@ -66,7 +67,17 @@ def _file_of(experiment: str) -> Path:
     raise Refusal(f"{experiment}: no experiment of this name; {hint}; a path to a file will do, too")
 
 
-def _loaded(path: Path) -> Study:
+def _sized(studies: dict[str, Study], path: Path, size: str | None) -> Study:
+    if size is None:
+        return next(iter(studies.values()))
+    if size not in studies:
+        sizes = ", ".join(filter(None, studies))
+        raise Refusal(f"--size = {size}: {path.name} {f'has {sizes}' if sizes else 'defines one STUDY, of no size'}")
+    return studies[size]
+
+
+def _loaded(path: Path) -> dict[str, Study]:
+    """The studies of a file by size: of `STUDIES`, or the one `STUDY` under no name."""
     described = importlib.util.spec_from_file_location(f"experiment_{path.stem}", path)
     assert described and described.loader
     module = importlib.util.module_from_spec(described)
@@ -78,10 +89,16 @@ def _loaded(path: Path) -> Study:
         line = next((frame for frame in _frames(error) if frame[0] == str(path)), (str(path), 0))[1]
         said = f"{error}".splitlines() or [""]
         raise Refusal(f"{path.name}, line {line}: {type(error).__name__}: {said[0]}") from error
-    study = getattr(module, "STUDY", None)
-    if not isinstance(study, Study):
-        raise Refusal(f"{path.name}: defines no STUDY = Study(...); see experiments/smoke.py for a small one")
-    return study
+    studies = getattr(module, "STUDIES", None) or {"": getattr(module, "STUDY", None)}
+    if not isinstance(studies, dict) or not all(isinstance(study, Study) for study in studies.values()):
+        raise Refusal(
+            f"{path.name}: defines no STUDY = Study(...), nor STUDIES = {{size: Study(...), ...}}; see "
+            "experiments/smoke.py for a small one"
+        )
+    names = [study.name for study in studies.values()]
+    if len(set(names)) < len(names):
+        raise Refusal(f"{path.name}: studies of two sizes have one name, which names their results folder: {names}")
+    return studies
 
 
 def _frames(error: BaseException) -> list[tuple[str, int]]:

@@ -12,6 +12,7 @@ def typed(path: str) -> str:
 
 def study_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("experiment", metavar="EXPERIMENT")
+    size_option(parser)
     parser.add_argument(
         "--set", action="append", default=[], metavar="FIELD=VALUE", dest="changes",
         help="replace a field of every run, e.g. --set optim.peak_lr=1e-3; may be repeated",
@@ -19,6 +20,13 @@ def study_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", metavar="DIR",
         help="results folder, on a disk or as gs://BUCKET/NAME (default: results/NAME beside experiments/)",
+    )  # fmt: skip
+
+
+def size_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--size", metavar="SIZE",
+        help="of a file that asks its question at several: laptop (the first, by default), gpu, pod",
     )  # fmt: skip
 
 

@@ -25,7 +25,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    study, path = study_of(arguments.experiment, arguments.changes)
+    study, path = study_of(arguments.experiment, arguments.changes, arguments.size)
     folder = results_of(study, path, arguments.out)
     workers = default_workers()
     if arguments.json:

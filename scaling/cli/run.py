@@ -12,7 +12,17 @@ from scaling.cli.exits import DONE, FAILED, INTERRUPTED
 from scaling.cli.locate import results_of, study_of
 from scaling.cli.options import dry_run_option, study_options, sweep_options, typed
 from scaling.cli.plan import show
-from scaling.cli.sweep import lay_down, obeying_signals, register, say_unfinished, sweep, unfit, unfit_sinks, workers_of
+from scaling.cli.sweep import (
+    lay_down,
+    obeying_signals,
+    register,
+    say_unfinished,
+    sweep,
+    unfit,
+    unfit_sinks,
+    workers_of,
+    write_table,
+)
 from scaling.launch.local import Outcome
 from scaling.launch.sinks import missing
 from scaling.plan import Study
@@ -29,7 +39,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    study, path = study_of(arguments.experiment, arguments.changes)
+    with obeying_signals():
+        return _run(arguments)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    study, path = study_of(arguments.experiment, arguments.changes, arguments.size)
     folder = results_of(study, path, arguments.out)
     ledger = Ledger(folder)
     workers = workers_of(arguments, ledger)
@@ -40,25 +55,24 @@ def run(arguments: argparse.Namespace) -> int:
     show(study, ledger, workers, console)
     if arguments.dry_run:
         return DONE
-    with obeying_signals():
-        with Holder(folder) as holder:
-            lay_down(study, ledger, holder, _command(arguments), workers)
-            outcome = sweep(
-                study.runs,
-                ledger,
-                holder,
-                arguments,
-                workers,
-                release=lambda watched: register(ledger, watched),
-                held_back=[p.run.id for p in study.held_out.runs],
-            )
-            table.write(ledger)
-        if outcome.stopped:
-            out = f" --out {shlex.quote(typed(arguments.out))}" if arguments.out else ""
-            again = escape(f"{_command(arguments)}{out}")
-            console.print(f"stopped; what is done is kept. To go on: {again}", highlight=False, soft_wrap=True)
-            return INTERRUPTED
-        return _close(study, ledger, outcome, console)
+    with Holder(folder) as holder:
+        lay_down(study, ledger, holder, _command(arguments), workers)
+        outcome = sweep(
+            study.runs,
+            ledger,
+            holder,
+            arguments,
+            workers,
+            release=lambda watched: register(ledger, watched),
+            held_back=[p.run.id for p in study.held_out.runs],
+        )
+        write_table(study.runs, ledger, holder, outcome)
+    if outcome.stopped:
+        out = f" --out {shlex.quote(typed(arguments.out))}" if arguments.out else ""
+        again = escape(f"{_command(arguments)}{out}")
+        console.print(f"stopped; what is done is kept. To go on: {again}", highlight=False, soft_wrap=True)
+        return INTERRUPTED
+    return _close(study, ledger, outcome, console)
 
 
 def _on_engine(arguments: argparse.Namespace, study: Study, ledger: Ledger, console: Console) -> int:
@@ -83,15 +97,16 @@ def _on_engine(arguments: argparse.Namespace, study: Study, ledger: Ledger, cons
         return DONE if arguments.detach else INTERRUPTED
     table.write(ledger)
     if outcome.stopped:
-        console.print(f"stopped; what is done is kept. To go on: {again}", highlight=False, soft_wrap=True)
+        console.print(f"stopped; what is done is kept. To go on: {escape(again)}", highlight=False, soft_wrap=True)
         return INTERRUPTED
     return _close(study, ledger, outcome, console)
 
 
 def _command(arguments: argparse.Namespace) -> str:
     """What makes these results again, wherever they go."""
+    size = ["--size", arguments.size] if arguments.size else []
     changes = [word for change in arguments.changes for word in ("--set", change)]
-    return shlex.join(["scaling", "run", typed(arguments.experiment), *changes])
+    return shlex.join(["scaling", "run", typed(arguments.experiment), *size, *changes])
 
 
 def _refuse_unfit(study: Study, ledger: Ledger, workers: int, arguments: argparse.Namespace) -> None:

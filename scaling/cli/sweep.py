@@ -5,7 +5,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,9 +25,11 @@ from scaling.record.claims import Holder, Observer
 from scaling.record.files import commit_json, on_store
 from scaling.record.litter import clear
 from scaling.report.words import plain
-from scaling.spec import Refusal, RunSpec
+from scaling.spec import DataSpec, Refusal
 
 SINGLE = "one_core_each"  # in study.json: whether every worker has one thread
+SHAS = ("sha256", "sha256_held_out")
+TEXTS = "texts"  # in study.json: what identifies the text of each source, for who takes part elsewhere or later
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
@@ -104,41 +106,51 @@ def _other_study(study: Study, ledger: Ledger) -> list[str]:
 
 
 def _asks_the_same(before: dict, study: Study) -> bool:
-    return {k: v for k, v in before.items() if k not in ("command", SINGLE)} == json.loads(json.dumps(study.to_json()))
+    return {k: v for k, v in before.items() if k not in ("command", SINGLE, TEXTS)} == json.loads(
+        json.dumps(study.to_json())
+    )
+
+
+def unfit_texts(plan: Plan, ledger: Ledger) -> list[str]:
+    """Why who takes part from here would train on another text, or on none."""
+    faults = [*dict.fromkeys(fault for p in plan.pending(ledger).runs for fault in data.faults(p.run))]
+    return faults or changed_texts(plan, ledger)
 
 
 def changed_texts(plan: Plan, ledger: Ledger) -> list[str]:
-    """One study is trained on one text: a source that changed since its first record is refused."""
-    then = {_texts(p.run): ledger[p.run.id].data for p in plan.runs if p.run.id in ledger}
-    now = {_texts(p.run): p.run for p in plan.runs if _texts(p.run) in then}
-    lines = []
-    for texts, run in now.items():
-        said = data.provenance(run)
-        for source, field, part in zip(texts, ("data.source", "eval.source"), ("", "eval_"), strict=True):
-            before, now_is = (_sums(text, part) for text in (then[texts], said))
-            if before != now_is:
-                lines.append(
-                    f"{field} = {source}: its text changed since the runs in {ledger.folder} (then "
-                    f"{then[texts].get(f'{part}python', '')} {before[0][:12]}, now {said.get(f'{part}python', '')} "
-                    f"{now_is[0][:12]}); give another --out"
-                )
-    return [*dict.fromkeys(lines)]
+    """One study is trained on one text: one that is another here, or now, than where it was begun is refused."""
+    if not (ledger.folder / "study.json").exists() or not _begun(plan, ledger):
+        return []
+    trained = {p.run.data.source for p in plan.runs}
+    return [
+        f"{'data' if source in trained else 'eval'}.source = {source}: its text is another than that of the runs in "
+        f"{ledger.folder} (there {then.get('python', '')} {then.get('sha256', '')[:12]}, here {now.get('python', '')} "
+        f"{now.get('sha256', '')[:12]}); take part with that text, or give another --out"
+        for source, then in ledger.study().get(TEXTS, {}).items()
+        if (now := _texts(plan, source).get(source)) and any(then.get(key) != now.get(key) for key in SHAS)
+    ]
 
 
-def _sums(text: Mapping[str, str], part: str) -> tuple[str, str]:
-    return text.get(f"{part}sha256", ""), text.get(f"{part}sha256_held_out", "")
+def _texts(plan: Plan, *sources: str) -> dict[str, dict[str, str]]:
+    """Python's version and the sha256 of what each source of a plan holds on this machine, those measured on too."""
+    models = {name: p.run.model for p in plan.runs for name in (p.run.eval.source, p.run.data.source) if name}
+    said = {
+        name: data.open_source(DataSpec(source=name), model).provenance
+        for name, model in models.items()
+        if not sources or name in sources
+    }
+    return {name: {key: of[key] for key in ("python", *SHAS) if key in of} for name, of in said.items()}
 
 
-def _texts(run: RunSpec) -> tuple[str, str]:
-    """What it is trained on, and what else it is measured on."""
-    return run.data.source, run.eval.source
+def _begun(plan: Plan, ledger: Ledger) -> bool:
+    return any(p.run.id in ledger or ledger.curve_lines(p.run.id) for p in plan.runs)
 
 
 def lay_down(study: Study, ledger: Ledger, holder: Holder, command: str, workers: int) -> None:
     """Write `study.json`. While others are at work on the same it stays as it is; on another plan they stop nobody.
 
     It also says how many cores a worker has, one or all of its participant's: sums run in another order on several, so
-    whoever takes part later, or goes on, does as it was begun.
+    whoever takes part later, or goes on, does as it was begun. And which text each source is.
     """
     path = ledger.folder / "study.json"
     before = ledger.study() if path.exists() else {}
@@ -146,11 +158,12 @@ def lay_down(study: Study, ledger: Ledger, holder: Holder, command: str, workers
         if faults := _other_study(study, ledger):
             raise Refusal(faults)
         return
-    begun = any(p.run.id in ledger or ledger.curve_lines(p.run.id) for p in study.runs.runs)
+    begun = _begun(study.runs, ledger)
     single = before.get(SINGLE) if begun else None
     if single is None:
         single = one_core_each(study.runs, workers)
-    commit_json(path, study.to_json() | {"command": command, SINGLE: single})
+    texts = _texts(study.runs) | (before.get(TEXTS, {}) if begun else {})
+    commit_json(path, study.to_json() | {"command": command, SINGLE: single, TEXTS: texts})
 
 
 def workers_of(arguments: argparse.Namespace, ledger: Ledger) -> int:
@@ -232,15 +245,23 @@ def sweep(
                 team=team,
             ).run()
     finally:
-        _clear(plan, ledger, holder)
+        if not stop.asked():  # who has to be gone soon leaves that to the next
+            _clear(plan, ledger, holder)
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
 def _clear(plan: Plan, ledger: Ledger, holder: Holder) -> None:
-    """Who is alone in the folder clears it of what the dead left there."""
-    if not holder.others():
-        clear(ledger, [p.run.id for p in plan.runs], [p.run.id for p in plan.runs if p.role != "trunk"])
+    evaluated = [p.run.id for p in plan.runs if p.role != "trunk"]
+    clear(ledger, [p.run.id for p in plan.runs], evaluated, alone=lambda: not holder.others())
+
+
+def write_table(plan: Plan, ledger: Ledger, holder: Holder, outcome: Outcome) -> None:
+    """`runs.csv`, at the end of a sweep: by who is the last to leave, so that no older table takes the place of a newer
+    one; by nobody whose time is up, or whose folder is gone."""
+    gone = any(failure.kind == "folder_lost" for failure in outcome.failed.values())
+    if not (outcome.stopped or gone) and (not len(plan.pending(ledger)) or not holder.others()):
+        table.write(ledger)
 
 
 def worker_command(ledger: Ledger, population: str) -> list[str]:
@@ -259,7 +280,6 @@ def register(ledger: Ledger, console: Console) -> None:
     """The forecast of the held-out runs, before they are trained."""
     from scaling.report import findings
 
-    table.write(ledger)
     try:
         lines = findings.register(ledger)
     except Refusal as refusal:

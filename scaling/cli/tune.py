@@ -97,7 +97,7 @@ class Asked:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    study, path = study_of(arguments.experiment, arguments.changes)
+    study, path = study_of(arguments.experiment, arguments.changes, arguments.size)
     folder = results_of(study, path, arguments.out)
     disk_folder_of(folder, "tune")
     own, ledger = Ledger(folder), Ledger(folder / "tuning")
@@ -303,7 +303,7 @@ def _console() -> Console:
 
 def _command(arguments: argparse.Namespace) -> str:
     """What makes these results again, wherever they go."""
-    words = ["scaling", "tune", typed(arguments.experiment)]
+    words = ["scaling", "tune", typed(arguments.experiment), *(["--size", arguments.size] if arguments.size else [])]
     words += [word for change in arguments.changes for word in ("--set", change)]
     words += [word for name in arguments.groups for word in ("--group", name)]
     usual = {"sizes": "3", "horizons": "2", "rates": 5, "step": 2.0, "seeds": 1, "level": None}

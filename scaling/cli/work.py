@@ -19,13 +19,15 @@ from scaling.cli.sweep import (
     unfit_options,
     unfit_sinks,
     unfit_team,
+    unfit_texts,
     worker_command,
     workers_of,
+    write_table,
 )
 from scaling.launch.sinks import missing
 from scaling.launch.team import attend, close
 from scaling.plan import Plan
-from scaling.record import Ledger, table
+from scaling.record import Ledger
 from scaling.record.claims import Holder
 from scaling.record.files import folder_of
 from scaling.spec import Refusal
@@ -54,6 +56,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    with obeying_signals():
+        return _run(arguments)
+
+
+def _run(arguments: argparse.Namespace) -> int:
     ledger = Ledger(folder_of(arguments.folder))
     plan = Plan.from_json(ledger.study()["plan"])
     workers = workers_of(arguments, ledger) if arguments.processes == 1 else arguments.workers or 1
@@ -67,10 +74,11 @@ def run(arguments: argparse.Namespace) -> int:
     faults += _unfit_team(arguments, workers, plan.pending(ledger), ledger.folder)
     if arguments.process and not faults:
         return _attend(ledger, arguments)
+    faults = faults or unfit_texts(plan, ledger)
     if faults := faults + missing(arguments.sinks) + unfit_sinks(ledger, arguments.sinks):
         raise Refusal(faults)
     console = Console(stderr=True)
-    with obeying_signals(), Holder(ledger.folder) as holder, _closing(ledger, arguments.team):
+    with Holder(ledger.folder) as holder, _closing(ledger, arguments.team):
         outcome = sweep(
             plan,
             ledger,
@@ -84,7 +92,7 @@ def run(arguments: argparse.Namespace) -> int:
             processes=arguments.processes,
             team=arguments.team,
         )
-        table.write(ledger)
+        write_table(plan, ledger, holder, outcome)
     if outcome.stopped:
         console.print("stopped; what is done is kept, and the same command goes on")
         return INTERRUPTED
@@ -124,6 +132,5 @@ def _unfit_team(arguments: argparse.Namespace, workers: int, pending: Plan, fold
 
 def _attend(ledger: Ledger, arguments: argparse.Namespace) -> int:
     team = ["--team", arguments.team, "--processes", str(arguments.processes), "--process", str(arguments.process)]
-    with obeying_signals():
-        status = attend(worker_command(ledger, arguments.population) + team, ledger.folder, arguments.team)
+    status = attend(worker_command(ledger, arguments.population) + team, ledger.folder, arguments.team)
     return DONE if status == 0 else FAILED

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from scaling.launch import team
-from scaling.launch.worker import Failed, Job, Stopped, serve
+from scaling.launch.worker import Failed, Job, Stopped, own_stdout, serve
 from scaling.machine import cache_folder, programs_folder
 from scaling.record import Ledger
 from scaling.record.claims import ClaimLost
@@ -29,6 +29,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    events = own_stdout()
     from scaling.train import Interrupted, Watch, dismiss, fastest, forget_weights, join, lead, train_population
     from scaling.train.host import keep_compiled_programs, use_every_core
 
@@ -53,6 +54,8 @@ def run(arguments: argparse.Namespace) -> int:
         def fence() -> None:
             for claim in ours.values():
                 claim.check(ledger.folder)
+                if claim.run_id in ledger:  # by another, which had taken it over while this process stood still
+                    raise ClaimLost(f"run {claim.run_id} was recorded by another participant")
 
         watch, together = Watch(progress=progress, stop=stop, fence=fence), len(job.runs)
         if together > 1 and arguments.population == "auto":
@@ -64,9 +67,8 @@ def run(arguments: argparse.Namespace) -> int:
                 for record in train_population(
                     members, results=ledger.folder, branch_steps=job.branch_steps, machine=machine, watch=watch
                 ):
-                    fence()
                     with contextlib.suppress(FileExistsError):  # another participant was first, to the same result
-                        ledger.commit(record)
+                        ledger.commit(record, fence)
                     status = ledger[record.run.id].status
                     if not job.branch_steps and status == "finished":
                         forget_weights(record.run, ledger.folder)
@@ -85,7 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
                 raise
 
     try:
-        return serve(make, meet)
+        return serve(make, meet, events)
     finally:
         for other in others:
             other.leave()

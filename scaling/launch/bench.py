@@ -38,6 +38,7 @@ class Team:
     def __init__(self, command: Callable[[int], Sequence[str]], workers: int, folder: Path):
         self.start = 0.0  # seconds until a worker was ready, the median of the first team
         self._command, self._workers, self._folder = command, workers, folder
+        folder.mkdir(parents=True, exist_ok=True)
         self._cores = cores() if workers > 1 else [None]
         self._said: Queue[Event] = Queue()
         self._team: dict[int, Worker] = {}

@@ -5,7 +5,9 @@ copy of its queue, and the folder holds everything else: kill it at any moment, 
 has no record. A worker that dies or hangs takes down its run, not the sweep.
 """
 
+import errno
 import functools
+import itertools
 import math
 import os
 import platform
@@ -23,20 +25,22 @@ from scaling.launch.process import PATIENCE_SECONDS, Event, Worker, ended
 from scaling.launch.team import HERE
 from scaling.machine import cache_folder, cores, cores_are_ours, given_cores
 from scaling.plan.clock import AT_HAND_SECONDS, seconds
-from scaling.plan.plan import Plan, Planned, Role
+from scaling.plan.plan import Plan, Planned
 from scaling.record import Failure, Ledger
 from scaling.record.claims import Claim, Holder, standing
 from scaling.record.failure import Kind
 from scaling.record.files import on_store
-from scaling.spec import alike
+from scaling.spec import Refusal, alike
 
 ATTEMPTS = 3  # of a run whose worker died or hung; jaxlib is known to crash now and then (jax issue 39257)
 EXIT_SECONDS = 15.0  # from asking a sweep to stop until it is gone
 GRACE_SECONDS = 14.0  # from asking a worker to stop until it is killed: steps in flight, and a save for each member
 LOOK_SECONDS = 1.0  # between looks at what other participants have done
 STORE_LOOK_SECONDS = 10.0  # in a bucket, where every look is a request for every run
+LOOK_RUNS = 1000  # looked at in one go, between which the supervisor hears its workers and its signals
 LOOK_SHARE = 0.05  # of the time, at most, that looking takes
 STALLED_SECONDS = 5.0  # of its own loop, after which a supervisor knows that it was stopped itself
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 FINAL = ("error", "out_of_memory")  # kinds of failure that trying again does not mend
 
 
@@ -147,11 +151,14 @@ class LocalSweep:
         self._unready: Counter[int] = Counter()  # workers that ended before they were ready, by number
         self._elsewhere: dict[str, float] = {}  # run in other hands -> when to ask again
         self._lost_trunks: set[str] = set()  # recorded, and to be trained again
-        self._next_look = 0.0
+        self._next_look, self._to_look_at = 0.0, []
         self._in_store, self._next_round = on_store(ledger.folder), 0.0
         self._look_seconds = STORE_LOOK_SECONDS if self._in_store else LOOK_SECONDS
         # Nobody appends to a log in a bucket, so that of a worker stays with the machine.
         self._logs = cache_folder() / "logs" / ledger.folder.name if self._in_store else ledger.folder / "logs"
+        if self._logs.is_symlink():
+            raise Refusal(f"{self._logs}: is a link, and workers would write where it leads; move it away")
+        self._logs.mkdir(parents=True, exist_ok=True)
         self._log_name = f"worker-{holder.name}" if holder.others() else "worker"
         # The plan decides and not what is pending: a sweep that was stopped goes on as it began, to the same bits.
         self._single = one_core_each(plan, workers) if single is None else single
@@ -164,6 +171,7 @@ class LocalSweep:
         for p in plan.runs:
             if p.run.branch:
                 self._branches.setdefault(p.run.branch.trunk, []).append(p)
+        self._rank = functools.cache(self._ranked)  # by run: a queue may be long, and is gone through at each hand-out
         self._size = min(workers, max(1, len(self._queue)))
 
     def _earlier_failures(self, retry: bool) -> dict[str, Failure | None]:
@@ -246,9 +254,12 @@ class LocalSweep:
             self._look_around()
             self._hand_out()
         except OSError as error:
-            if not self._in_store:
-                raise
-            self._give_up_all("folder_lost", f"{self._ledger.folder}: {error}")
+            if error.errno not in NO_ROOM:
+                self._give_up_all("folder_lost", f"{self._ledger.folder}: {error}")
+            elif any(worker.jobs for worker in self._workers.values()):
+                self._next_round = time.monotonic() + self._look_seconds  # what is in hand may end, and make room
+            else:
+                self._give_up_all("disk_full", f"{self._ledger.folder}: {error}")
         if self._in_store:
             self._next_round = time.monotonic() + STORE_LOOK_SECONDS
 
@@ -298,23 +309,28 @@ class LocalSweep:
         began = time.monotonic()
         if began < self._next_look:
             return
-        if lost := self._holder.lost():
-            self._give_up_all("folder_lost", lost)
-            return
-        mine = {run_id for worker in self._workers.values() for run_id in worker.jobs}
-        if self._holder.others() or self._elsewhere:
-            for run_id in [run_id for run_id in self._queue if run_id not in mine]:
-                planned = self._queue[run_id]
-                if run_id not in self._ledger:
-                    self._lost_trunks.discard(run_id)  # whoever opened it again trains it
-                if run_id in self._ledger and not self._is_to_be_reopened(planned):
-                    self._made_elsewhere(run_id)
-                elif (failure := self._ledger.failure(run_id)) != self._failures.get(run_id) and failure:
-                    del self._queue[run_id]
-                    self._elsewhere.pop(run_id, None)
-                    self.outcome.failed[run_id] = failure
+        if not self._to_look_at:
+            if lost := self._holder.lost():
+                self._give_up_all("folder_lost", lost)
+                return
+            self._to_look_at = [*self._queue] if self._holder.others() or self._elsewhere else []
+        for run_id in self._to_look_at[:LOOK_RUNS]:
+            if run_id in self._queue:
+                self._look_at(run_id)
+        del self._to_look_at[:LOOK_RUNS]
         took = time.monotonic() - began
-        self._next_look = began + max(self._look_seconds, took / LOOK_SHARE)
+        self._next_look = began + max(0.0 if self._to_look_at else self._look_seconds, took / LOOK_SHARE)
+
+    def _look_at(self, run_id: str) -> None:
+        there = run_id in self._ledger
+        if not there:
+            self._lost_trunks.discard(run_id)  # whoever opened it again trains it
+        if there and not self._is_to_be_reopened(self._queue[run_id]):
+            self._made_elsewhere(run_id)
+        elif not there and (failure := self._ledger.failure(run_id)) and failure != self._failures.get(run_id):
+            del self._queue[run_id]
+            self._elsewhere.pop(run_id, None)
+            self.outcome.failed[run_id] = failure
 
     def _made_elsewhere(self, run_id: str) -> None:
         del self._queue[run_id]
@@ -339,7 +355,7 @@ class LocalSweep:
                 for member in jobs:
                     del self._queue[member.run.id]
                     self._attempts[member.run.id] += 1
-                worker.start(jobs, self._plan.branch_steps(jobs[0].run.id), claims)
+                worker.start(jobs, self._branch_steps(jobs[0]), claims)
             elif not self._more_to_come():
                 worker.ending = True
                 worker.tell(do="end")
@@ -392,14 +408,18 @@ class LocalSweep:
         if not ready:
             return None
         last = worker.last.run.model if worker.last else None
-        return max(
-            ready,
-            key=lambda p: (
-                self._leads_to(p, "fitted"),
-                self._leads_to(p, "held_out"),
-                self._chain(p) + AT_HAND_SECONDS * (p.run.model == last),
-            ),
-        )
+
+        def order(planned: Planned) -> tuple[bool, bool, float]:
+            fitted, held_out, chain = self._rank(planned.run.id)
+            return fitted, held_out, chain + AT_HAND_SECONDS * (planned.run.model == last)
+
+        return max(ready, key=order)
+
+    def _ranked(self, run_id: str) -> tuple[bool, bool, float]:
+        """Whether it is fitted or held out, or leads to such a run; seconds of it and all of its branches."""
+        family = [self._planned[run_id], *self._branches.get(run_id, ())]
+        roles = {p.role for p in family}
+        return "fitted" in roles, "held_out" in roles, sum(map(seconds, family))
 
     def _ready(self) -> list[Planned]:
         now, there = time.monotonic(), functools.cache(self._trunk_is_there)
@@ -413,26 +433,20 @@ class LocalSweep:
         """`first`, and what can be trained in one program with it. What has cost a worker its life is tried alone."""
         if self._population == 1 or self._attempts[first.run.id]:
             return [first]
-        shape, steps = alike(first.run), self._plan.branch_steps(first.run.id)
-        others = [
+        shape, steps = alike(first.run), self._branch_steps(first)
+        others = (
             p for p in self._ready()
-            if p is not first and not self._attempts[p.run.id] and alike(p.run) == shape
-            and self._plan.branch_steps(p.run.id) == steps
-        ]  # fmt: skip
-        return [first, *others[: self._population - 1]]
+            if p is not first and p.run.steps == first.run.steps and p.run.model == first.run.model
+            and not self._attempts[p.run.id] and alike(p.run) == shape and self._branch_steps(p) == steps
+        )  # fmt: skip
+        return [first, *itertools.islice(others, self._population - 1)]
+
+    def _branch_steps(self, trunk: Planned) -> tuple[int, ...]:
+        """The steps at which branches leave it, each once."""
+        return tuple(sorted({p.run.branch.step for p in self._branches.get(trunk.run.id, ()) if p.run.branch}))
 
     def _trunk_is_there(self, trunk: str) -> bool:
         return trunk in self._ledger and trunk not in self._queue
-
-    def _leads_to(self, planned: Planned, role: Role) -> bool:
-        return any(p.role == role for p in self._family(planned))
-
-    def _chain(self, planned: Planned) -> float:
-        return sum(seconds(p) for p in self._family(planned))
-
-    def _family(self, planned: Planned) -> list[Planned]:
-        """The run and the queued branches that wait for it."""
-        return [planned, *(p for p in self._branches.get(planned.run.id, ()) if p.run.id in self._queue)]
 
     def _handle(self, event: Event) -> None:
         worker = self._workers[event.worker]
@@ -509,7 +523,8 @@ class LocalSweep:
     def _give_up(self, run_id: str, failure: Failure) -> None:
         self.outcome.failed[run_id] = failure
         try:
-            self._ledger.fail(run_id, failure)
+            if not self._holder.lost():  # a folder that is gone is not made anew, under a mount point perhaps
+                self._ledger.fail(run_id, failure)
         except OSError:  # a full disk, or a folder that is gone, cannot even say so
             return
 

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue as Queue
-from typing import Any
+from typing import IO, Any
 
 from scaling.launch.worker import STOPPED
 from scaling.machine import cores_are_ours, given_cores
@@ -37,7 +37,7 @@ def _cores_in_words(alone: bool, sharers: int = 1) -> dict[str, str]:
 class Event:
     """Something a worker said, or what befell it or a run."""
 
-    kind: str  # ready | progress | done | failed | lost | stopped | gone | retried | elsewhere
+    kind: str  # ready | progress | done | failed | lost | stopped | gone | elsewhere
     worker: int  # -1 for what no worker of ours did
     run_id: str = ""
     values: dict[str, Any] = field(default_factory=dict)
@@ -71,9 +71,8 @@ class Worker:
         self.left = False  # ending by itself
         self.hung = False  # killed, for it was silent
         self._heard, self._phase, self._silences = time.monotonic(), "", []
-        log.parent.mkdir(parents=True, exist_ok=True)
         environment = dict(os.environ) | _cores_in_words(alone or core is not None, 1 + len(others))
-        with open(log, "a") as log_file:
+        with open_log(log) as log_file:
             self.process = subprocess.Popen(
                 list(command),
                 stdin=subprocess.PIPE,
@@ -106,11 +105,8 @@ class Worker:
         assert self.process.stdout
         with self.process.stdout:
             for line in self.process.stdout:
-                if not line.endswith("\n"):
-                    break  # cut short by its death
-                values = json.loads(line)
-                kind, run_id = values.pop("event"), values.pop("id", "")
-                said.put(Event(kind=kind, worker=self.number, run_id=run_id, values=values))
+                if event := _heard(line, self.number):
+                    said.put(event)
         status = self.process.wait()
         for other in self._others:
             try:
@@ -178,6 +174,20 @@ class Worker:
         except OSError:
             return "without a word"
         return next((line.strip()[:200] for line in reversed(lines) if line.strip()), "without a word")
+
+
+def open_log(path: Path) -> IO[str]:
+    """To be appended to; never by way of a link, which a folder from a stranger may hold."""
+    return open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666), "a")
+
+
+def _heard(line: str, worker: int) -> Event | None:
+    """The event that a line says; None for another line, as a library may print, and for one cut short by a death."""
+    try:
+        values = json.loads(line)
+        return Event(kind=values.pop("event"), worker=worker, run_id=values.pop("id", ""), values=values)
+    except (ValueError, AttributeError, KeyError, TypeError, RecursionError):
+        return None
 
 
 def ended(status: int) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from scaling.launch.participant import OVER, Participant
+from scaling.launch.process import open_log
 from scaling.launch.worker import STOPPED
 from scaling.plan.clock import seconds
 from scaling.plan.plan import Plan, Planned
@@ -84,7 +85,7 @@ def participate(command: Sequence[str], log: str, cpus: int, gpus: int, _after: 
     """What Ray calls on a node. Without a GPU of its own it computes on the CPU, whatever the node has."""
     path = Path(log)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a", encoding="utf-8") as file:
+    with open_log(path) as file:
         participant = Participant(command, granted=cpus, platform="" if gpus else "cpu", log=file)
         try:
             status = participant.wait()

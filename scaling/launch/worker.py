@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from queue import SimpleQueue
-from typing import Any
+from typing import IO, Any
 
 from scaling.record.claims import Claim, ClaimLost
 from scaling.spec import RunSpec, from_json
@@ -47,12 +47,31 @@ class Job:
 Make = Callable[[Job, Callable[[dict[str, Any]], None], Callable[[], bool]], Iterable[tuple[str, str]]]
 
 
-def serve(make: Make, prepare: Callable[[], None] = lambda: None) -> int:
+class _Stop:
+    """A flag without a lock: a signal may come while the handler of another sets it."""
+
+    def __init__(self) -> None:
+        self._asked = False
+
+    def set(self) -> None:
+        self._asked = True
+
+    def is_set(self) -> bool:
+        return self._asked
+
+
+def own_stdout() -> IO[str]:
+    """Standard output for events alone: from now on whatever a library prints goes to the log."""
+    events = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    return events
+
+
+def serve(make: Make, prepare: Callable[[], None] = lambda: None, events: IO[str] | None = None) -> int:
     """Make runs until told to stop: one at a time, or a population that `make` may train in one program. `prepare` is
     called before the worker says that it is ready."""
-    events = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # whatever a library prints goes to the log, not into the events
-    stop, jobs = threading.Event(), SimpleQueue()
+    events = events or own_stdout()
+    stop, jobs = _Stop(), SimpleQueue()
 
     def wind_up(*_: object) -> None:
         stop.set()
@@ -119,9 +138,12 @@ def _what_befell(error: Exception) -> dict[str, str]:
     return {"event": "failed", "kind": "error", "reason": f"{type(error).__name__}: {said}"}
 
 
-def _listen(jobs: "SimpleQueue[dict[str, Any] | None]", stop: threading.Event) -> None:
+def _listen(jobs: "SimpleQueue[dict[str, Any] | None]", stop: _Stop) -> None:
     for line in sys.stdin:
-        message = json.loads(line)
+        try:
+            message = json.loads(line)
+        except ValueError:
+            break  # cut short by the supervisor's death
         if message["do"] == "run":
             jobs.put(message)
         else:  # "stop" saves and ends; "end" lets the run in hand finish

@@ -223,11 +223,11 @@ class Holder:
         mine = self._claims.pop(run_id, None)
         if mine is None:
             return
-        if mine.held(self._folder):
-            home = self._file_of(mine).parent
-            for token, name in _claims(home):  # the lower ones first, so that none of them counts in between
-                if token <= mine.token:
-                    with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # a claim that stays ends with its holder
+            if mine.held(self._folder):
+                home = self._file_of(mine).parent
+                for token, name in _claims(home):  # the lower ones first, so that none of them counts in between
+                    if token <= mine.token:
                         (home / name).unlink()
         self._tell()
 

@@ -156,7 +156,18 @@ def flush_file(path: Path) -> None:
 
 def beside(path: Path) -> Path:
     """A name in the same folder that no other process or thread uses; it says whose it is (`scaling.record.litter`)."""
-    return path.with_name(f".{path.name}.{kernel()[:8] or 'none'}-{os.getpid()}.{uuid.uuid4().hex}.part")
+    return path.with_name(f".{path.name}.{processes()}-{os.getpid()}.{uuid.uuid4().hex}.part")
+
+
+@functools.cache
+def processes() -> str:
+    """What tells processes apart by their numbers: one boot of a machine, and of it one container. `none` where it
+    cannot be told."""
+    try:
+        name_space = os.readlink("/proc/self/ns/pid")
+    except OSError:
+        name_space = ""
+    return hashlib.sha256(f"{kernel()} {name_space}".encode()).hexdigest()[:8] if kernel() else "none"
 
 
 @functools.cache

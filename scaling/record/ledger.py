@@ -80,13 +80,15 @@ class Ledger:
             commit_json(folder / "spec.json", to_json(run))
         return folder
 
-    def commit(self, record: RunRecord) -> None:
+    def commit(self, record: RunRecord, fence: Callable[[], None] = lambda: None) -> None:
         """Put a record down for good, with the sha256 of the run's curve as it is now, and sealed.
 
-        Of any number of participants that try, one does; the others get FileExistsError.
+        Of any number of participants that try, one does; the others get FileExistsError. `fence` raises where the run
+        is not ours to write any more: it is asked after the curve was read, so that no curve of another's is sealed.
         """
         folder = self.begin(record.run)
         values = sealed(record.to_json() | {CURVE: file_digest(folder / "metrics.jsonl")})
+        fence()
         if not create_text(folder / "record.json", json.dumps(values, indent=1, allow_nan=False) + "\n"):
             raise FileExistsError(f"run {record.run.id} is already recorded in {self.folder}")
         (folder / "failure.json").unlink(missing_ok=True)

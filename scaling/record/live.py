@@ -4,8 +4,8 @@ A refresh lists the folders of runs without a record, and reads the lines that t
 """
 
 import json
-import math
 import os
+import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,6 +28,8 @@ RATE_CHANGES = 16  # of a curve, over which its rate is taken
 END_BYTES = 256  # of what was read, by which a file that was replaced is told from one that grew
 
 Status = Literal["finished", "diverged", "failed", "running", "begun", "pending"]
+MOST_STEPS = 2**53  # of a row that is believed
+MOST_CURVES = 2000  # of runs that are over, which are kept
 STATUSES: tuple[Status, ...] = ("running", "begun", "failed", "diverged", "pending", "finished")  # as they are listed
 
 
@@ -126,11 +128,13 @@ def _row(line: bytes) -> dict[str, Any] | None:
         row = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    return row if isinstance(row, dict) and type(row.get("step")) is int and "open" not in row else None
+    if not isinstance(row, dict) or type(row.get("step")) is not int or "open" in row:
+        return None
+    return row if 0 <= row["step"] < MOST_STEPS else None
 
 
 def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
+    return float(value) if isinstance(value, (int, float)) and abs(value) <= sys.float_info.max else None
 
 
 @dataclass
@@ -161,7 +165,8 @@ class Curve:
 class _Followed:
     """The curve of a run that has one."""
 
-    def __init__(self, folder: Path, batch_tokens: int):
+    def __init__(self, folder: Path, batch_tokens: int, drawn: bool):
+        self._drawn = drawn
         self.curve, self.step, self.loss = Curve(), 0, None
         self._tail, self._batch_tokens = Tail(folder / "metrics.jsonl"), batch_tokens
         self._seen: deque[tuple[float, int]] = deque(maxlen=RATE_CHANGES)  # (seconds, step) when rows came
@@ -174,7 +179,7 @@ class _Followed:
             self.curve.restart(version)
         for row in rows:
             self.step, self.loss = row["step"], _number(row.get("loss"))
-            if self.loss is not None:
+            if self.loss is not None and self._drawn:
                 self.curve.add(self.step * self._batch_tokens, self.loss, version)
         if rows:
             if self._seen and self.step < self._seen[-1][1]:  # it went back to a checkpoint
@@ -200,9 +205,9 @@ class _Watched:
         self.changed = 0  # the last refresh that found something new
         self.followed: _Followed | None = None
 
-    def read(self, folder: Path, version: int, now: float) -> _Followed:
-        """Its curve, read to the end."""
-        self.followed = self.followed or _Followed(folder, self.now.batch_tokens)
+    def read(self, folder: Path, version: int, now: float, drawn: bool) -> _Followed:
+        """Its curve, read to the end; its points are kept where it is `drawn`."""
+        self.followed = self.followed or _Followed(folder, self.now.batch_tokens, drawn)
         if self.followed.read(version, now):
             self.changed = version
         return self.followed
@@ -228,6 +233,8 @@ class Live:
         self.version = 0  # of refreshes
         self.participants: tuple[Participant, ...] = ()
         self._observer, self._curves, self._clock = Observer(ledger.folder), curves, clock
+        self._drawn = curves > 0
+        self._over: deque[_Watched] = deque()  # recorded, and their curves kept
         self._finished = dict(finished or {})
         self._asked: tuple[int, ...] = ()
         self._watched: dict[str, _Watched] = {}
@@ -312,7 +319,8 @@ class Live:
             self._take_record(one)
             return
         now = self._clock()
-        curve = one.read(self._folder(one.now.id), self.version, now) if names or one.followed else None
+        there = names or one.followed
+        curve = one.read(self._folder(one.now.id), self.version, now, self._drawn) if there else None
         step, train_loss = (curve.step, curve.loss) if curve else (0, None)
         live = by is not None and by.live
         failed = self._failure(one.now.id) if "failure.json" in names and not live else None
@@ -332,7 +340,7 @@ class Live:
         """What the record says, once; a curve that was watched is read to its end."""
         watched = one.now.status in ("running", "begun")
         if watched or self._curves > 0:
-            one.read(self._folder(one.now.id), self.version, self._clock())
+            one.read(self._folder(one.now.id), self.version, self._clock(), self._drawn)
             self._curves -= not watched
         try:
             record = self.ledger[one.now.id]
@@ -347,6 +355,10 @@ class Live:
             reason=record.reason, way_out="", train_loss=None,
             tokens_per_second=record.clock.tokens_per_second if record.clock else None,
         )  # fmt: skip
+        if one.followed:
+            self._over.append(one)
+        while len(self._over) > (MOST_CURVES if self._drawn else 0):  # a long watch of many runs fits the memory
+            self._over.popleft().followed = None
 
     def _check_again(self) -> None:
         """Some of the recorded runs, in turn: a supervisor may have reopened one."""

@@ -147,7 +147,10 @@ class StorePath(PosixGPath):
             return
         home = _key(self) + "/"
         for name in sorted(map(_bare, found)):
-            if name.startswith(home) and not name.endswith("/"):
+            rest = PurePosixPath(name.removeprefix(home))
+            if not name.startswith(home) or name.endswith("/"):
+                continue
+            if not rest.is_absolute() and ".." not in rest.parts:  # no name of ours, and none leads out of a folder
                 yield name.removeprefix(home), self / name.removeprefix(home)
 
     def glob(self, pattern: str) -> Iterator["StorePath"]:

@@ -232,7 +232,7 @@ class _Check:
         """A run without a record writes its curve anew when it goes on, so that what is wrong with it is no fault."""
         level: Level = "fault" if recorded else "note"
         way_out = AGAIN.replace("it away", "the run's folder away") if recorded else "the run mends it when it goes on"
-        if seal and seal[CURVE] != file_digest(path):
+        if seal and seal.get(CURVE) != file_digest(path):
             there = path.is_file()
             what = "not as it was when the run was recorded: its sha256 is another" if there else "not here"
             return self.add(level, path, what, way_out)

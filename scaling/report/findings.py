@@ -1,8 +1,10 @@
 """What a results folder shows: every fit of a study's analysis, and its answer to each of the four concepts.
 
-Everything is computed from `study.json`, `runs.csv` and `forecast.json`; `write` puts the fits beside them.
+Everything is computed from `study.json`, the rows of `runs.csv` and `forecast.json`; `write` puts the fits beside them.
 """
 
+import csv
+import io
 import json
 import math
 from collections.abc import Mapping
@@ -17,9 +19,11 @@ from scaling.fitting.fitted import Fit
 from scaling.fitting.forecast import Forecast, Score, forecast, forecast_from_json, score
 from scaling.fitting.isoflop import IsoFlop, isoflop
 from scaling.fitting.observe import Observations, observe, read_table
+from scaling.fitting.table import plain
 from scaling.fitting.uncertainty import Interval
 from scaling.record import Ledger
-from scaling.record.files import commit_json, create_text, read_json
+from scaling.record.files import commit_json, create_text, names, read_json
+from scaling.record.table import HEADER, line, rows
 from scaling.report.words import interval, of_loss, power, short
 from scaling.spec import Refusal, RunSpec, from_json
 
@@ -89,7 +93,7 @@ class Findings:
 
 def find(ledger: Ledger) -> Findings:
     """Fit everything that the study's analysis asks for and the records allow. Raises `Refusal` without a study."""
-    study, table = _asked(ledger), read_table(ledger.folder / "runs.csv")
+    study, table = _asked(ledger), _table(ledger)
     analysis = study["analysis"]
     params, level = PARAMS_COLUMN[analysis["params"]], analysis["level"]
     warnings: list[str] = []
@@ -120,6 +124,21 @@ def find(ledger: Ledger) -> Findings:
         warnings=tuple(warnings),
     )
     return _answered(found)
+
+
+def _table(ledger: Ledger) -> "pandas.DataFrame":
+    """`runs.csv` as the records give it now, in cells of text: other participants may be writing the file. A published
+    folder has the file alone."""
+    import pandas
+
+    if not names(ledger.folder / "runs"):
+        return read_table(ledger.folder / "runs.csv")
+    lines = [HEADER, *map(line, rows(ledger))]
+    header, *cells = csv.reader(io.StringIO("".join(lines)))
+    if not cells:
+        raise Refusal(f"{ledger.folder}: has no evaluated runs")
+    texts = [[plain(cell.strip()) for cell in row] for row in cells]
+    return pandas.DataFrame(texts, columns=header, index=pandas.RangeIndex(2, len(cells) + 2, name="line"), dtype=str)
 
 
 def _asked(ledger: Ledger) -> dict[str, Any]:
@@ -163,7 +182,7 @@ def register(ledger: Ledger) -> list[str]:
     held-out run; raises `Refusal` when no law can forecast.
     """
     path = ledger.folder / "forecast.json"
-    study, table = _asked(ledger), read_table(ledger.folder / "runs.csv")
+    study, table = _asked(ledger), _table(ledger)
     stands = path.exists()
     documents = [{"run_id": run_id} | said.to_json() for run_id, said in _forecasts(path)]
     said = {document["run_id"] for document in documents}

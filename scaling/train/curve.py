@@ -14,6 +14,7 @@ from scaling.spec import RunSpec
 from scaling.train.optim import learning_rates
 from scaling.train.step import StepMetrics
 
+MOST_MARKED = 2**22  # bytes of marks until the file is written anew
 ROWS = 100  # of a run's curve, about
 PROBE_STEPS = 32  # between measurements of the gradient noise; each costs half a step
 SETTLED_SHARE = 0.05  # of a run's steps, in which its loss falls from that of chance
@@ -47,8 +48,14 @@ class Curve:
         begun = self._open.get(resumed_at, {"open": ()})["open"]
         self._steps: list[tuple[float, ...]] = [tuple(_numbers(step)) for step in begun]
         self._marks = sorted(self._open)[-2:]
+        self._marked = 0  # bytes of marks in the file
+        self._begin()
+
+    def _begin(self) -> None:
+        """The file with what counts now, to be appended to."""
         self._rewrite()
-        self._file = None if on_store(path) else open(path, "a", encoding="utf-8")
+        self._marked = 0
+        self._file = None if on_store(self._path) else open(self._path, "a", encoding="utf-8")
 
     def __enter__(self) -> "Curve":
         return self
@@ -91,10 +98,13 @@ class Curve:
         """Put down, and on the disk, what the interval under way holds, for a run that goes on from `step`."""
         if self._steps:
             self._open[step] = {"step": step, "open": [_cells(values) for values in self._steps]}
-            self._append(self._open[step])
+            self._marked += self._append(self._open[step])
         self._marks = [*self._marks, step][-2:]
         self._open = {at: line for at, line in self._open.items() if at in self._marks or at in self._kept}
-        if self._file:
+        if self._file and self._marked > MOST_MARKED:  # marks of long intervals are long, and soon of no use
+            self._file.close()
+            self._begin()
+        elif self._file:
             self._file.flush()
             os.fsync(self._file.fileno())
         else:
@@ -120,9 +130,9 @@ class Curve:
         self._append(row)
         self._steps.clear()
 
-    def _append(self, line: dict[str, Any]) -> None:
-        if self._file:
-            self._file.write(json.dumps(line) + "\n")
+    def _append(self, line: dict[str, Any]) -> int:
+        """The characters written."""
+        return self._file.write(json.dumps(line) + "\n") if self._file else 0
 
 
 def _cells(values: tuple[float, ...]) -> list[float | None]:

@@ -7,15 +7,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
-from scaling import data
-from scaling.cli import main
+from scaling.cli import main, sweep
 from scaling.cli.main import COMMANDS
-from scaling.cli.sweep import changed_texts
-from scaling.plan import Plan, Planned
+from scaling.plan import Plan, Planned, Study
+from scaling.record import Ledger
+from scaling.record.files import commit_json
 from scaling.spec import DataSpec, EvalSpec, ModelSpec, OptimSpec, RunSpec
 
 STUDY = """
@@ -144,10 +143,7 @@ def test_what_runs_read_is_set_from_the_command_line_and_costs_what_it_did(study
         assert planned["run"]["eval"]["source"] == "zipf-facts:noise=0.2"
 
 
-def test_a_text_that_changed_since_it_was_trained_or_measured_on_is_refused(tmp_path: Path):
-    class Records(dict):
-        folder = tmp_path
-
+def test_a_text_that_is_another_than_that_trained_or_measured_on_is_refused(tmp_path: Path, monkeypatch):
     for name in "ab":
         (tmp_path / name).write_bytes(f"{name} text ".encode() * 1000)
     model = ModelSpec(n_layers=1, d_model=16, d_ff=32, vocab_size=256, context=12)
@@ -156,13 +152,15 @@ def test_a_text_that_changed_since_it_was_trained_or_measured_on_is_refused(tmp_
         eval=EvalSpec(tokens=120, source=f"text:{tmp_path}/b"), batch=8, steps=1,
     )  # fmt: skip
     plan = Plan((Planned(run=run, group="g", role="fitted"),))
-    records = Records({run.id: SimpleNamespace(data=data.provenance(run))})
-    assert changed_texts(plan, records) == []  # type: ignore[arg-type]
+    study = Study(name="s", question="?", plan=plan).to_json()
+    commit_json(tmp_path / "study.json", study | {sweep.TEXTS: sweep._texts(plan)})
+    monkeypatch.setattr(sweep, "_begun", lambda plan, ledger: True)
+    assert sweep.changed_texts(plan, Ledger(tmp_path)) == []
     for name, field in (("b", "eval.source"), ("a", "data.source")):
         was = (tmp_path / name).read_bytes()
         (tmp_path / name).write_bytes(was + b"and more")
-        (line,) = changed_texts(plan, records)  # type: ignore[arg-type]
-        assert line.startswith(f"{field} = text:{tmp_path}/{name}: its text changed since the runs in {tmp_path}")
+        (line,) = sweep.changed_texts(plan, Ledger(tmp_path))
+        assert line.startswith(f"{field} = text:{tmp_path}/{name}: its text is another")
         (tmp_path / name).write_bytes(was)
 
 

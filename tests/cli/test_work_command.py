@@ -2,6 +2,7 @@
 
 import json
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,47 @@ def test_who_takes_part_has_the_cores_that_the_sweep_was_begun_with(tmp_path: Pa
     assert "as this sweep was begun with" in capsys.readouterr().err
 
 
+def test_who_has_another_text_or_none_takes_no_part(tmp_path: Path, tiny: RunSpec, monkeypatch, nothing_trains, capsys):
+    text = tmp_path / "text"
+    text.write_bytes(bytes(range(97, 123)) * 4000)
+    source = {"source": f"text:{text}"}
+    run = replace(tiny, data=replace(tiny.data, **source), model=replace(tiny.model, vocab_size=256))
+    study = Study(name="s", question="?", plan=straight(run, [run.model], [1920, 3840], group="grid"))
+    ledger, folder = Ledger(tmp_path / "out"), str(tmp_path / "out")
+    with Holder(ledger.folder) as holder:
+        sweep.lay_down(study, ledger, holder, "", 1)
+    assert main(["work", folder]) == 0
+    (ledger.begin(study.plan.runs[0].run) / "metrics.jsonl").write_text('{"step": 1}\n')
+    text.write_bytes(bytes(range(97, 123)) * 4001)
+    capsys.readouterr()
+    assert main(["work", folder]) == 2
+    assert "its text is another than that of the runs" in capsys.readouterr().err
+    text.unlink()
+    assert main(["work", folder]) == 2
+    assert "data.source" in capsys.readouterr().err
+
+
+def test_the_table_is_written_by_the_last_to_leave(folder: Path, tiny: RunSpec, nothing_trains):
+    with Holder(folder):
+        assert main(["work", str(folder)]) == 0
+        assert not (folder / "runs.csv").exists(), "another is at work, whose table would be newer"
+    assert main(["work", str(folder)]) == 0
+    assert (folder / "runs.csv").exists()
+
+
+def test_a_folder_that_went_away_is_a_failure_and_not_a_refusal(folder: Path, tmp_path: Path, monkeypatch, capsys):
+    lost = Failure(kind="folder_lost", reason="gone")
+
+    def run(self) -> Outcome:
+        folder.rename(tmp_path.with_name(tmp_path.name + "-away"))
+        return Outcome(failed={p["id"]: lost for p in study["plan"]})
+
+    study = Ledger(folder).study()
+    monkeypatch.setattr("scaling.launch.local.LocalSweep.run", run)
+    assert main(["work", str(folder)]) == 1
+    assert "failed (folder_lost)" in capsys.readouterr().err and not folder.exists()
+
+
 def test_what_is_not_finished_is_said_with_its_reason_and_the_way_out(folder: Path, monkeypatch, capsys):
     ledger = Ledger(folder)
     first, second = (planned["id"] for planned in ledger.study()["plan"])
@@ -124,6 +166,6 @@ def test_every_signal_to_end_leaves_with_75_whatever_is_under_way(folder: Path, 
         signal.raise_signal(number)
         threading.Event().wait(10)
 
-    monkeypatch.setattr("scaling.cli.work.table.write", signalled)
+    monkeypatch.setattr("scaling.cli.sweep.table.write", signalled)
     assert main(["work", str(folder)]) == 75
     assert "the same command goes on" in capsys.readouterr().err

@@ -1,5 +1,6 @@
 """The supervisor with stand-in workers: small Python programs that speak the worker's protocol."""
 
+import errno
 import json
 import os
 import subprocess
@@ -18,8 +19,8 @@ from scaling.launch.process import Event
 from scaling.plan import Plan, straight, trunks
 from scaling.record import Ledger, claims
 from scaling.record.claims import Holder
-from scaling.record.files import commit_json
-from scaling.spec import RunSpec
+from scaling.record.files import commit_json, create_text
+from scaling.spec import Refusal, RunSpec
 
 # Serves jobs with the real protocol; `make` writes a bare record and does what BEHAVIOUR says for the run's seed.
 WORKER = """
@@ -385,6 +386,61 @@ def test_workers_that_cannot_start_are_not_started_for_ever(tiny: RunSpec, tmp_p
     (tmp_path / "worker.py").write_text("import sys; sys.exit('no such module')")
     reasons = {failure.reason for failure in sweep.run().failed.values()}
     assert reasons == {"workers end before they are ready: no such module"}
+
+
+def test_what_a_worker_says_that_is_no_event_is_passed_over(tiny: RunSpec, tmp_path: Path):
+    sweep = Sweep(tmp_path, seeds(tiny, 0, 1))
+    script = tmp_path / "worker.py"
+    noise = "for said in ('a plugin says hello', '[1, 2]', '{\"no\": \"event\"}', 'null'): print(said, flush=True)\n"
+    script.write_text(noise + script.read_text())
+    assert set(sweep.run().recorded.values()) == {"finished"}
+
+
+@pytest.mark.parametrize("error, kind", [(errno.ENOSPC, "disk_full"), (errno.EIO, "folder_lost")])
+def test_a_claim_that_cannot_be_written_ends_the_sweep_when_nothing_is_in_hand(
+    tiny: RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int, kind: str
+):
+    sweep, made = Sweep(tmp_path, seeds(tiny, 0, 1, 2), seed0="slow steps"), []
+
+    def claimed(path: Path, text: str) -> bool:
+        made.append(path)
+        if len(made) > 1:
+            raise OSError(error, os.strerror(error))
+        return create_text(path, text)
+
+    monkeypatch.setattr(claims, "create_text", claimed)
+    outcome = sweep.run()
+    if kind == "disk_full":
+        assert len(outcome.recorded) == 1, "what is in hand goes on to its end"
+    assert {failure.kind for failure in outcome.failed.values()} == {kind}
+    assert len(outcome.failed) + len(outcome.recorded) == 3
+
+
+def test_a_disk_that_has_room_again_is_used_again(tiny: RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    sweep, made = Sweep(tmp_path, seeds(tiny, 0, 1, 2), seed0="slow steps"), []
+
+    def claimed(path: Path, text: str) -> bool:
+        made.append(path)
+        if len(made) == 2:
+            raise OSError(errno.ENOSPC, "no room")
+        return create_text(path, text)
+
+    monkeypatch.setattr(claims, "create_text", claimed)
+    assert len(sweep.run().recorded) == 3
+
+
+def test_nothing_is_written_by_way_of_a_link_in_a_strangers_folder(tiny: RunSpec, tmp_path: Path):
+    sweep = Sweep(tmp_path / "out", seeds(tiny, 0))
+    (tmp_path / "away").mkdir()
+    (tmp_path / "out" / "logs").symlink_to(tmp_path / "away")
+    with pytest.raises(Refusal, match="is a link"):
+        sweep.run()
+    (tmp_path / "out" / "logs").unlink()
+    (tmp_path / "out" / "logs").mkdir()
+    (tmp_path / "out" / "logs" / "worker-0.log").symlink_to(tmp_path / "away" / "x")
+    with pytest.raises(OSError):
+        sweep.run()
+    assert not list((tmp_path / "away").iterdir())
 
 
 def test_a_folder_that_is_taken_away_ends_the_sweep_with_that_reason(tiny: RunSpec, tmp_path: Path):

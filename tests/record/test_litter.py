@@ -50,6 +50,18 @@ def test_what_the_dead_left_half_written_goes_and_what_the_living_write_stays(
     assert {path for path in ledger.folder.rglob("*") if path.is_file()} == others
 
 
+def test_what_strangers_left_is_cleared_by_who_is_alone_and_our_own_dead_by_anybody(
+    ledger: Ledger, tiny: RunSpec, monkeypatch
+):
+    ours = asides(ledger, tiny.id, dead(), monkeypatch)
+    monkeypatch.setattr(files, "processes", lambda: "0" * 8)  # another machine, or another container of this one
+    theirs = asides(ledger, tiny.id, dead(), monkeypatch)
+    assert clear(ledger, [tiny.id], [tiny.id], alone=lambda: False) == len(ours)
+    assert not any(path.exists() for path in ours) and all(path.exists() for path in theirs)
+    assert ledger.checkpoint_steps(tiny.id) == {6, 7}
+    assert clear(ledger, [tiny.id], [tiny.id]) == len(theirs) + 2
+
+
 def test_a_finished_run_keeps_no_weights_but_those_set_aside(ledger: Ledger, tiny: RunSpec):
     """Its worker may have been killed between the record and their deletion."""
     clear(ledger, [tiny.id], [])

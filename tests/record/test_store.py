@@ -88,6 +88,12 @@ def test_an_object_is_made_once_and_replaced_whole(folder: Path):
     assert (folder / "y").is_dir() and not (folder / "y").is_file() and not (folder / "no").exists()
 
 
+def test_no_object_leads_out_of_a_folder(folder: Path):
+    for name in ("a/../../b", "../c", "d/e"):
+        (folder / name).write_bytes(b"")
+    assert [name for name, _ in files_below(folder)] == ["d/e"]
+
+
 def test_a_neighbour_whose_name_begins_alike_is_another_folder(folder: Path):
     commit_text(folder.with_name("study2") / "x", "1")
     assert not names(folder) and not [*files_below(folder)] and not folder.exists()

@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 
+import scaling.train.curve as curve_module
 from scaling.record.files import folder_of
 from scaling.spec import RunSpec
 from scaling.train.curve import Curve, noise_scale, probed, spikes
@@ -63,6 +64,21 @@ def test_a_run_goes_on_with_a_row_from_each_checkpoint_that_is_kept(long: RunSpe
         with Curve(path, long, before, resumed_at=step) as curve:
             curve.add(step, 1000, metrics(losses[step:]))
         assert [row["loss_max"] for row in curve.rows] == list(losses[::10])
+
+
+def test_marks_of_long_intervals_do_not_fill_the_disk(tiny: RunSpec, tmp_path, monkeypatch: pytest.MonkeyPatch):
+    run, path = dataclasses.replace(tiny, steps=100_000), tmp_path / "curve.jsonl"
+    monkeypatch.setattr(curve_module, "MOST_MARKED", 20_000)
+    with Curve(path, run, [], resumed_at=0) as curve:
+        for start in range(0, 900, 20):
+            curve.add(start, start + 20, metrics(np.ones(20)))
+            curve.mark(start + 20)
+            assert path.stat().st_size < 20_000 + 3 * 900 * 60
+    before = [json.loads(line) for line in path.read_text().splitlines()]
+    with Curve(path, run, before, resumed_at=880) as curve:
+        curve.add(880, 1000, metrics(np.ones(120)))
+    rows = [*map(json.loads, path.read_text().splitlines())]
+    assert [row["step"] for row in rows if "open" not in row] == [1000]
 
 
 def test_a_diverging_run_keeps_the_steps_before(long: RunSpec, tmp_path):
