@@ -6,6 +6,7 @@
 Sources:
 
     bytes:stdlib   Python sources of this interpreter's standard library, as bytes
+    bytes:stdlib-prose, bytes:stdlib-code   of these docstrings and comments, and the rest
     text:PATH      a file or a folder of files, as bytes
     tokens:PATH    ids in a .bin or .npy, or a folder with train and val; tokens:uint32:PATH for wide ids
     zipf-facts     synthetic, endless, of known entropy; zipf-facts:skew=0.6,noise=0.1,symbols=64
