@@ -11,7 +11,7 @@ from scaling.data.corpus import Corpus, Documents
 from scaling.data.order import mix
 
 PASSAGE = 64  # bytes
-MOST_BYTES = 1 << 28  # of training text that is looked through, in about two seconds
+MOST_BYTES = 1 << 28  # of either text, looked through in about two seconds
 _WORD = np.dtype("<u8")
 _ODD = np.uint64(0x9E3779B97F4A7C15)
 _LOOKED_AT = np.uint64(1 << 58)  # one place in 64
@@ -21,9 +21,9 @@ _LOOKED_AT = np.uint64(1 << 58)  # one place in 64
 def trained_share(trained: Corpus, evaluated: Corpus) -> float | None:
     """The share of the held-out text of `evaluated`, both bytes, that is in the training text of `trained` word for
     word: of its different passages of 64 bytes, those at one place in 64, which the eight bytes there choose, so that
-    a passage is chosen in both texts or in neither. None where the training text is too large to be looked through.
+    a passage is chosen in both texts or in neither. None where one of them is too large to be looked through.
     """
-    if trained.train_tokens > MOST_BYTES:
+    if max(trained.train_tokens, evaluated.held_out_tokens) > MOST_BYTES:
         return None
     wanted_K = _passages(evaluated.held_out)
     return float(np.isin(wanted_K, _passages(trained.train)).mean()) if len(wanted_K) else 0.0
