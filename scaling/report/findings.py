@@ -7,7 +7,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,6 +18,7 @@ from scaling.fitting.fit import fit
 from scaling.fitting.fitted import Fit
 from scaling.fitting.forecast import Forecast, Score, forecast, forecast_from_json, score
 from scaling.fitting.isoflop import IsoFlop, isoflop
+from scaling.fitting.ladder import Ladder, climb
 from scaling.fitting.observe import Observations, observe, read_table
 from scaling.fitting.table import plain
 from scaling.fitting.uncertainty import Interval
@@ -31,8 +32,13 @@ if TYPE_CHECKING:
     import pandas
 
 PARAMS_COLUMN = {"matmul": "n_params", "kaplan": "n_params_kaplan", "total": "n_params_total"}
+COUNTED = {  # what each column counts, in words
+    "n_params": "non-embedding and head parameters", "n_params_kaplan": "non-embedding parameters",
+    "n_params_total": "all parameters",
+}  # fmt: skip
 MOST_FORECASTS = 2**26  # bytes of a forecast.json, which has some thousands for each held-out run
 Concept = Literal["model scale", "data scale", "compute", "algorithms"]
+CLIMBED: dict[str, Concept] = {"n": "model scale", "d": "data scale"}  # the concept of a ladder by what grows in it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +81,7 @@ class Findings:
     isoflop: IsoFlop | None
     noise: Noise | None  # between seeds
     comparisons: tuple[Comparison, ...]  # algorithms against the fitted runs
+    ladders: tuple[Ladder, ...]  # of one variable each
     floor: Floor | None
     registered: tuple[Registered, ...]
     answers: tuple[Answer, ...]
@@ -107,7 +114,7 @@ def find(ledger: Ledger) -> Findings:
         except Refusal as refusal:
             warnings += refusal.faults
         try:
-            valleys = isoflop(observations, level=level)
+            valleys = isoflop(observations, level=level) if analysis["laws"] else None
         except Refusal as refusal:
             warnings += refusal.faults
     found = Findings(
@@ -118,6 +125,7 @@ def find(ledger: Ledger) -> Findings:
         isoflop=valleys,
         noise=noise,
         comparisons=_compared(table, analysis, params, noise, warnings),
+        ladders=_ladders(table, analysis, warnings),
         floor=_floor(table, analysis, params, warnings),
         registered=registered(ledger, table),
         answers=(),
@@ -152,6 +160,8 @@ def _asked(ledger: Ledger) -> dict[str, Any]:
         "analysis.params": isinstance(asked.get("params"), str) and asked["params"] in PARAMS_COLUMN,
         "analysis.laws": isinstance(laws, list) and all(isinstance(law, str) for law in laws),
         "analysis.algorithms": isinstance(asked.get("algorithms"), dict),
+        "analysis.ladders": isinstance(asked.get("ladders", {}), dict)
+        and all(x in ("n", "d") for x in asked.get("ladders", {}).values()),
         "analysis.known_entropy": isinstance(asked.get("known_entropy"), str),
         "analysis.level": isinstance(level, (int, float)) and 0 < level < 1,
         "analysis.bootstrap": type(asked.get("bootstrap")) is int,
@@ -168,6 +178,8 @@ def _asked(ledger: Ledger) -> dict[str, Any]:
 def fit_laws(study: Mapping[str, Any], table: "pandas.DataFrame") -> dict[str, Fit]:
     """Every law of the analysis, fitted to the finished runs with the role fitted."""
     analysis = study["analysis"]
+    if not analysis["laws"]:
+        return {}
     observations = observe(table, params=PARAMS_COLUMN[analysis["params"]])
     return {
         law: fit(observations, law, level=analysis["level"], bootstrap=analysis["bootstrap"])
@@ -189,10 +201,11 @@ def register(ledger: Ledger) -> list[str]:
     held_out = [planned for planned in study["plan"] if planned["role"] == "held_out"]
     fresh = [planned for planned in held_out if planned["id"] not in said and planned["id"] not in ledger]
     if fresh:
-        fits, level = list(fit_laws(study, table).values()), study["analysis"]["level"]
+        level, fits = study["analysis"]["level"], _fits_of(study, table, {planned["group"] for planned in fresh})
         for planned in fresh:
             n, d, flops = _coordinates(planned, study["analysis"]["params"])
-            documents.append({"run_id": planned["id"]} | forecast(fits, n, d, flops, level=level).to_json())
+            said_now = forecast(fits[planned["group"]], n, d, flops, level=level)
+            documents.append({"run_id": planned["id"]} | said_now.to_json())
         if stands:
             commit_json(path, documents)
         elif not create_text(path, json.dumps(documents, indent=1, allow_nan=False) + "\n"):
@@ -203,6 +216,16 @@ def register(ledger: Ledger) -> list[str]:
         f"{of_loss(r.forecast.loss, r.forecast.low, r.forecast.high)}, written to {path.name} before it was trained"
         for r in registered(ledger, table)
     ] + [f"no forecast of {run_id}: it was trained before one could be made" for run_id in late]
+
+
+def _fits_of(study: Mapping[str, Any], table: "pandas.DataFrame", groups: Collection[str]) -> dict[str, list[Fit]]:
+    """What forecasts the held-out runs of each group: the laws of its ladder, else those of N and D."""
+    warnings: list[str] = []
+    ladders = {ladder.group: [*ladder.fits.values()] for ladder in _ladders(table, study["analysis"], warnings)}
+    if silent := [group for group in groups if group in study["analysis"].get("ladders", {}) and group not in ladders]:
+        raise Refusal(warnings or [f"ladder {group}: is not told" for group in silent])
+    surfaces = [*fit_laws(study, table).values()] if groups - ladders.keys() else []
+    return {group: ladders.get(group, surfaces) for group in groups}
 
 
 def _coordinates(planned: Mapping[str, Any], params: str) -> tuple[float, float, float]:
@@ -271,6 +294,16 @@ def _compared(
     return tuple(found)
 
 
+def _ladders(table: "pandas.DataFrame", analysis: Mapping[str, Any], warnings: list[str]) -> tuple[Ladder, ...]:
+    found = []
+    for group, x in analysis.get("ladders", {}).items():
+        try:
+            found.append(climb(table, group, x, params=PARAMS_COLUMN[analysis["params"]], level=analysis["level"]))
+        except Refusal as refusal:
+            warnings += refusal.faults
+    return tuple(found)
+
+
 def _floor(table: "pandas.DataFrame", analysis: Mapping[str, Any], params: str, warnings: list[str]) -> Floor | None:
     group = analysis["known_entropy"]
     if not group or not _has(table, group=group):
@@ -307,8 +340,26 @@ def _answered(found: Findings) -> Findings:
                 text=f"twice the compute, split best: {bought['c']}; the best split grows as {grow}",
             ),
         ]
+    answers += [Answer(concept=CLIMBED[ladder.x], text=_climbed(ladder)) for ladder in found.ladders if ladder.law]
     answers += [Answer(concept="algorithms", text=comparison.verdict) for comparison in found.comparisons]
     return replace(found, answers=tuple(answers))
+
+
+def _climbed(ladder: Ladder) -> str:
+    """What ten times the largest rung would buy, and the exponent by each way to count N."""
+    law, ten = ladder.law, ladder.gain(10)
+    assert law is not None and ten is not None
+    what, other = ("parameters", "D") if ladder.x == "n" else ("tokens", "N")
+    drop = interval(Interval(value=-ten.value, se=ten.se, low=-ten.high, high=-ten.low), "nats")
+    text = (
+        f"{ladder.group}: ten times the {what} beyond {short(ladder.top)}: {drop} at {other} = {short(ladder.at)}; "
+        f"exponent {interval(law.estimates()['alpha'])} over {ladder.decades:.1f} decades"
+    )
+    others = {name: one for name, one in ladder.conventions.items() if one.law and name != law.params}
+    if others:
+        said = (f"{interval(one.estimates()['alpha'])} in {COUNTED[name]}" for name, one in others.items())
+        text += f" ({', '.join(said)})"
+    return text
 
 
 def _others(found: Findings) -> list[Fit]:
@@ -331,6 +382,11 @@ def write(found: Findings, ledger: Ledger) -> None:
         commit_json(folder / f"{law}.json", fitted.to_json())
     if found.comparisons:
         commit_json(folder / "algorithms.json", [c.to_json() for c in found.comparisons])
+    for ladder in found.ladders:
+        fits = {"laws": ladder.fits, "conventions": ladder.conventions}
+        said = {kind: {name: one.to_json() for name, one in of.items()} for kind, of in fits.items()}
+        name = f"ladder_{ladder.group.replace(' ', '_')}.json"
+        commit_json(folder / name, {"group": ladder.group, "x": ladder.x} | said)
     if found.noise is not None:
         commit_json(folder / "noise.json", {"sd_of_ln_loss": found.noise.sd, "degrees_of_freedom": found.noise.dof})
     if found.floor is not None:

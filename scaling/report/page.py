@@ -19,6 +19,8 @@ NO_TEXT = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")  # HTML has n
 TITLES = {
     "loss_against_n": "Figure 1. Loss against model size.",
     "loss_against_d": "Figure 2. Loss against data.",
+    "ladder_of_sizes": "Figure 1. Loss against model size, all else alike.",
+    "ladder_of_horizons": "Figure 2. Loss against data, all else alike.",
     "isoflop": "Figure 3a. Loss at equal compute.",
     "frontier": "Figure 3b. Loss against compute.",
     "allocation": "Figure 3c. The best split of compute.",

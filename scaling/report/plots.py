@@ -67,11 +67,50 @@ def levels(values: Array) -> tuple[list[float], Array]:
 
 
 def loss_against_n(found: Findings) -> Figure | None:
-    return _curves(found, "n") if found.observations is not None else None
+    return _curves(found, "n") if found.observations is not None and found.study["analysis"]["laws"] else None
 
 
 def loss_against_d(found: Findings) -> Figure | None:
-    return _curves(found, "d") if found.observations is not None else None
+    return _curves(found, "d") if found.observations is not None and found.study["analysis"]["laws"] else None
+
+
+def ladder_of_sizes(found: Findings) -> Figure | None:
+    return _ladders(found, "n")
+
+
+def ladder_of_horizons(found: Findings) -> Figure | None:
+    return _ladders(found, "d")
+
+
+def _ladders(found: Findings, along: Literal["n", "d"]) -> Figure | None:
+    """Loss against the one thing that grows, a colour for each group, the law drawn to ten times its largest rung."""
+    shown = [ladder for ladder in found.ladders if ladder.x == along]
+    if not shown:
+        return None
+    figure, axes = sheet(N_LABELS[shown[0].observations.params] if along == "n" else D_LABEL, LOSS_LABEL)
+    group_of = {planned["id"]: planned["group"] for planned in found.study["plan"]}
+    ends, heights, everywhere = [], [], []
+    for i, ladder in enumerate(shown):
+        o, colour = ladder.observations, ALGORITHMS[i % len(ALGORITHMS)]
+        x = o.variable(along)
+        _points(axes, x, o.loss, o.loss_se, colour)
+        held = [one for one in found.registered if group_of[one.run_id] == ladder.group]
+        at = [one.forecast.n if along == "n" else one.forecast.d for one in held]
+        line = np.geomspace(x.min(), max([10 * x.max(), *at]), 60)
+        end = (float(x.max()), float(o.loss[x.argmax()]))
+        heights += [*o.loss]
+        if ladder.law is not None:
+            band = ladder.law.band(line)
+            _law(axes, line, band, colour, until=ladder.top)
+            end = (float(line[-1]), float(band.value[-1]))
+            heights += [band.value[-1], band.low[-1]]
+        ends.append((*end, ladder.group, colour))
+        for place, one in zip(at, held, strict=True):
+            heights += _held_out(axes, place, one)
+        everywhere += [line[0], line[-1]]
+    frame(axes, everywhere, heights)
+    label_ends(axes, ends)
+    return figure
 
 
 def _curves(found: Findings, along: Literal["n", "d"]) -> Figure:
@@ -330,6 +369,8 @@ def known_entropy(found: Findings) -> Figure | None:
 PLOTS: dict[str, Callable[[Findings], Figure | None]] = {
     "loss_against_n": loss_against_n,
     "loss_against_d": loss_against_d,
+    "ladder_of_sizes": ladder_of_sizes,
+    "ladder_of_horizons": ladder_of_horizons,
     "isoflop": isoflop,
     "frontier": frontier,
     "allocation": allocation,

@@ -33,6 +33,8 @@ def _silence(found: Findings, concept: Concept) -> str:
         if found.study["analysis"]["algorithms"]:
             return "no answer: " + "; ".join(found.warnings)
         return "not asked: the study compares none"
+    if not found.study["analysis"]["laws"]:
+        return "not asked: the study fits no law of N and D"
     if not found.fits:
         return "not told: " + ("; ".join(found.warnings) or "the study has no runs to fit a law to")
     return "not told: " + words.unknown(next(iter(found.fits.values())))
@@ -48,6 +50,11 @@ def checks(found: Findings) -> list[Line]:
     elif found.fits:
         text = "; ".join(words.unknown(fit) for fit in found.fits.values())
         lines.append(Line(label="fitted law", text=text, known=False))
+    for ladder in found.ladders:
+        fitted = ladder.fits["power"]
+        said = words.parameters(fitted) if ladder.law else words.unknown(fitted)
+        name = f"power law in {ladder.x.upper()} on {words.several(fitted.runs, 'run')} of {ladder.group}"
+        lines.append(Line(label="fitted law", text=f"{name}: {said}", known=ladder.law is not None))
     lines += [Line(label="forecast", text=forecast(one), known=one.score is not None) for one in found.registered]
     if any(planned["role"] == "held_out" for planned in found.study["plan"]) and not found.registered:
         lines.append(Line(label="forecast", text="none was written down before the held-out run", known=False))

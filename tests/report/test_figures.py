@@ -1,10 +1,12 @@
 """Figures show the data that were fitted and the law that was found, and every label can be read."""
 
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from scaling.report import figure, plots
@@ -74,6 +76,10 @@ def test_multipliers_are_those_of_the_comparison(drawn, found):
 
 
 def test_no_label_lies_over_another_or_leaves_the_figure(drawn):
+    labels_lie_apart({name: made for name, made in drawn.items() if made is not None})
+
+
+def labels_lie_apart(drawn: Mapping[str, Figure]) -> None:
     for name, made in drawn.items():
         made.draw_without_rendering()
         axes, page = made.axes[0], made.bbox
@@ -104,8 +110,9 @@ def test_many_horizons_are_gathered_into_few_curves():
 
 def test_figures_are_files_on_white_and_what_is_gone_is_removed(found, tmp_path):
     svg = plots.draw(found, tmp_path)
-    assert list(svg) == list(plots.PLOTS) == list(CAPTIONS) == list(TITLES)
-    for name in plots.PLOTS:
+    assert list(plots.PLOTS) == list(CAPTIONS) == list(TITLES)
+    assert list(svg) == [name for name in plots.PLOTS if not name.startswith("ladder")], "the study climbs none"
+    for name in svg:
         root = ElementTree.fromstring((tmp_path / f"{name}.svg").read_text())
         assert root.tag.endswith("svg") and "#ffffff" in (tmp_path / f"{name}.svg").read_text()
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
