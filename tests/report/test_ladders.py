@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from scaling.cli import main
 from scaling.cost import at_width, count_params
 from scaling.plan import Analysis, Study, straight
 from scaling.record import Ledger
@@ -83,3 +84,18 @@ def test_a_ladder_that_is_none_says_so_and_forecasts_nothing(tmp_path: Path, pla
 def test_what_cannot_be_asked_of_a_ladder_is_refused(analysis: Analysis, said: str):
     study = Study(name="s", question="?", plan=straight(BASE, SIZES, [4e6], group="width"), analysis=analysis)
     assert any(said in fault for fault in study.faults())
+
+
+def test_a_plan_says_how_far_its_ladders_reach(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "ladders.py").write_text(
+        "from tests.report.test_ladders import BASE, LARGE, SIZES, Analysis, Study, straight\n"
+        "STUDY = Study(name='l', question='?', plan=straight(BASE, SIZES, [4e6], group='width'),\n"
+        "              held_out=straight(BASE, [LARGE], [4e6], group='width', role='held_out'),\n"
+        "              analysis=Analysis(laws=(), ladders={'width': 'n'}))\n"
+    )
+    assert main(["plan", str(tmp_path / "ladders.py")]) == 0
+    said = capsys.readouterr().out
+    assert (
+        "ladder width: 7 values of N over 1.8 decades; forecast at 10 times the largest" in said
+        and "design:" not in said
+    )
