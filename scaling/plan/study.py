@@ -26,6 +26,10 @@ class Analysis:
         "kaplan",
     )  # all forecast; the one that extrapolates best is shown
     algorithms: Mapping[str, str] = dataclasses.field(default_factory=dict)  # group -> what it changes, in words
+    # group -> what its data are, in words: how many tokens of the fitted group one of its own is worth
+    data: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    # group that repeats its tokens -> how, in words: what a repeated token is worth beside the fitted runs' fresh ones
+    repeated: Mapping[str, str] = dataclasses.field(default_factory=dict)
     # group -> what alone grows in it, n or d: fitted by laws of one variable, which forecast its held-out runs
     ladders: Mapping[str, Literal["n", "d"]] = dataclasses.field(default_factory=dict)
     known_entropy: str = ""  # group trained on a source of known entropy, whose fitted floor is compared with it
@@ -63,6 +67,8 @@ class Study:
             "bootstrap": int,
             "known_entropy": str,
             "algorithms": Mapping,
+            "data": Mapping,
+            "repeated": Mapping,
             "ladders": Mapping,
         }.items():
             value = getattr(self.analysis, field, None)
@@ -78,7 +84,9 @@ class Study:
         if not NAME.fullmatch(self.name):
             lines.append(f"name = {self.name!r}: must be letters, digits, '.', '_' or '-': it names the results folder")
         texts = {"question": self.question} | {
-            f"analysis.algorithms[{group!r}]": text for group, text in self.analysis.algorithms.items()
+            f"analysis.{field}[{group!r}]": text
+            for field in ("algorithms", "data", "repeated")
+            for group, text in getattr(self.analysis, field).items()
         }
         lines += [
             f"{field} = {text!r:.60}: must be text without control characters"
@@ -106,6 +114,8 @@ class Study:
         groups = {planned.group for planned in self.plan.runs}
         named = {
             "analysis.algorithms": [*self.analysis.algorithms],
+            "analysis.data": [*self.analysis.data],
+            "analysis.repeated": [*self.analysis.repeated],
             "analysis.ladders": [*self.analysis.ladders],
             "analysis.known_entropy": [self.analysis.known_entropy],
         }

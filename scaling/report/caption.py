@@ -9,7 +9,8 @@ from scaling.fitting.compare import Comparison
 from scaling.fitting.fitted import Fit
 from scaling.fitting.uncertainty import Interval
 from scaling.report import words
-from scaling.report.findings import Concept, Findings
+from scaling.report.answers import Concept
+from scaling.report.findings import Findings
 from scaling.report.table import floor, forecast
 
 

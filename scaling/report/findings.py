@@ -10,7 +10,7 @@ import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from scaling.cost import count_params, train_flops
 from scaling.fitting.compare import Comparison, Noise, compare, seed_noise
@@ -25,28 +25,15 @@ from scaling.fitting.uncertainty import Interval
 from scaling.record import Ledger
 from scaling.record.files import commit_json, create_text, names, read_json
 from scaling.record.table import HEADER, line, rows
-from scaling.report.words import interval, of_loss, power, short
+from scaling.report.answers import Answer, answers_of
+from scaling.report.words import of_loss
 from scaling.spec import Refusal, RunSpec, from_json
 
 if TYPE_CHECKING:
     import pandas
 
 PARAMS_COLUMN = {"matmul": "n_params", "kaplan": "n_params_kaplan", "total": "n_params_total"}
-COUNTED = {  # what each column counts, in words
-    "n_params": "non-embedding and head parameters", "n_params_kaplan": "non-embedding parameters",
-    "n_params_total": "all parameters",
-}  # fmt: skip
 MOST_FORECASTS = 2**26  # bytes of a forecast.json, which has some thousands for each held-out run
-Concept = Literal["model scale", "data scale", "compute", "algorithms"]
-CLIMBED: dict[str, Concept] = {"n": "model scale", "d": "data scale"}  # the concept of a ladder by what grows in it
-
-
-@dataclass(frozen=True, kw_only=True)
-class Answer:
-    """What one concept bought, in a line with a number and its interval."""
-
-    concept: Concept
-    text: str
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -60,6 +47,23 @@ class Floor:
     @property
     def fitted(self) -> Interval | None:
         return self.fit.estimates().get("E") if self.fit.law else None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Repetition:
+    """The law of repeated data, of a group that repeats its tokens and the fitted runs, which do not."""
+
+    group: str
+    words: str  # how it repeats them
+    fit: Fit
+
+    @property
+    def half_life(self) -> Interval | None:
+        """After how many repetitions one more is worth half of the first pass: R_D ln 2; None where it is not told."""
+        if self.fit.law is None or "R_D" in self.fit.at_bound:
+            return None
+        found = self.fit.estimates()["R_D"]
+        return Interval(**{name: getattr(found, name) * math.log(2) for name in ("value", "se", "low", "high")})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +85,8 @@ class Findings:
     isoflop: IsoFlop | None
     noise: Noise | None  # between seeds
     comparisons: tuple[Comparison, ...]  # algorithms against the fitted runs
+    data: tuple[Comparison, ...]  # other data against those of the fitted runs, at equal sizes
+    repeated: tuple[Repetition, ...]
     ladders: tuple[Ladder, ...]  # of one variable each
     floor: Floor | None
     registered: tuple[Registered, ...]
@@ -124,14 +130,16 @@ def find(ledger: Ledger) -> Findings:
         fits=fits,
         isoflop=valleys,
         noise=noise,
-        comparisons=_compared(table, analysis, params, noise, warnings),
+        comparisons=_compared(table, analysis, analysis["algorithms"], noise, warnings),
+        data=_compared(table, analysis, analysis.get("data", {}), noise, warnings),
+        repeated=_repeated(table, analysis, warnings),
         ladders=_ladders(table, analysis, warnings),
         floor=_floor(table, analysis, params, warnings),
         registered=registered(ledger, table),
         answers=(),
         warnings=tuple(warnings),
     )
-    return _answered(found)
+    return replace(found, answers=answers_of(found))
 
 
 def _table(ledger: Ledger) -> "pandas.DataFrame":
@@ -160,6 +168,8 @@ def _asked(ledger: Ledger) -> dict[str, Any]:
         "analysis.params": isinstance(asked.get("params"), str) and asked["params"] in PARAMS_COLUMN,
         "analysis.laws": isinstance(laws, list) and all(isinstance(law, str) for law in laws),
         "analysis.algorithms": isinstance(asked.get("algorithms"), dict),
+        "analysis.data": isinstance(asked.get("data", {}), dict),
+        "analysis.repeated": isinstance(asked.get("repeated", {}), dict),
         "analysis.ladders": isinstance(asked.get("ladders", {}), dict)
         and all(x in ("n", "d") for x in asked.get("ladders", {}).values()),
         "analysis.known_entropy": isinstance(asked.get("known_entropy"), str),
@@ -278,12 +288,16 @@ def _observed(table: "pandas.DataFrame", warnings: list[str], **how: Any) -> Obs
 
 
 def _compared(
-    table: "pandas.DataFrame", analysis: Mapping[str, Any], params: str, noise: Noise | None, warnings: list[str]
+    table: "pandas.DataFrame",
+    analysis: Mapping[str, Any],
+    groups: Collection[str],
+    noise: Noise | None,
+    warnings: list[str],
 ) -> tuple[Comparison, ...]:
-    """Each algorithm's group against the runs that the laws are fitted to."""
-    found = []
+    """Each of these groups against the runs that the laws are fitted to."""
+    found, params = [], PARAMS_COLUMN[analysis["params"]]
     baseline = next(iter(table.loc[table["role"] == "fitted", "group"]), None)
-    for group in analysis["algorithms"]:
+    for group in groups:
         rows = table.loc[table["group"].isin([baseline, group]) & (table["status"] == "finished")]
         if baseline is None or not (_has(rows, group=group) and _has(rows, group=baseline)):
             warnings.append(f"{group}: no finished runs to compare")
@@ -291,6 +305,19 @@ def _compared(
         both = _observed(rows, warnings, params=params, roles=("fitted", "compare"))
         if both is not None:
             found += compare(both, baseline, level=analysis["level"], noise=noise)
+    return tuple(found)
+
+
+def _repeated(table: "pandas.DataFrame", analysis: Mapping[str, Any], warnings: list[str]) -> tuple[Repetition, ...]:
+    """Each group that repeats its tokens, fitted with the fresh runs: without these nothing tells what is lost."""
+    found, params, level = [], PARAMS_COLUMN[analysis["params"]], analysis["level"]
+    for group, how in analysis.get("repeated", {}).items():
+        rows = table.loc[(table["role"] == "fitted") | (table["group"] == group)]
+        try:
+            both = observe(rows, params=params, needs=("n", "d", "u"), roles=("fitted", "compare"))
+            found.append(Repetition(group=group, words=how, fit=fit(both, "data_constrained", level=level)))
+        except Refusal as refusal:
+            warnings += [f"{group}: {fault}" for fault in refusal.faults]
     return tuple(found)
 
 
@@ -320,68 +347,18 @@ def _floor(table: "pandas.DataFrame", analysis: Mapping[str, Any], params: str, 
     return Floor(fit=found, observations=observations, entropy=entropy)
 
 
-def _answered(found: Findings) -> Findings:
-    """With the answers: what doubling each of N, D and C buys at the best split of the largest fitted compute."""
-    answers: list[Answer] = []
-    law = found.headline
-    if law is not None:
-        best, further = law.optimum(law.flops_max), law.optimum(2 * law.flops_max)
-        n, d = float(best.n), float(best.d)
-        exponents = law.optimum_intervals(law.flops_max)
-        at = f"at N = {short(n)}, D = {short(d)}, the best split of {power(law.flops_max)} FLOPs ({law.name} law)"
-        grow = ", ".join(f"{x}* ~ C^{interval(exponents[f'exponent_{x.lower()}'])}" for x in "ND")
-        steps = {"n": (2 * n, d), "d": (n, 2 * d), "c": (float(further.n), float(further.d))}
-        bought = {name: _change([law, *_others(found)], (n, d), to) for name, to in steps.items()}
-        answers += [
-            Answer(concept="model scale", text=f"twice the parameters: {bought['n']} {at}"),
-            Answer(concept="data scale", text=f"twice the tokens: {bought['d']} there"),
-            Answer(
-                concept="compute",
-                text=f"twice the compute, split best: {bought['c']}; the best split grows as {grow}",
-            ),
-        ]
-    answers += [Answer(concept=CLIMBED[ladder.x], text=_climbed(ladder)) for ladder in found.ladders if ladder.law]
-    answers += [Answer(concept="algorithms", text=comparison.verdict) for comparison in found.comparisons]
-    return replace(found, answers=tuple(answers))
-
-
-def _climbed(ladder: Ladder) -> str:
-    """What ten times the largest rung would buy, and the exponent by each way to count N."""
-    law, ten = ladder.law, ladder.gain(10)
-    assert law is not None and ten is not None
-    what, other = ("parameters", "D") if ladder.x == "n" else ("tokens", "N")
-    drop = interval(Interval(value=-ten.value, se=ten.se, low=-ten.high, high=-ten.low), "nats")
-    text = (
-        f"{ladder.group}: ten times the {what} beyond {short(ladder.top)}: {drop} at {other} = {short(ladder.at)}; "
-        f"exponent {interval(law.estimates()['alpha'])} over {ladder.decades:.1f} decades"
-    )
-    others = {name: one for name, one in ladder.conventions.items() if one.law and name != law.params}
-    if others:
-        said = (f"{interval(one.estimates()['alpha'])} in {COUNTED[name]}" for name, one in others.items())
-        text += f" ({', '.join(said)})"
-    return text
-
-
-def _others(found: Findings) -> list[Fit]:
-    """The identified laws that are not the headline."""
-    return [fit for fit in found.fits.values() if fit.law is not None and fit is not found.headline]
-
-
-def _change(fits: list[Fit], before: tuple[float, float], after: tuple[float, float]) -> str:
-    """How the loss changes by the first law, with its interval, and by the others."""
-    gain = fits[0].gain(before, after)
-    own = interval(Interval(value=-gain.value, se=gain.se, low=-gain.high, high=-gain.low), "nats")
-    others = ", ".join(f"{-float(fit.gain(before, after).value):.3f}" for fit in fits[1:])
-    return f"{own} (other laws {others})" if others else own
-
-
 def write(found: Findings, ledger: Ledger) -> None:
     """fits/*.json: each law, the algorithms, the noise, the floor."""
     folder = ledger.folder / "fits"
     for law, fitted in found.fits.items():
         commit_json(folder / f"{law}.json", fitted.to_json())
-    if found.comparisons:
-        commit_json(folder / "algorithms.json", [c.to_json() for c in found.comparisons])
+    for name, comparisons in (("algorithms", found.comparisons), ("data", found.data)):
+        if comparisons:
+            commit_json(folder / f"{name}.json", [comparison.to_json() for comparison in comparisons])
+    if found.repeated:
+        commit_json(
+            folder / "repeated.json", [{"group": one.group, "fit": one.fit.to_json()} for one in found.repeated]
+        )
     for ladder in found.ladders:
         fits = {"laws": ladder.fits, "conventions": ladder.conventions}
         said = {kind: {name: one.to_json() for name, one in of.items()} for kind, of in fits.items()}

@@ -9,7 +9,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from scaling.report import words
-from scaling.report.findings import Concept, Findings, Registered
+from scaling.report.answers import Concept
+from scaling.report.findings import Findings, Registered
 
 
 @dataclass(frozen=True, kw_only=True)
