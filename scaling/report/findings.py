@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from scaling.cost import count_params, train_flops
 from scaling.fitting.compare import Comparison, Noise, compare, seed_noise
 from scaling.fitting.fit import fit
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     import pandas
 
 PARAMS_COLUMN = {"matmul": "n_params", "kaplan": "n_params_kaplan", "total": "n_params_total"}
+LEAST_REPEATS, LEAST_RUNS = 5, 9  # seeds from which on each is a study of its own, of so many runs
 MOST_FORECASTS = 2**26  # bytes of a forecast.json, which has some thousands for each held-out run
 
 
@@ -43,6 +46,18 @@ class Floor:
     fit: Fit
     observations: Observations
     entropy: float  # exact, nats per token
+    repeats: tuple[Fit, ...] = ()  # the same design by each of its seeds alone, where it has at least LEAST_REPEATS
+
+    @property
+    def told(self) -> list[Interval]:
+        """The floor of each repeat that tells one, with an interval."""
+        found = [one.estimates()["E"] for one in self.repeats if one.law is not None]
+        return [item for item in found if math.isfinite(item.low) and math.isfinite(item.high)]
+
+    @property
+    def held(self) -> int:
+        """How many of these intervals hold the true entropy."""
+        return sum(item.low <= self.entropy <= item.high for item in self.told)
 
     @property
     def fitted(self) -> Interval | None:
@@ -344,7 +359,18 @@ def _floor(table: "pandas.DataFrame", analysis: Mapping[str, Any], params: str, 
     except Refusal as refusal:
         warnings += refusal.faults
         return None
-    return Floor(fit=found, observations=observations, entropy=entropy)
+    return Floor(
+        fit=found, observations=observations, entropy=entropy, repeats=_repeats(observations, analysis["level"])
+    )
+
+
+def _repeats(o: Observations, level: float) -> tuple[Fit, ...]:
+    """The law by the runs of each seed alone: how often does its interval hold what is known?"""
+    seeds = dict.fromkeys(o.seed)
+    if len(seeds) < LEAST_REPEATS:
+        return ()
+    alone = (o.pick(np.array(o.seed) == seed) for seed in seeds)
+    return tuple(fit(runs, "chinchilla", level=level) for runs in alone if len(runs) >= LEAST_RUNS)
 
 
 def write(found: Findings, ledger: Ledger) -> None:
@@ -367,7 +393,9 @@ def write(found: Findings, ledger: Ledger) -> None:
     if found.noise is not None:
         commit_json(folder / "noise.json", {"sd_of_ln_loss": found.noise.sd, "degrees_of_freedom": found.noise.dof})
     if found.floor is not None:
-        commit_json(folder / "floor.json", {"entropy": found.floor.entropy, "fit": found.floor.fit.to_json()})
+        repeats = [one.to_json() for one in found.floor.repeats]
+        said = {"entropy": found.floor.entropy, "fit": found.floor.fit.to_json()}
+        commit_json(folder / "floor.json", said | ({"repeats": repeats} if repeats else {}))
     scored = [
         {
             "run_id": r.run_id,

@@ -110,17 +110,24 @@ def forecast(one: Registered) -> str:
 
 
 def floor(found: Findings) -> Line:
-    """The fitted floor on the source of known entropy, against that entropy."""
+    """The fitted floor on the source of known entropy, against that entropy, and how often repeats of it hold it."""
     assert found.floor is not None
-    fitted, entropy = found.floor.fitted, found.floor.entropy
+    fitted, entropy, repeats = found.floor.fitted, found.floor.entropy, found.floor.repeats
+    again = ""
+    if repeats:
+        told = len(found.floor.told)
+        again = (
+            f"; of {words.several(len(repeats), 'repeat')} of the design by other seeds {told} tell a floor, and "
+            f"{found.floor.held} of their {words.percent(found.level)} intervals hold the entropy"
+        )
     if fitted is None:
         why = words.unknown(found.floor.fit)
-        return Line(label="known entropy", text=f"{entropy:.4f} nats; not fitted: {why}", known=False)
+        return Line(label="known entropy", text=f"{entropy:.4f} nats; not fitted: {why}{again}", known=False)
     text = f"fitted E = {words.interval(fitted)} against the exact {entropy:.4f} nats per token"
     if not fitted.low <= fitted.high:  # NaN: E rests on the edge of its range
-        return Line(label="known entropy", text=f"{text}: without an interval it cannot be judged", known=False)
+        return Line(label="known entropy", text=f"{text}: without an interval it cannot be judged{again}", known=False)
     inside = fitted.low <= entropy <= fitted.high
-    return Line(label="known entropy", text=f"{text}: {'inside' if inside else 'OUTSIDE'} the interval")
+    return Line(label="known entropy", text=f"{text}: {'inside' if inside else 'OUTSIDE'} the interval{again}")
 
 
 def closing(found: Findings, console: Console, page: Path) -> None:

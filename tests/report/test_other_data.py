@@ -7,8 +7,8 @@ import pytest
 from scaling.cost import at_width
 from scaling.plan import Analysis, Plan, Study, repeated, straight
 from scaling.record import Ledger
-from scaling.report import findings, page
-from scaling.spec import RunSpec
+from scaling.report import findings, page, table
+from scaling.spec import EvalSpec, RunSpec
 from tests.report.conftest import BASE, CLEAN_SHARE, MODEL, REPEATS
 
 SIZES = [at_width(MODEL, d) for d in (16, 32, 64)]
@@ -58,6 +58,22 @@ def test_repeated_tokens_have_the_planted_half_life(found: findings.Findings):
     assert again.half_life is not None
     assert again.half_life.low < REPEATS * 0.693 < again.half_life.high and again.half_life.high < 2 * REPEATS
     assert any("worth half of the first after" in answer.text for answer in found.answers)
+
+
+def test_repeats_of_a_design_hold_the_known_entropy_as_often_as_they_say(tmp_path_factory, plant):
+    base = of_data(source="zipf-facts")
+    base = replace(base, model=replace(base.model, vocab_size=192, context=33), eval=EvalSpec(tokens=65_538))
+    sizes = [at_width(base.model, d) for d in (8, 16, 32, 48)]
+    design = straight(base, sizes, [5e5, 1e6, 2e6, 4e6], group="facts", role="compare")
+    study = Study(
+        name="facts", question="Is the floor the true one?", plan=design + repeated(design, range(1, 10)),
+        analysis=Analysis(laws=("chinchilla",), known_entropy="facts"),
+    )  # fmt: skip
+    assert study.faults() == []
+    found = findings.find(plant(tmp_path_factory.mktemp("facts"), study))
+    assert found.floor and len(found.floor.repeats) == 10
+    assert 6 <= found.floor.held <= len(found.floor.told) <= 10, "nine of ten, give or take"
+    assert "of 10 repeats of the design by other seeds" in table.floor(found).text
 
 
 def test_the_page_and_the_files_say_so(found: findings.Findings, ledger: Ledger):
