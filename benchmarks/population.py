@@ -62,7 +62,8 @@ def of_shape(d: int, layers: int, heads: int, *, tokens: int) -> RunSpec:
 def measured(run: RunSpec, rounds: int) -> dict[int, list[float]]:
     """Optimizer steps of all members in a second, by members and round."""
     programs = {
-        m: program(run.model, compiled_in(run.optim), run.batch, run.eval, copies(run), members=m) for m in MEMBERS
+        m: program(run.model, compiled_in(run.optim), run.batch, run.model.context, copies(run), members=m)
+        for m in MEMBERS
     }
     rates: dict[int, list[float]] = {m: [] for m in MEMBERS}
     for turn in range(rounds):

@@ -20,6 +20,8 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 S = TypeVar("S")
 
+LEAST_SHARE = 1e-6  # of copies among the training tokens, and of the others
+
 
 class Refusal(ValueError):
     """A request that is refused before any compute; `faults` holds one line for each thing that is wrong."""
@@ -96,8 +98,14 @@ class DataSpec:
     """Which tokens, in which order. Sources: bytes:stdlib, text:PATH, tokens:PATH, zipf-facts (see `scaling.data`)."""
 
     source: str
-    seed: int = 0  # of the order in which windows of text are read
-    max_epochs: int = 1  # how often a run may read the same text; more tokens than that are refused
+    seed: int = 0  # of the order of the windows, of which are unique or copied, and of what is corrupted
+    max_epochs: int = 1  # how often a run may read the same text, copies aside; more tokens than that are refused
+    unique_tokens: int = 0  # different tokens to train on, in whole windows, copies included; 0: all that there are
+    corrupted: float = 0.0  # share of the training tokens whose place is taken by any that the source uses
+    # Share of the training tokens that are copies, and of how many different tokens, in whole windows
+    # (arXiv:2205.10487); neither without the other
+    duplicated: float = 0.0
+    duplicate_tokens: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +113,7 @@ class EvalSpec:
     """What the loss is measured on: always the first `tokens` of the held-out text, cut into windows of the context."""
 
     tokens: int
+    source: str = ""  # whose held-out text, as in `DataSpec`; empty: that of the source trained on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -293,7 +302,7 @@ def refuse_faulty(runs: Iterable[RunSpec]) -> None:
 def faults(run: RunSpec) -> list[str]:
     """One line for each thing that is wrong with a run: field = value: rule."""
     untyped = ill_typed(run)
-    return untyped or [*_model_faults(run.model), *_optim_faults(run), *_run_faults(run)]
+    return untyped or [*_model_faults(run.model), *_optim_faults(run), *data_faults(run), *_run_faults(run)]
 
 
 def ill_typed(spec: Any, prefix: str = "") -> list[str]:
@@ -394,9 +403,38 @@ def _optim_faults(run: RunSpec) -> list[str]:
     return lines
 
 
+def data_faults(run: RunSpec) -> list[str]:
+    """Those of what a run is trained on and measured on, as far as numbers alone tell."""
+    d, context = run.data, run.model.context
+    lines = _below(1, data__max_epochs=d.max_epochs) + _below(0, data__seed=d.seed)
+    for name in ("unique_tokens", "duplicate_tokens"):
+        value = getattr(d, name)
+        if value < 0 or 0 < value < context:
+            lines.append(f"data.{name} = {value}: must be 0, or a window of model.context = {context} at least")
+    if not 0 <= d.corrupted <= 1:
+        lines.append(f"data.corrupted = {d.corrupted:g}: is a share of the training tokens, so it must be in [0, 1]")
+    if d.duplicated and not LEAST_SHARE <= d.duplicated <= 1 - LEAST_SHARE:
+        lines.append(
+            f"data.duplicated = {d.duplicated:g}: is a share of the training tokens, so it must be 0, or from "
+            f"{LEAST_SHARE:g} to 1 - {LEAST_SHARE:g}; to train on few tokens alone say data.unique_tokens"
+        )
+    if d.duplicated and not d.duplicate_tokens:
+        lines.append(f"data.duplicated = {d.duplicated:g}: needs data.duplicate_tokens, how many tokens are copied")
+    if d.duplicate_tokens and not d.duplicated:
+        lines.append(f"data.duplicate_tokens = {d.duplicate_tokens}: needs data.duplicated, the share of the copies")
+    if d.unique_tokens and d.duplicated and d.duplicate_tokens // context >= d.unique_tokens // context > 0:
+        lines.append(
+            f"data.duplicate_tokens = {d.duplicate_tokens}: are among data.unique_tokens = {d.unique_tokens} and leave "
+            f"no other window of {context}"
+        )
+    if run.eval.source == d.source != "":
+        lines.append(f"eval.source = {d.source!r}: is the source trained on; leave it empty")
+    return lines
+
+
 def _run_faults(run: RunSpec) -> list[str]:
-    lines = _below(1, batch=run.batch, steps=run.steps, data__max_epochs=run.data.max_epochs)
-    lines += _below(0, seed=run.seed, data__seed=run.data.seed)
+    lines = _below(1, batch=run.batch, steps=run.steps)
+    lines += _below(0, seed=run.seed)
     if run.seed >= 1 << 32:
         lines.append(
             f"seed = {run.seed}: must be below 2**32: weights are drawn from 32 bits, and the rest would be lost"

@@ -68,7 +68,9 @@ def test_the_published_study_is_the_one_in_the_file(name: str):
     assert published.pop("command") == f"scaling run {name}"
     for planned in published["plan"]:  # a later version may have more fields, at defaults that change nothing
         planned["run"] = to_json(from_json(RunSpec, planned["run"]))
-    assert published == json.loads(json.dumps(study.to_json()))
+    now = json.loads(json.dumps(study.to_json()))
+    published["analysis"] = now["analysis"] | published["analysis"]
+    assert {name: published[name] for name in now} == now
 
 
 @pytest.mark.parametrize("name", REFERENCES)

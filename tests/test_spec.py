@@ -2,11 +2,14 @@ import dataclasses
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from scaling.spec import (
     Branch,
+    DataSpec,
+    EvalSpec,
     ModelSpec,
     OptimSpec,
     Refusal,
@@ -39,6 +42,17 @@ def test_every_field_that_moves_the_curve_moves_the_id(tiny: RunSpec):
         dataclasses.replace(tiny, batch=9),
         dataclasses.replace(tiny, optim=dataclasses.replace(tiny.optim, beta2=0.9)),
         dataclasses.replace(tiny, model=dataclasses.replace(tiny.model, tied=True)),
+        *(
+            dataclasses.replace(tiny, data=dataclasses.replace(tiny.data, **{name: value}))
+            for name, value in {
+                "unique_tokens": 96,
+                "corrupted": 0.1,
+                "duplicated": 0.1,
+                "duplicate_tokens": 12,
+                "max_epochs": 2,
+            }.items()
+        ),
+        dataclasses.replace(tiny, eval=dataclasses.replace(tiny.eval, source="zipf-facts:noise=0.2")),
         dataclasses.replace(tiny, branch=Branch(trunk="a" * 12, step=10)),
         dataclasses.replace(tiny, branch=Branch(trunk="a" * 12, step=11)),
     ]
@@ -47,11 +61,11 @@ def test_every_field_that_moves_the_curve_moves_the_id(tiny: RunSpec):
 
 def test_a_default_once_published_never_changes():
     """Ids leave defaults out: a changed default would give an old id to a new curve. Add fields; never edit these."""
-    defaults = {
+    defaults: dict[str, dict] = {
         kind.__name__: {
             field.name: field.default for field in dataclasses.fields(kind) if field.default is not dataclasses.MISSING
         }
-        for kind in (ModelSpec, OptimSpec, RunSpec)
+        for kind in (ModelSpec, OptimSpec, DataSpec, EvalSpec, RunSpec)
     }
     published = {
         "ModelSpec": {
@@ -64,10 +78,23 @@ def test_a_default_once_published_never_changes():
             "parametrization": "width", "base_width": 16, "cooldown": "linear", "horizon_steps": 0, "base_layers": 2,
             "average": 0.0,
         },
+        "DataSpec": {
+            "seed": 0, "max_epochs": 1, "unique_tokens": 0, "corrupted": 0.0, "duplicated": 0.0, "duplicate_tokens": 0,
+        },
+        "EvalSpec": {"source": ""},
         "RunSpec": {"seed": 0, "branch": None},
     }  # fmt: skip
     for kind, fields in published.items():
         assert {name: defaults[kind][name] for name in fields} == fields
+
+
+def test_a_published_run_keeps_its_id():
+    """Specs of results that are committed, written before some fields were there."""
+    studies = [*Path(__file__).parents[1].glob("results/reference/*/study.json")]
+    assert studies
+    for study in studies:
+        for planned in json.loads(study.read_text())["plan"]:
+            assert from_json(RunSpec, planned["run"]).id == planned["id"]
 
 
 def test_a_spec_survives_json(tiny: RunSpec):
@@ -153,6 +180,14 @@ def test_sound_specs_have_no_faults(tiny: RunSpec):
         ("optim", {"average": 1.5}, "optim.average = 1.5"),
         ("optim", {"name": "schedule_free"}, "optim.schedule = wsd: schedule_free"),
         ("optim", {"name": "schedule_free", "average": 0.1}, "optim.average = 0.1"),
+        ("data", {"duplicated": 0.1}, "data.duplicated = 0.1: needs data.duplicate_tokens"),
+        ("data", {"duplicate_tokens": 12}, "data.duplicate_tokens = 12: needs data.duplicated"),
+        ("data", {"duplicated": 1e-9, "duplicate_tokens": 12}, "data.duplicated = 1e-09: is a share"),
+        ("data", {"duplicated": 1.0, "duplicate_tokens": 12}, "to train on few tokens alone say data.unique_tokens"),
+        ("data", {"unique_tokens": 11}, "data.unique_tokens = 11: must be 0, or a window of model.context = 12"),
+        ("data", {"unique_tokens": 24, "duplicated": 0.1, "duplicate_tokens": 24}, "leave no other window"),
+        ("data", {"corrupted": 1.1}, "data.corrupted = 1.1: is a share"),
+        ("eval", {"source": "zipf-facts"}, "eval.source = 'zipf-facts': is the source trained on"),
     ],
 )  # fmt: skip
 def test_an_option_that_would_do_nothing_is_refused(tiny: RunSpec, part: str, changes: dict, said: str):

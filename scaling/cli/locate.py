@@ -4,6 +4,7 @@ import difflib
 import importlib.util
 import os
 from pathlib import Path
+from typing import Any
 
 from scaling.plan import Study
 from scaling.record.files import folder_of, on_store
@@ -89,7 +90,7 @@ def _loaded(path: Path) -> dict[str, Study]:
         line = next((frame for frame in _frames(error) if frame[0] == str(path)), (str(path), 0))[1]
         said = f"{error}".splitlines() or [""]
         raise Refusal(f"{path.name}, line {line}: {type(error).__name__}: {said[0]}") from error
-    studies = getattr(module, "STUDIES", None) or {"": getattr(module, "STUDY", None)}
+    studies: Any = getattr(module, "STUDIES", None) or {"": getattr(module, "STUDY", None)}
     if not isinstance(studies, dict) or not all(isinstance(study, Study) for study in studies.values()):
         raise Refusal(
             f"{path.name}: defines no STUDY = Study(...), nor STUDIES = {{size: Study(...), ...}}; see "

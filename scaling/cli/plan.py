@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 from collections.abc import Callable
 
 from rich.console import Console
@@ -12,9 +13,9 @@ from scaling.cli.locate import results_of, study_of
 from scaling.cli.options import json_option, study_options
 from scaling.cost import count_params, train_flops
 from scaling.launch.local import default_workers
-from scaling.plan import Study
+from scaling.plan import Plan, Study
 from scaling.plan.clock import estimator
-from scaling.plan.design import design
+from scaling.plan.design import Design, design
 from scaling.record import Ledger
 from scaling.report.words import power, short
 
@@ -37,7 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def as_json(study: Study, ledger: Ledger, workers: int) -> dict:
     workers = min(workers, len(study.runs))  # a plan of one run has one, with every core
-    judged, pending, clock = design(study.plan, study.analysis.params), study.runs.pending(ledger), estimator(workers)
+    judged, pending, clock = _judged(study), study.runs.pending(ledger), estimator(workers)
     return study.to_json() | {
         "flops": study.runs.flops,
         "pending_flops": pending.flops,
@@ -71,7 +72,7 @@ def show(study: Study, ledger: Ledger, workers: int, console: Console) -> None:
             _span([train_flops(run) for run in runs], power),
         )
     console.print(table)
-    judged = design(study.plan, study.analysis.params)
+    judged = _judged(study)
     if judged and judged.half_width:
         widths = ", ".join(f"{name} ±{width:.2g}" for name, width in judged.half_width.items())
         console.print(
@@ -82,6 +83,8 @@ def show(study: Study, ledger: Ledger, workers: int, console: Console) -> None:
         )
     for warning in judged.warnings if judged else []:
         console.print(f"[yellow]design: {escape(warning)}[/yellow]", soft_wrap=True)
+    for group, x in study.analysis.ladders.items():
+        console.print(f"ladder {group}: {_ladder(study, group, x)}", highlight=False, soft_wrap=True)
     done = len(study.runs) - len(pending)
     if not pending.runs:
         console.print(f"cost: nothing left to train: all {done} runs are done", highlight=False, soft_wrap=True)
@@ -97,6 +100,24 @@ def show(study: Study, ledger: Ledger, workers: int, console: Console) -> None:
         highlight=False,
         soft_wrap=True,
     )
+
+
+def _judged(study: Study) -> Design | None:
+    """What the plan can tell of a law of N and D, where one is asked."""
+    return design(study.plan, study.analysis.params) if study.analysis.laws else None
+
+
+def _ladder(study: Study, group: str, x: str) -> str:
+    """How far what grows alone in a group reaches, and how far beyond it is forecast."""
+
+    def rungs(plan: Plan) -> set[float]:
+        runs = [p.run for p in plan.runs if p.group == group and p.role != "trunk"]
+        return {run.tokens if x == "d" else getattr(count_params(run.model), study.analysis.params) for run in runs}
+
+    climbed, beyond = rungs(study.plan), rungs(study.held_out)
+    decades = math.log10(max(climbed) / min(climbed))
+    said = f"{len(climbed)} values of {x.upper()} over {decades:.1f} decades"
+    return f"{said}; forecast at {max(beyond) / max(climbed):.2g} times the largest" if beyond else said
 
 
 def _span(values: list, say: Callable[[float], str] = short) -> str:

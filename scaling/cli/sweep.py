@@ -25,7 +25,7 @@ from scaling.record.claims import Holder, Observer
 from scaling.record.files import commit_json, on_store
 from scaling.record.litter import clear
 from scaling.report.words import plain
-from scaling.spec import Refusal
+from scaling.spec import DataSpec, Refusal
 
 SINGLE = "one_core_each"  # in study.json: whether every worker has one thread
 SHAS = ("sha256", "sha256_held_out")
@@ -121,9 +121,10 @@ def changed_texts(plan: Plan, ledger: Ledger) -> list[str]:
     """One study is trained on one text: one that is another here, or now, than where it was begun is refused."""
     if not (ledger.folder / "study.json").exists() or not _begun(plan, ledger):
         return []
+    trained = {p.run.data.source for p in plan.runs}
     return [
-        f"data.source = {source}: its text is another than that of the runs in {ledger.folder} (there "
-        f"{then.get('python', '')} {then.get('sha256', '')[:12]}, here {now.get('python', '')} "
+        f"{'data' if source in trained else 'eval'}.source = {source}: its text is another than that of the runs in "
+        f"{ledger.folder} (there {then.get('python', '')} {then.get('sha256', '')[:12]}, here {now.get('python', '')} "
         f"{now.get('sha256', '')[:12]}); take part with that text, or give another --out"
         for source, then in ledger.study().get(TEXTS, {}).items()
         if (now := _texts(plan, source).get(source)) and any(then.get(key) != now.get(key) for key in SHAS)
@@ -131,10 +132,14 @@ def changed_texts(plan: Plan, ledger: Ledger) -> list[str]:
 
 
 def _texts(plan: Plan, *sources: str) -> dict[str, dict[str, str]]:
-    """Python's version and the sha256 of what each source of a plan holds on this machine."""
-    runs = {p.run.data.source: p.run for p in plan.runs if not sources or p.run.data.source in sources}
-    said = {source: data.open_source(run.data, run.model).provenance for source, run in runs.items()}
-    return {source: {key: of[key] for key in ("python", *SHAS) if key in of} for source, of in said.items()}
+    """Python's version and the sha256 of what each source of a plan holds on this machine, those measured on too."""
+    models = {name: p.run.model for p in plan.runs for name in (p.run.eval.source, p.run.data.source) if name}
+    said = {
+        name: data.open_source(DataSpec(source=name), model).provenance
+        for name, model in models.items()
+        if not sources or name in sources
+    }
+    return {name: {key: of[key] for key in ("python", *SHAS) if key in of} for name, of in said.items()}
 
 
 def _begun(plan: Plan, ledger: Ledger) -> bool:

@@ -6,6 +6,7 @@
 Sources:
 
     bytes:stdlib   Python sources of this interpreter's standard library, as bytes
+    bytes:stdlib-prose, bytes:stdlib-code   of these docstrings and comments, and the rest
     text:PATH      a file or a folder of files, as bytes
     tokens:PATH    ids in a .bin or .npy, or a folder with train and val; tokens:uint32:PATH for wide ids
     zipf-facts     synthetic, endless, of known entropy; zipf-facts:skew=0.6,noise=0.1,symbols=64
@@ -18,10 +19,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from scaling.data.check import faults
-from scaling.data.source import Source, open_source
+from scaling.data.corpus import Corpus
+from scaling.data.overlap import trained_share
+from scaling.data.source import Source, open_evaluated, open_source
 from scaling.spec import Refusal, RunSpec
 
-__all__ = ["HeldOut", "Source", "batch", "batches", "epochs", "faults", "held_out", "open_source", "unique_tokens"]
+__all__ = [
+    "HeldOut", "Source", "batch", "batches", "epochs", "faults", "held_out", "open_evaluated", "open_source",
+    "provenance", "unique_tokens",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -39,7 +45,7 @@ def batches(source: Source, run: RunSpec, start: int, count: int, *, rows: slice
     """
     step_S, row_B = np.arange(start, start + count), np.arange(run.batch)[rows]
     row_SxB = step_S[:, None] * run.batch + row_B
-    token_RxT = source.train_rows(row_SxB.ravel(), run.model.context, run.data.seed)
+    token_RxT = source.train_rows(row_SxB.ravel(), run.model.context, run.data)
     return token_RxT.reshape(count, len(row_B), run.model.context + 1)
 
 
@@ -60,13 +66,23 @@ def held_out(source: Source, tokens: int, context: int) -> HeldOut:
 
 
 def unique_tokens(source: Source, run: RunSpec) -> int:
-    """Different tokens that the run predicts in training: those of one epoch at most."""
-    if source.train_tokens is None:
-        return run.tokens
-    windows = max(0, (source.train_tokens - 1) // run.model.context)
-    return min(run.tokens, windows * run.model.context)
+    """Different tokens that the run predicts in training."""
+    return source.sample(run.data, run.model.context).different(run.steps * run.batch) * run.model.context
 
 
 def epochs(source: Source, run: RunSpec) -> float:
     """How often the run predicts each of its unique tokens on average, D / U of arXiv:2305.16264: 1 without repeats."""
     return run.tokens / max(1, unique_tokens(source, run))
+
+
+def provenance(run: RunSpec) -> dict[str, str]:
+    """What identifies the text trained on and, under names that begin with eval_, another one measured on."""
+    source = open_source(run.data, run.model)
+    if not run.eval.source:
+        return source.provenance
+    evaluated = open_evaluated(run)
+    found = {f"eval_{name}": value for name, value in evaluated.provenance.items() if name != "train_tokens"}
+    if isinstance(source, Corpus) and isinstance(evaluated, Corpus):
+        share = trained_share(source, evaluated)
+        found["eval_trained_on"] = "not looked for" if share is None else f"{share:.4f}"
+    return source.provenance | found

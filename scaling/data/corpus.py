@@ -12,8 +12,8 @@ from typing import Literal
 
 import numpy as np
 
-from scaling.data.order import key, mix, shuffled
-from scaling.spec import ModelSpec, Refusal
+from scaling.data.sample import Sample, corrupt
+from scaling.spec import DataSpec, ModelSpec, Refusal
 
 _BLOCK_TOKENS = 1 << 22  # what a scan over a whole file holds in memory at once
 _HASHED_BYTES = 1 << 30  # a larger text is identified by a sample of its blocks
@@ -138,22 +138,34 @@ class Corpus:
             **dict(self.facts),
         }
 
+    @functools.cached_property
+    def alphabet_V(self) -> np.ndarray:
+        """The tokens that the training text uses, from a scan over it."""
+        used_V = np.zeros(self.vocab_size, bool)
+        for block in self.train.blocks():
+            used_V[block] = True
+        return np.flatnonzero(used_V).astype(self.dtype)
+
     def train_windows(self, context: int) -> int:
-        """Windows that one epoch visits. Neighbours share a token, so that each token is predicted once an epoch: all
+        """Windows that the text has. Neighbours share a token, so that each token is predicted once an epoch: all
         but the first and fewer than `context` at the end."""
         return max(0, (self.train_tokens - 1) // context)
 
     def held_out_windows(self, context: int) -> int:
         return max(0, (self.held_out_tokens - 1) // context)
 
-    def train_rows(self, row_R: np.ndarray, context: int, seed: int) -> np.ndarray:
-        """[R, context + 1] tokens of these rows of the run; epoch e visits the windows in an order keyed (seed, e)."""
-        windows = self.train_windows(context)
-        if not windows:
+    def sample(self, data: DataSpec, context: int) -> Sample:
+        return Sample.of(data, context, self.train_windows(context))
+
+    def train_rows(self, row_R: np.ndarray, context: int, data: DataSpec) -> np.ndarray:
+        """[R, context + 1] tokens of these rows of a run on `data`."""
+        if not self.train_windows(context):
             raise Refusal(f"model.context = {context}: {self.name} trains on {self.train_tokens} tokens, no window")
-        epoch_R, place_R = np.divmod(row_R, windows)
-        key_R = mix(epoch_R.astype(np.uint64) ^ np.uint64(key("order", seed)))
-        return self.train.windows(shuffled(place_R, windows, key_R) * context, context + 1, self.dtype)
+        start_R = self.sample(data, context).visited(row_R) * context
+        token_RxT = self.train.windows(start_R, context + 1, self.dtype)
+        if data.corrupted:
+            corrupt(token_RxT, start_R, self.alphabet_V, data.corrupted, data.seed)
+        return token_RxT
 
     def held_out_rows(self, rows: int, context: int) -> tuple[np.ndarray, None]:
         """[R, context + 1] tokens of the first held-out windows; their true probabilities are not known."""

@@ -8,7 +8,8 @@
     bytes_per_token    None: unknown, so that bits per byte cannot be told
     entropy            exact, nats per token; None where nobody knows it
     provenance         what identifies the content: sha256, sizes, versions; the first access reads up to 1 GiB
-    train_rows(row_R, context, seed) -> [R, context + 1]
+    sample(data, context) -> which windows a run reads
+    train_rows(row_R, context, data) -> [R, context + 1]
     held_out_rows(rows, context) -> [rows, context + 1], exact log-probabilities [rows, context] or None
     misfits(model) -> what keeps a model from reading it, one line each
 
@@ -18,14 +19,15 @@ A new source is a file beside this one, a line in `open_source` and one in `FORM
 import difflib
 
 from scaling.data.corpus import Corpus
-from scaling.data.text import open_stdlib, open_text
+from scaling.data.stdlib import STDLIB, open_stdlib
+from scaling.data.text import open_text
 from scaling.data.tokens import open_tokens
 from scaling.data.zipf_facts import ZipfFacts, open_zipf_facts
-from scaling.spec import DataSpec, ModelSpec, Refusal
+from scaling.spec import DataSpec, ModelSpec, Refusal, RunSpec
 
 Source = Corpus | ZipfFacts
 
-FORMS = ("bytes:stdlib", "text:PATH", "tokens:PATH", "zipf-facts")
+FORMS = (*STDLIB, "text:PATH", "tokens:PATH", "zipf-facts")
 
 
 def open_source(spec: DataSpec, model: ModelSpec) -> Source:
@@ -39,9 +41,19 @@ def open_source(spec: DataSpec, model: ModelSpec) -> Source:
         raise Refusal(f"data.source = {spec.source!r:.200}: cannot be read: {error.strerror or error}") from error
 
 
+def open_evaluated(run: RunSpec) -> Source:
+    """The source whose held-out text the run is measured on. Raises `Refusal` as `open_source` does."""
+    if not run.eval.source:
+        return open_source(run.data, run.model)
+    try:
+        return open_source(DataSpec(source=run.eval.source), run.model)
+    except Refusal as refusal:
+        raise Refusal(line.replace("data.source", "eval.source", 1) for line in refusal.faults) from None
+
+
 def _opened(name: str, model: ModelSpec) -> Source:
     kind, _, argument = name.partition(":")
-    if name == "bytes:stdlib":
+    if name in STDLIB:
         return open_stdlib(name)
     if kind == "text" and argument:
         return open_text(name, argument)

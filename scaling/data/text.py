@@ -1,69 +1,29 @@
-"""Bytes as tokens: the interpreter's own library (`bytes:stdlib`), a file or a folder (`text:PATH`)."""
+"""Bytes as tokens: a file or a folder (`text:PATH`)."""
 
 import functools
 import hashlib
 import os
-import platform
-import sysconfig
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 
-from scaling.data.corpus import Corpus, Documents, in_memory, read_at_random
+from scaling.data.corpus import Corpus, Documents, read_at_random
 from scaling.spec import Refusal
 
 Stamp = tuple[str, int, int]  # path, bytes, time of the last change in ns: what tells one state of a file from another
 
-_BYTE = np.dtype(np.uint8)
+BYTE = np.dtype(np.uint8)
 _HELD_OUT_PART = 20  # one document, or one token of a single file, in this many is held out
 
-# What distributions split off, what is generated, what is a table rather than prose, and what others installed.
-_LEFT_OUT = {"test", "tests", "idlelib", "lib2to3", "distutils", "tkinter", "turtledemo", "ensurepip", "encodings",
-             "pydoc_data", "msilib", "site-packages", "dist-packages"}  # fmt: skip
-_LEFT_OUT_PREFIXES = ("config-", "_sysconfigdata")
 _COMPRESSED = (".gz", ".xz", ".bz2", ".zst", ".zip", ".7z", ".lz4")
-
-
-@functools.cache
-def open_stdlib(name: str) -> Corpus:
-    """The Python sources of the running interpreter's standard library, about 8 MB read into memory.
-
-    Its content depends on the Python version and the distribution: `provenance` has the version and a sha256.
-    """
-    root = sysconfig.get_paths()["stdlib"]
-    try:
-        paths = [path for path, _, _ in _walk(root, _in_selection) if path.endswith(".py")]
-        content = {path: np.fromfile(os.path.join(root, path), _BYTE) for path in paths}
-    except OSError as error:
-        raise Refusal(f"data.source = {name!r}: cannot read {error.filename}: {error.strerror}") from None
-    content = {path: data for path, data in content.items() if len(data)}
-    if len(content) < 2:
-        raise Refusal(f"data.source = {name!r}: {root} holds no Python sources; use text:PATH")
-    held_out = held_out_documents(content)
-    return Corpus(
-        name=name,
-        kind="bytes",
-        dtype=_BYTE,
-        whole=in_memory([*content.values()]),
-        train=in_memory([np.concatenate([data for path, data in content.items() if path not in held_out])]),
-        held_out=in_memory([np.concatenate([data for path, data in content.items() if path in held_out])]),
-        facts=(
-            ("python", f"{platform.python_implementation()} {platform.python_version()}"),
-            ("held_out_files", str(len(held_out))),
-        ),
-    )
-
-
-def _in_selection(entry: os.DirEntry[str]) -> bool:
-    return entry.name not in _LEFT_OUT and not entry.name.startswith(_LEFT_OUT_PREFIXES)
 
 
 def _not_hidden(entry: os.DirEntry[str]) -> bool:
     return not entry.name.startswith(".")
 
 
-def _walk(root: str, wanted: Callable[[os.DirEntry[str]], bool]) -> list[Stamp]:
+def walk(root: str, wanted: Callable[[os.DirEntry[str]], bool]) -> list[Stamp]:
     """Files below `root`, sorted by their paths with forward slashes; links to folders are not followed."""
 
     def below(folder: str, prefix: str) -> Iterator[Stamp]:
@@ -106,7 +66,7 @@ def open_text(name: str, argument: str) -> Corpus:
         if not path.is_dir():
             stat = path.stat()
             return _file(name, (str(path), stat.st_size, stat.st_mtime_ns))
-        return _folder(name, str(path), tuple(_walk(str(path), _not_hidden)))
+        return _folder(name, str(path), tuple(walk(str(path), _not_hidden)))
     except OSError as error:
         raise Refusal(f"{where}: cannot read {error.filename}: {error.strerror}") from None
 
@@ -131,7 +91,7 @@ def _file(name: str, stamp: Stamp) -> Corpus:
 
     split = split_end(size)
     return Corpus(
-        name=name, kind="bytes", dtype=_BYTE, whole=part(0, size), train=part(0, split), held_out=part(split, size)
+        name=name, kind="bytes", dtype=BYTE, whole=part(0, size), train=part(0, split), held_out=part(split, size)
     )
 
 
@@ -160,7 +120,7 @@ def _folder(name: str, root: str, listing: tuple[Stamp, ...]) -> Corpus:
     return Corpus(
         name=name,
         kind="bytes",
-        dtype=_BYTE,
+        dtype=BYTE,
         whole=documents([*listing]),
         train=documents([stamp for stamp in listing if stamp[0] not in held_out]),
         held_out=documents([stamp for stamp in listing if stamp[0] in held_out]),
@@ -171,4 +131,4 @@ def _folder(name: str, root: str, listing: tuple[Stamp, ...]) -> Corpus:
 @functools.lru_cache(maxsize=64)  # each map holds a file descriptor, and a process may have as few as 256
 def _mapped(stamp: Stamp) -> np.ndarray:
     path, size, _ = stamp
-    return read_at_random(np.asarray(np.memmap(path, _BYTE, mode="r", shape=(size,))))
+    return read_at_random(np.asarray(np.memmap(path, BYTE, mode="r", shape=(size,))))

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from scaling.data.order import draws, key, mix
-from scaling.spec import ModelSpec, Refusal
+from scaling.data.sample import Sample
+from scaling.spec import DataSpec, ModelSpec, Refusal
 
 _MAX_SYMBOLS = 2048  # the tables of symbols^2 keys stay below 200 MB
 _HELD_OUT_FROM = 1 << 61  # training reads the records below, evaluation those from here on
@@ -85,9 +86,13 @@ class ZipfFacts:
         options = {"skew": self.skew, "noise": self.noise, "symbols": self.symbols}
         return {"source": self.name, "entropy": repr(self.entropy), **{k: repr(v) for k, v in options.items()}}
 
-    def train_rows(self, row_R: np.ndarray, context: int, seed: int) -> np.ndarray:
-        """[R, context + 1] tokens of these rows of the stream that `seed` names."""
-        return self._rows(key("zipf-facts train", seed), row_R * self._records(context), context)
+    def sample(self, data: DataSpec, context: int) -> Sample:
+        return Sample.of(data, context, None)
+
+    def train_rows(self, row_R: np.ndarray, context: int, data: DataSpec) -> np.ndarray:
+        """[R, context + 1] tokens of these rows of a run on the stream that `data.seed` names."""
+        first_R = self.sample(data, context).visited(row_R) * self._records(context)
+        return self._rows(key("zipf-facts train", data.seed), first_R, context)
 
     def held_out_rows(self, rows: int, context: int) -> tuple[np.ndarray, np.ndarray]:
         """[R, context + 1] tokens, the same for every data seed, and [R, context] exact log-probabilities."""

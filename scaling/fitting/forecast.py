@@ -78,7 +78,7 @@ class Score:
 
 
 def forecast(fits: Sequence[Fit], n: float, d: float, flops: float, *, level: float = 0.9) -> Forecast:
-    """The loss of one new run with N = n, D = d, by each fit whose law is identified.
+    """The loss of one new run with N = n, D = d, by each fit whose law is identified: of N and D, or of one of N, D, C.
 
     Fits of different laws to the same runs. The headline law has the least held-out error; where no law has one, it
     is the first. Raises `Refusal` when no law is identified, or the fits count N in different ways.
@@ -101,12 +101,13 @@ def forecast(fits: Sequence[Fit], n: float, d: float, flops: float, *, level: fl
         raise Refusal(faults)
     predictions = []
     for fit in known:
-        low, high = fit.interval(n, d, level=level)
+        point = _place(fit, n, d, flops)
+        low, high = fit.interval(*point, level=level)
         held = fit.holdout or {}
         predictions.append(
             Prediction(
                 law=fit.name,
-                loss=float(fit.predict(n, d)),
+                loss=float(fit.predict(*point)),
                 low=low,
                 high=high,
                 holdout_error=held.get("error"),
@@ -128,6 +129,11 @@ def forecast(fits: Sequence[Fit], n: float, d: float, flops: float, *, level: fl
         low=min(p.low for p in predictions), high=max(p.high for p in predictions), extrapolation=float(extrapolation),
         predictions=tuple(predictions), warnings=tuple(warnings),
     )  # fmt: skip
+
+
+def _place(fit: Fit, n: float, d: float, flops: float) -> tuple[float, ...]:
+    """The run's coordinates in the fit's law: N and D, or the one variable that it is of."""
+    return (n, d) if fit.x is None else ({"n": n, "d": d, "c": flops}[fit.x],)
 
 
 def forecast_from_json(document: Mapping[str, Any]) -> Forecast:

@@ -278,6 +278,11 @@ def doubts(
         )
     if response != "loss":
         return found
+    if "eval_source" in table.columns and len(texts := sorted({text_of(cell) for cell in table["eval_source"]})) > 1:
+        found.append(
+            f"the losses are of {len(texts)} texts ({names_of(texts)}), which no law compares: keep one, as in "
+            f"--where eval_source={printable(texts[0])}"
+        )
     told = {tuple(table[name]) for name in ("loss", "run_id") if name in table.columns}  # under whatever name
     known = [name for name in table.columns if not str(name).startswith(RESULTS) and tuple(table[name]) not in told]
     settings = list(zip(*([text_of(cell) for cell in table[name]] for name in known), strict=True))

@@ -482,8 +482,10 @@ class LocalSweep:
         elif event.values["kind"] == "trunk_lost" and self._attempts[run_id] < ATTEMPTS:
             assert job.run.branch
             trunk = self._planned[job.run.branch.trunk]
-            self._queue |= {trunk.run.id: trunk, run_id: job}
-            self._lost_trunks.add(trunk.run.id)
+            self._queue[run_id] = job
+            if not any(trunk.run.id in other.jobs for other in self._workers.values()):  # for another branch already
+                self._queue[trunk.run.id] = trunk
+                self._lost_trunks.add(trunk.run.id)
         else:
             kind, reason = event.values["kind"], event.values["reason"]
             self._give_up(run_id, Failure(

@@ -4,7 +4,7 @@ import dataclasses
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from scaling import data
 from scaling.cost import ParamConvention
@@ -26,6 +26,12 @@ class Analysis:
         "kaplan",
     )  # all forecast; the one that extrapolates best is shown
     algorithms: Mapping[str, str] = dataclasses.field(default_factory=dict)  # group -> what it changes, in words
+    # group -> what its data are, in words: how many tokens of the fitted group one of its own is worth
+    data: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    # group that repeats its tokens -> how, in words: what a repeated token is worth beside the fitted runs' fresh ones
+    repeated: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    # group -> what alone grows in it, n or d: fitted by laws of one variable, which forecast its held-out runs
+    ladders: Mapping[str, Literal["n", "d"]] = dataclasses.field(default_factory=dict)
     known_entropy: str = ""  # group trained on a source of known entropy, whose fitted floor is compared with it
     level: float = 0.9  # of every interval
     bootstrap: int = 0  # resamples of whole trunks for the intervals; 0: the delta method, which few trunks need
@@ -61,6 +67,9 @@ class Study:
             "bootstrap": int,
             "known_entropy": str,
             "algorithms": Mapping,
+            "data": Mapping,
+            "repeated": Mapping,
+            "ladders": Mapping,
         }.items():
             value = getattr(self.analysis, field, None)
             if not lines and not isinstance(value, kind):
@@ -75,7 +84,9 @@ class Study:
         if not NAME.fullmatch(self.name):
             lines.append(f"name = {self.name!r}: must be letters, digits, '.', '_' or '-': it names the results folder")
         texts = {"question": self.question} | {
-            f"analysis.algorithms[{group!r}]": text for group, text in self.analysis.algorithms.items()
+            f"analysis.{field}[{group!r}]": text
+            for field in ("algorithms", "data", "repeated")
+            for group, text in getattr(self.analysis, field).items()
         }
         lines += [
             f"{field} = {text!r:.60}: must be text without control characters"
@@ -87,8 +98,15 @@ class Study:
         if self.analysis.bootstrap < 0 or self.analysis.bootstrap == 1:
             lines.append(f"analysis.bootstrap = {self.analysis.bootstrap}: must be 0 (delta method) or at least 2")
         laws = self.analysis.laws
-        if not isinstance(laws, (tuple, list)) or not laws or not all(isinstance(law, str) for law in laws):
-            lines.append(f"analysis.laws = {self.analysis.laws!r}: must be a tuple of at least one law's name")
+        if not isinstance(laws, (tuple, list)) or not all(isinstance(law, str) for law in laws):
+            lines.append(f"analysis.laws = {self.analysis.laws!r}: must be a tuple of names of laws")
+        elif not laws and not self.analysis.ladders:
+            lines.append("analysis.laws = (): must name a law of N and D, or analysis.ladders a group")
+        lines += [
+            f"analysis.ladders[{group!r}] = {x!r:.60}: must be n or d, what alone grows in the group"
+            for group, x in self.analysis.ladders.items()
+            if x not in ("n", "d")
+        ]
         if self.analysis.params not in get_args(ParamConvention):
             lines.append(
                 f"analysis.params = {self.analysis.params!r}: must be one of {', '.join(get_args(ParamConvention))}"
@@ -96,6 +114,9 @@ class Study:
         groups = {planned.group for planned in self.plan.runs}
         named = {
             "analysis.algorithms": [*self.analysis.algorithms],
+            "analysis.data": [*self.analysis.data],
+            "analysis.repeated": [*self.analysis.repeated],
+            "analysis.ladders": [*self.analysis.ladders],
             "analysis.known_entropy": [self.analysis.known_entropy],
         }
         for field, names in named.items():
@@ -129,8 +150,9 @@ class Study:
     def _entropy_faults(self) -> list[str]:
         name = self.analysis.known_entropy
         run = next(p.run for p in self.plan.runs if p.group == name)
-        known = data.open_source(run.data, run.model).entropy is not None
-        return [] if known else [f"analysis.known_entropy = {name!r}: the entropy of {run.data.source} is not known"]
+        source = data.open_evaluated(run)
+        known = source.entropy is not None
+        return [] if known else [f"analysis.known_entropy = {name!r}: the entropy of {source.name} is not known"]
 
     def to_json(self) -> dict[str, Any]:
         """What `study.json` in the results folder says."""

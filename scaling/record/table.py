@@ -23,10 +23,12 @@ COLUMNS = (
     "trunk", "branch_step", "optimizer", "schedule", "attention", "n_layers", "d_model", "d_ff", "d_head", "context",
     "vocab_size", "source", "reason", "averaged_loss", "averaged_loss_se", "noise_tokens", "spikes",
     "optimizer_flops", "lr_over_best", "tuning_excess", "tuned_loss",
+    "corrupted", "duplicated", "duplicate_tokens", "eval_source",
 )  # fmt: skip
 
 
-TEXTS = {"run_id", "group", "role", "status", "trunk", "optimizer", "schedule", "attention", "source", "reason"}
+TEXTS = {"run_id", "group", "role", "status", "trunk", "optimizer", "schedule", "attention", "source", "reason",
+         "eval_source"}  # fmt: skip
 CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # but tab and line end; a terminal obeys them
 FORMULA = "=+-@\uff1d\uff0b\uff0d\uff20"  # a spreadsheet runs a cell that begins so, in full width too
 
@@ -99,6 +101,10 @@ def _row(record: RunRecord, group: str, role: str) -> dict[str, Any]:
         "noise_tokens": record.noise_tokens,
         "spikes": record.spikes,
         "optimizer_flops": run.steps * optimizer_flops(run),
+        "corrupted": float(run.data.corrupted),
+        "duplicated": float(run.data.duplicated),
+        "duplicate_tokens": run.data.duplicate_tokens,
+        "eval_source": run.eval.source or run.data.source,
     }
 
 

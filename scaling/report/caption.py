@@ -9,7 +9,8 @@ from scaling.fitting.compare import Comparison
 from scaling.fitting.fitted import Fit
 from scaling.fitting.uncertainty import Interval
 from scaling.report import words
-from scaling.report.findings import Concept, Findings
+from scaling.report.answers import Concept
+from scaling.report.findings import Findings
 from scaling.report.table import floor, forecast
 
 
@@ -185,9 +186,36 @@ def known_entropy(found: Findings) -> str:
     )
 
 
+def ladder_of_sizes(found: Findings) -> str:
+    return _ladder(found, "n")
+
+
+def ladder_of_horizons(found: Findings) -> str:
+    return _ladder(found, "d")
+
+
+def _ladder(found: Findings, along: str) -> str:
+    shown = [ladder for ladder in found.ladders if ladder.x == along]
+    one = shown[0]
+    said = [
+        f"Measured loss against {along.upper()} where nothing else grows, a colour for each group "
+        f"({', '.join(ladder.group for ladder in shown)}), {'D' if along == 'n' else 'N'} = {words.short(one.at)}."
+    ]
+    if any(ladder.law for ladder in shown):
+        level = words.percent(found.level)
+        said.append(
+            f"Curves are E + A {along.upper()}^-alpha and bands their {level} intervals, of the mean and not of a "
+            "single run, dashed beyond the runs that were fitted."
+        )
+    said += [f"{words.unknown(ladder.fits['power'])}." for ladder in shown if not ladder.law]
+    return " ".join([*said, _held_out(found)]).strip()
+
+
 CAPTIONS: dict[str, Callable[[Findings], str]] = {
     "loss_against_n": loss_against_n,
     "loss_against_d": loss_against_d,
+    "ladder_of_sizes": ladder_of_sizes,
+    "ladder_of_horizons": ladder_of_horizons,
     "isoflop": isoflop,
     "frontier": frontier,
     "allocation": allocation,

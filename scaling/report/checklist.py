@@ -54,9 +54,10 @@ def _line(label: str, text: str, known: bool = True) -> Line:
 
 
 def _hypothesis(found: Findings) -> list[Line]:
-    o, law = found.observations, found.headline
-    if o is None:
-        return [_line("laws", "no law is fitted: the study has no finished run to fit one to", False)]
+    seen = [o for o in (found.observations, *(ladder.observations for ladder in found.ladders)) if o is not None]
+    if not seen or not found.every_fit:
+        return [_line("laws", "no law is fitted: the study asks for none, or has no finished run to fit one to", False)]
+    o, law = seen[0], found.headline
     span = ", ".join(
         f"{name} {form(values.min())} to {form(values.max())}"
         for name, values, form in (("N", o.n, words.short), ("D", o.d, words.short), ("C", o.flops, words.power))
@@ -66,8 +67,8 @@ def _hypothesis(found: Findings) -> list[Line]:
     asked = f"forecasts registered to {words.beyond(reach)}; " if reach else "no forecast is registered; "
     return [
         _line("what is predicted", "the loss on held-out text at the end of a training run, nats per token"),
-        _line("laws", "; ".join(f"{name}: {words.formula(name)}" for name in found.fits)),
-        _line("which one is shown", _chosen(found, law), law is not None),
+        _line("laws", "; ".join(f"{name}: {words.formula(fit.name)}" for name, fit in found.every_fit.items())),
+        *([_line("which one is shown", _chosen(found, law), law is not None)] if found.fits else []),
         _line("N", COUNTED.get(o.params, o.params)),
         _line("D", "tokens trained on, repeated ones included"),
         _line(
@@ -189,13 +190,14 @@ def _left_out(found: Findings) -> str:
 
 
 def _fitting(found: Findings) -> list[Line]:
-    law, fits = found.headline, [fit for fit in found.fits.values() if fit.law is not None]
-    if law is None:
+    fits = {name: fit for name, fit in found.every_fit.items() if fit.law is not None}
+    if not fits:
         return [_line("fit", "no law is told by these runs, so there is nothing to say", False)]
+    law = found.headline or next(iter(fits.values()))
     draws = found.study["analysis"]["bootstrap"]
     space = "ln L" if law.space == "log" else "L"
-    rejected = {fit.name: int((fit.weights < REJECTED).sum()) for fit in fits if fit.weights is not None}
-    edges = {fit.name: fit.at_bound for fit in fits if fit.at_bound}
+    rejected = {name: int((fit.weights < REJECTED).sum()) for name, fit in fits.items() if fit.weights is not None}
+    edges = {name: fit.at_bound for name, fit in fits.items() if fit.at_bound}
     scored = [one for one in found.registered if one.score is not None]
     inside = sum(one.score.inside for one in scored if one.score)
     method = (
@@ -203,13 +205,13 @@ def _fitting(found: Findings) -> list[Line]:
     )
     return [
         _line("objective", f"residuals of {space} by {method}"),
-        _line("search", "; ".join(f"{fit.name} from {_starts(fit.name)}" for fit in fits) + ", the best polished"),
+        _line("search", "; ".join(f"{k} from {_starts(fit.name)}" for k, fit in fits.items()) + "; the best polished"),
         _line("bounds", _edges(edges)),
         _line("weights", "runs that count for nothing, by law: " + ", ".join(f"{k} {v}" for k, v in rejected.items())),
         _line("intervals", f"{words.percent(law.level)}, "
               + (f"{draws} refits to resampled trunks" if draws else "the delta method with Student's t")
               + f"; noise of ln loss by source: {_components(law.components)}"),
-        _line("sensitivity", "exponent of N* by law: " + "; ".join(map(_exponent, fits))),
+        _line("sensitivity", "; ".join(_exponents(found))),
         _line("validation", _validated(law), law.holdout is not None),
         _line("forecasts", f"{len(found.registered)} registered before their run, {len(scored)} scored, {inside} of "
               "them inside their interval" if found.registered else "none registered", bool(scored)),
@@ -241,7 +243,16 @@ def _components(components: Mapping[str, float]) -> str:
     return ", ".join(f"{source} {sd:.2g}" for source, sd in components.items()) or "not told apart"
 
 
-def _exponent(fit: Fit) -> str:
-    if not hasattr(fit.law, "optimum"):
-        return f"{fit.name}: it has none"
-    return f"{fit.name} {words.interval(fit.optimum_intervals(fit.flops_max)['exponent_n'])}"
+def _exponents(found: Findings) -> list[str]:
+    """How an exponent moves with the law, and with what N counts."""
+    by_law = [
+        f"exponent of N* by the {name} law {words.interval(fit.optimum_intervals(fit.flops_max)['exponent_n'])}"
+        for name, fit in found.fits.items()
+        if hasattr(fit.law, "optimum")
+    ]
+    return by_law + [
+        f"alpha of {ladder.group} with N as {name} {words.interval(fit.estimates()['alpha'])}"
+        for ladder in found.ladders
+        for name, fit in ladder.conventions.items()
+        if fit.law is not None
+    ]

@@ -7,10 +7,12 @@ import csv
 import io
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from scaling.cost import count_params, train_flops
 from scaling.fitting.compare import Comparison, Noise, compare, seed_noise
@@ -18,30 +20,23 @@ from scaling.fitting.fit import fit
 from scaling.fitting.fitted import Fit
 from scaling.fitting.forecast import Forecast, Score, forecast, forecast_from_json, score
 from scaling.fitting.isoflop import IsoFlop, isoflop
+from scaling.fitting.ladder import Ladder, climb
 from scaling.fitting.observe import Observations, observe, read_table
 from scaling.fitting.table import plain
 from scaling.fitting.uncertainty import Interval
 from scaling.record import Ledger
 from scaling.record.files import commit_json, create_text, names, read_json
 from scaling.record.table import HEADER, line, rows
-from scaling.report.words import beyond, interval, of_loss, power, short
+from scaling.report.answers import Answer, answers_of
+from scaling.report.words import beyond, of_loss
 from scaling.spec import Refusal, RunSpec, from_json
 
 if TYPE_CHECKING:
     import pandas
 
 PARAMS_COLUMN = {"matmul": "n_params", "kaplan": "n_params_kaplan", "total": "n_params_total"}
+LEAST_REPEATS, LEAST_RUNS = 5, 9  # seeds from which on each is a study of its own, of so many runs
 MOST_FORECASTS = 2**26  # bytes of a forecast.json, which has some thousands for each held-out run
-Concept = Literal["model scale", "data scale", "compute", "algorithms"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Answer:
-    """What one concept bought, in a line with a number and its interval."""
-
-    concept: Concept
-    text: str
-    runs: tuple[str, ...] = ()  # ids of those behind the number
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -51,10 +46,39 @@ class Floor:
     fit: Fit
     observations: Observations
     entropy: float  # exact, nats per token
+    repeats: tuple[Fit, ...] = ()  # the same design by each of its seeds alone, where it has at least LEAST_REPEATS
+
+    @property
+    def told(self) -> list[Interval]:
+        """The floor of each repeat that tells one, with an interval."""
+        found = [one.estimates()["E"] for one in self.repeats if one.law is not None]
+        return [item for item in found if math.isfinite(item.low) and math.isfinite(item.high)]
+
+    @property
+    def held(self) -> int:
+        """How many of these intervals hold the true entropy."""
+        return sum(item.low <= self.entropy <= item.high for item in self.told)
 
     @property
     def fitted(self) -> Interval | None:
         return self.fit.estimates().get("E") if self.fit.law else None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Repetition:
+    """The law of repeated data, of a group that repeats its tokens and the fitted runs, which do not."""
+
+    group: str
+    words: str  # how it repeats them
+    fit: Fit
+
+    @property
+    def half_life(self) -> Interval | None:
+        """After how many repetitions one more is worth half of the first pass: R_D ln 2; None where it is not told."""
+        if self.fit.law is None or "R_D" in self.fit.at_bound:
+            return None
+        found = self.fit.estimates()["R_D"]
+        return Interval(**{name: getattr(found, name) * math.log(2) for name in ("value", "se", "low", "high")})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +100,9 @@ class Findings:
     isoflop: IsoFlop | None
     noise: Noise | None  # between seeds
     comparisons: tuple[Comparison, ...]  # algorithms against the fitted runs
+    data: tuple[Comparison, ...]  # other data against those of the fitted runs, at equal sizes
+    repeated: tuple[Repetition, ...]
+    ladders: tuple[Ladder, ...]  # of one variable each
     floor: Floor | None
     registered: tuple[Registered, ...]
     answers: tuple[Answer, ...]
@@ -84,6 +111,15 @@ class Findings:
     @property
     def level(self) -> float:
         return self.study["analysis"]["level"]
+
+    @property
+    def every_fit(self) -> dict[str, Fit]:
+        """All that was fitted, told or not, each under a name of its own."""
+        found = dict(self.fits)
+        for ladder in self.ladders:
+            found |= {f"{law} in {ladder.x.upper()} of {ladder.group}": one for law, one in ladder.fits.items()}
+        found |= {f"{one.fit.name} of {one.group}": one.fit for one in self.repeated}
+        return found | ({"known entropy": self.floor.fit} if self.floor else {})
 
     @property
     def headline(self) -> Fit | None:
@@ -108,7 +144,7 @@ def find(ledger: Ledger) -> Findings:
         except Refusal as refusal:
             warnings += refusal.faults
         try:
-            valleys = isoflop(observations, level=level)
+            valleys = isoflop(observations, level=level) if analysis["laws"] else None
         except Refusal as refusal:
             warnings += refusal.faults
     found = Findings(
@@ -118,13 +154,16 @@ def find(ledger: Ledger) -> Findings:
         fits=fits,
         isoflop=valleys,
         noise=noise,
-        comparisons=_compared(table, analysis, params, noise, warnings),
+        comparisons=_compared(table, analysis, analysis["algorithms"], noise, warnings),
+        data=_compared(table, analysis, analysis.get("data", {}), noise, warnings),
+        repeated=_repeated(table, analysis, warnings),
+        ladders=_ladders(table, analysis, warnings),
         floor=_floor(table, analysis, params, warnings),
         registered=registered(ledger, table),
         answers=(),
         warnings=tuple(warnings),
     )
-    return _answered(found)
+    return replace(found, answers=answers_of(found))
 
 
 def _table(ledger: Ledger) -> "pandas.DataFrame":
@@ -153,6 +192,10 @@ def _asked(ledger: Ledger) -> dict[str, Any]:
         "analysis.params": isinstance(asked.get("params"), str) and asked["params"] in PARAMS_COLUMN,
         "analysis.laws": isinstance(laws, list) and all(isinstance(law, str) for law in laws),
         "analysis.algorithms": isinstance(asked.get("algorithms"), dict),
+        "analysis.data": isinstance(asked.get("data", {}), dict),
+        "analysis.repeated": isinstance(asked.get("repeated", {}), dict),
+        "analysis.ladders": isinstance(asked.get("ladders", {}), dict)
+        and all(x in ("n", "d") for x in asked.get("ladders", {}).values()),
         "analysis.known_entropy": isinstance(asked.get("known_entropy"), str),
         "analysis.level": isinstance(level, (int, float)) and 0 < level < 1,
         "analysis.bootstrap": type(asked.get("bootstrap")) is int,
@@ -169,6 +212,8 @@ def _asked(ledger: Ledger) -> dict[str, Any]:
 def fit_laws(study: Mapping[str, Any], table: "pandas.DataFrame") -> dict[str, Fit]:
     """Every law of the analysis, fitted to the finished runs with the role fitted."""
     analysis = study["analysis"]
+    if not analysis["laws"]:
+        return {}
     observations = observe(table, params=PARAMS_COLUMN[analysis["params"]])
     return {
         law: fit(observations, law, level=analysis["level"], bootstrap=analysis["bootstrap"])
@@ -190,10 +235,11 @@ def register(ledger: Ledger) -> list[str]:
     held_out = [planned for planned in study["plan"] if planned["role"] == "held_out"]
     fresh = [planned for planned in held_out if planned["id"] not in said and planned["id"] not in ledger]
     if fresh:
-        fits, level = list(fit_laws(study, table).values()), study["analysis"]["level"]
+        level, fits = study["analysis"]["level"], _fits_of(study, table, {planned["group"] for planned in fresh})
         for planned in fresh:
             n, d, flops = _coordinates(planned, study["analysis"]["params"])
-            documents.append({"run_id": planned["id"]} | forecast(fits, n, d, flops, level=level).to_json())
+            said_now = forecast(fits[planned["group"]], n, d, flops, level=level)
+            documents.append({"run_id": planned["id"]} | said_now.to_json())
         if stands:
             commit_json(path, documents)
         elif not create_text(path, json.dumps(documents, indent=1, allow_nan=False) + "\n"):
@@ -204,6 +250,16 @@ def register(ledger: Ledger) -> list[str]:
         f"{of_loss(r.forecast.loss, r.forecast.low, r.forecast.high)}, written to {path.name} before it was trained"
         for r in registered(ledger, table)
     ] + [f"no forecast of {run_id}: it was trained before one could be made" for run_id in late]
+
+
+def _fits_of(study: Mapping[str, Any], table: "pandas.DataFrame", groups: Collection[str]) -> dict[str, list[Fit]]:
+    """What forecasts the held-out runs of each group: the laws of its ladder, else those of N and D."""
+    warnings: list[str] = []
+    ladders = {ladder.group: [*ladder.fits.values()] for ladder in _ladders(table, study["analysis"], warnings)}
+    if silent := [group for group in groups if group in study["analysis"].get("ladders", {}) and group not in ladders]:
+        raise Refusal(warnings or [f"ladder {group}: is not told" for group in silent])
+    surfaces = [*fit_laws(study, table).values()] if groups - ladders.keys() else []
+    return {group: ladders.get(group, surfaces) for group in groups}
 
 
 def _coordinates(planned: Mapping[str, Any], params: str) -> tuple[float, float, float]:
@@ -256,12 +312,16 @@ def _observed(table: "pandas.DataFrame", warnings: list[str], **how: Any) -> Obs
 
 
 def _compared(
-    table: "pandas.DataFrame", analysis: Mapping[str, Any], params: str, noise: Noise | None, warnings: list[str]
+    table: "pandas.DataFrame",
+    analysis: Mapping[str, Any],
+    groups: Collection[str],
+    noise: Noise | None,
+    warnings: list[str],
 ) -> tuple[Comparison, ...]:
-    """Each algorithm's group against the runs that the laws are fitted to."""
-    found = []
+    """Each of these groups against the runs that the laws are fitted to."""
+    found, params = [], PARAMS_COLUMN[analysis["params"]]
     baseline = next(iter(table.loc[table["role"] == "fitted", "group"]), None)
-    for group in analysis["algorithms"]:
+    for group in groups:
         rows = table.loc[table["group"].isin([baseline, group]) & (table["status"] == "finished")]
         if baseline is None or not (_has(rows, group=group) and _has(rows, group=baseline)):
             warnings.append(f"{group}: no finished runs to compare")
@@ -272,11 +332,27 @@ def _compared(
     return tuple(found)
 
 
-def compared(found: Findings, comparison: Comparison) -> tuple[str, ...]:
-    """The runs behind a comparison: the algorithm's, and the baseline's of the sizes that took part."""
-    table = found.table.loc[(found.table["status"] == "finished") & found.table["role"].isin(["fitted", "compare"])]
-    own, base = table["group"] == comparison.algorithm, table["group"] == comparison.baseline
-    return tuple(table.loc[own | (base & table["d_model"].isin(comparison.sizes)), "run_id"])
+def _repeated(table: "pandas.DataFrame", analysis: Mapping[str, Any], warnings: list[str]) -> tuple[Repetition, ...]:
+    """Each group that repeats its tokens, fitted with the fresh runs: without these nothing tells what is lost."""
+    found, params, level = [], PARAMS_COLUMN[analysis["params"]], analysis["level"]
+    for group, how in analysis.get("repeated", {}).items():
+        rows = table.loc[(table["role"] == "fitted") | (table["group"] == group)]
+        try:
+            both = observe(rows, params=params, needs=("n", "d", "u"), roles=("fitted", "compare"))
+            found.append(Repetition(group=group, words=how, fit=fit(both, "data_constrained", level=level)))
+        except Refusal as refusal:
+            warnings += [f"{group}: {fault}" for fault in refusal.faults]
+    return tuple(found)
+
+
+def _ladders(table: "pandas.DataFrame", analysis: Mapping[str, Any], warnings: list[str]) -> tuple[Ladder, ...]:
+    found = []
+    for group, x in analysis.get("ladders", {}).items():
+        try:
+            found.append(climb(table, group, x, params=PARAMS_COLUMN[analysis["params"]], level=analysis["level"]))
+        except Refusal as refusal:
+            warnings += refusal.faults
+    return tuple(found)
 
 
 def _floor(table: "pandas.DataFrame", analysis: Mapping[str, Any], params: str, warnings: list[str]) -> Floor | None:
@@ -292,46 +368,18 @@ def _floor(table: "pandas.DataFrame", analysis: Mapping[str, Any], params: str, 
     except Refusal as refusal:
         warnings += refusal.faults
         return None
-    return Floor(fit=found, observations=observations, entropy=entropy)
+    return Floor(
+        fit=found, observations=observations, entropy=entropy, repeats=_repeats(observations, analysis["level"])
+    )
 
 
-def _answered(found: Findings) -> Findings:
-    """With the answers: what doubling each of N, D and C buys at the best split of the largest fitted compute."""
-    answers: list[Answer] = []
-    law = found.headline
-    if law is not None and found.observations is not None:
-        runs = found.observations.run_id
-        best, further = law.optimum(law.flops_max), law.optimum(2 * law.flops_max)
-        n, d = float(best.n), float(best.d)
-        exponents = law.optimum_intervals(law.flops_max)
-        at = f"at N = {short(n)}, D = {short(d)}, the best split of {power(law.flops_max)} FLOPs ({law.name} law)"
-        grow = ", ".join(f"{x}* ~ C^{interval(exponents[f'exponent_{x.lower()}'])}" for x in "ND")
-        steps = {"n": (2 * n, d), "d": (n, 2 * d), "c": (float(further.n), float(further.d))}
-        bought = {name: _change([law, *_others(found)], (n, d), to) for name, to in steps.items()}
-        answers += [
-            Answer(concept="model scale", text=f"twice the parameters: {bought['n']} {at}", runs=runs),
-            Answer(concept="data scale", text=f"twice the tokens: {bought['d']} there", runs=runs),
-            Answer(
-                concept="compute",
-                text=f"twice the compute, split best: {bought['c']}; the best split grows as {grow}",
-                runs=runs,
-            ),
-        ]
-    answers += [Answer(concept="algorithms", text=c.verdict, runs=compared(found, c)) for c in found.comparisons]
-    return replace(found, answers=tuple(answers))
-
-
-def _others(found: Findings) -> list[Fit]:
-    """The identified laws that are not the headline."""
-    return [fit for fit in found.fits.values() if fit.law is not None and fit is not found.headline]
-
-
-def _change(fits: list[Fit], before: tuple[float, float], after: tuple[float, float]) -> str:
-    """How the loss changes by the first law, with its interval, and by the others."""
-    gain = fits[0].gain(before, after)
-    own = interval(Interval(value=-gain.value, se=gain.se, low=-gain.high, high=-gain.low), "nats")
-    others = ", ".join(f"{-float(fit.gain(before, after).value):.3f}" for fit in fits[1:])
-    return f"{own} (other laws {others})" if others else own
+def _repeats(o: Observations, level: float) -> tuple[Fit, ...]:
+    """The law by the runs of each seed alone: how often does its interval hold what is known?"""
+    seeds = dict.fromkeys(o.seed)
+    if len(seeds) < LEAST_REPEATS:
+        return ()
+    alone = (o.pick(np.array(o.seed) == seed) for seed in seeds)
+    return tuple(fit(runs, "chinchilla", level=level) for runs in alone if len(runs) >= LEAST_RUNS)
 
 
 def write(found: Findings, ledger: Ledger) -> None:
@@ -339,12 +387,24 @@ def write(found: Findings, ledger: Ledger) -> None:
     folder = ledger.folder / "fits"
     for law, fitted in found.fits.items():
         commit_json(folder / f"{law}.json", fitted.to_json())
-    if found.comparisons:
-        commit_json(folder / "algorithms.json", [c.to_json() for c in found.comparisons])
+    for name, comparisons in (("algorithms", found.comparisons), ("data", found.data)):
+        if comparisons:
+            commit_json(folder / f"{name}.json", [comparison.to_json() for comparison in comparisons])
+    if found.repeated:
+        commit_json(
+            folder / "repeated.json", [{"group": one.group, "fit": one.fit.to_json()} for one in found.repeated]
+        )
+    for ladder in found.ladders:
+        fits = {"laws": ladder.fits, "conventions": ladder.conventions}
+        said = {kind: {name: one.to_json() for name, one in of.items()} for kind, of in fits.items()}
+        name = f"ladder_{ladder.group.replace(' ', '_')}.json"
+        commit_json(folder / name, {"group": ladder.group, "x": ladder.x} | said)
     if found.noise is not None:
         commit_json(folder / "noise.json", {"sd_of_ln_loss": found.noise.sd, "degrees_of_freedom": found.noise.dof})
     if found.floor is not None:
-        commit_json(folder / "floor.json", {"entropy": found.floor.entropy, "fit": found.floor.fit.to_json()})
+        repeats = [one.to_json() for one in found.floor.repeats]
+        said = {"entropy": found.floor.entropy, "fit": found.floor.fit.to_json()}
+        commit_json(folder / "floor.json", said | ({"repeats": repeats} if repeats else {}))
     scored = [
         {
             "run_id": r.run_id,

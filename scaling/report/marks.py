@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from scaling.fitting.fit import variables
 from scaling.fitting.fitted import Fit
 from scaling.fitting.isoflop import SAME_BUDGET, Valley
 from scaling.fitting.laws import Array
@@ -49,6 +50,16 @@ def mark(axes: Axes, x: float, y: float, title: str = "", facts: Any = (), runs:
     """Let a reader point at (x, y) of the axes."""
     assert isinstance(axes.figure, Sheet)
     axes.figure.marks.append((axes, Mark(x=float(x), y=float(y), title=title, facts=tuple(facts), runs=tuple(runs))))
+
+
+def said_by(law: Fit, o: Observations) -> dict[str, str]:
+    """What an identified law says of each run's loss, and how far off that is."""
+    band = law.band(*variables(o, law.name, law.x))
+    off = np.asarray(band.value) / o.loss - 1
+    return {
+        run_id: f"{words.of_loss(band.value[i], band.low[i], band.high[i])} ({off[i]:+.2%})".replace("-", "−")
+        for i, run_id in enumerate(o.run_id)
+    }
 
 
 def of_budget(axes: Axes, o: Observations, valley: Valley) -> None:

@@ -14,8 +14,9 @@ import numpy as np
 from scaling.record import Ledger
 from scaling.record.files import commit_text, names
 from scaling.report import markup, page, points, provenance, words
+from scaling.report.answers import Concept
 from scaling.report.caption import CAPTIONS
-from scaling.report.findings import Concept, Findings, Registered, find
+from scaling.report.findings import Findings, Registered, find
 from scaling.report.markup import heading, prose, table
 from scaling.report.provenance import Cost
 from scaling.report.table import Line, answers, checks
@@ -244,6 +245,8 @@ def headline(found: Findings) -> list[str]:
     compared = sum(group in found.study["analysis"]["algorithms"] for group in found.table["group"].tolist())
     if found.comparisons and (o is None or compared > len(o)):
         return ["algorithms", "frontier", "loss_against_n"]
+    if found.ladders:
+        return ["ladder_of_sizes" if found.ladders[0].x == "n" else "ladder_of_horizons"]
     if o is None:
         return ["known_entropy"]
     if found.isoflop is not None and not any(valley.slice.interpolated for valley in found.isoflop.valleys):

@@ -26,6 +26,8 @@ SCRIPTS = ("words.js", "repeat.js", "panel.js", "page.js")
 TITLES = {
     "loss_against_n": "Figure 1. Loss against model size.",
     "loss_against_d": "Figure 2. Loss against data.",
+    "ladder_of_sizes": "Figure 1. Loss against model size, all else alike.",
+    "ladder_of_horizons": "Figure 2. Loss against data, all else alike.",
     "isoflop": "Figure 3a. Loss at equal compute.",
     "frontier": "Figure 3b. Loss against compute.",
     "allocation": "Figure 3c. The best split of compute.",
@@ -271,8 +273,8 @@ def _saved(found: Findings, ledger: Ledger) -> str:
     """Downloads that need no server: the table, and every fit but its resamples, which may be long."""
     table_text = (ledger.folder / "runs.csv").read_text(encoding="utf-8")
     links = [markup.download("runs.csv", "text/csv", table_text)]
-    if found.fits:
-        fits = {name: fit.to_json() | {"draws": None} for name, fit in found.fits.items()}
+    if found.every_fit:
+        fits = {name: fit.to_json() | {"draws": None} for name, fit in found.every_fit.items()}
         links.append(markup.download("fits.json", "application/json", json.dumps(fits, allow_nan=False)))
     return f'<p class="save">To save: {" ".join(links)}</p>'
 

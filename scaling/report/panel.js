@@ -59,7 +59,7 @@ function panel(know) {
     if (wanted / unique > repeated.passes)
       warn(`The runs of its fit saw their tokens ${short(repeated.passes)} times at most: beyond that it extrapolates.`);
     split(list, found, ", repeated");
-    row(list, "passes", `${short(found[3] / unique)}, by the ${repeated.law} law`);
+    row(list, "passes", `${short(found[3] / unique)}, by the ${repeated.law} law of the runs of ${repeated.group}`);
   }
   function answer() {
     const said = $("said"), list = made("dl", undefined, "answers"), warnings = [], chip = know.chips[Number(asked("chip"))];

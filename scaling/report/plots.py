@@ -15,11 +15,13 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 
+from scaling.fitting.fitted import Fit
 from scaling.fitting.isoflop import REACH
 from scaling.fitting.laws import Array
 from scaling.fitting.observe import Observations
 from scaling.fitting.uncertainty import Interval
 from scaling.report import words
+from scaling.report.answers import compared
 from scaling.report.figure import (
     ACCENT,
     ALGORITHMS,
@@ -39,8 +41,8 @@ from scaling.report.figure import (
     save,
     sheet,
 )
-from scaling.report.findings import Findings, Registered, compared
-from scaling.report.marks import Mark, Sheet, along_best, mark, of_budget, vertex
+from scaling.report.findings import Findings, Registered
+from scaling.report.marks import Mark, Sheet, along_best, mark, of_budget, said_by, vertex
 
 MOST_CURVES = 8
 
@@ -85,11 +87,50 @@ def levels(values: Array) -> tuple[list[float], Array]:
 
 
 def loss_against_n(found: Findings) -> Sheet | None:
-    return _curves(found, "n") if found.observations is not None else None
+    return _curves(found, "n") if found.observations is not None and found.study["analysis"]["laws"] else None
 
 
 def loss_against_d(found: Findings) -> Sheet | None:
-    return _curves(found, "d") if found.observations is not None else None
+    return _curves(found, "d") if found.observations is not None and found.study["analysis"]["laws"] else None
+
+
+def ladder_of_sizes(found: Findings) -> Sheet | None:
+    return _ladders(found, "n")
+
+
+def ladder_of_horizons(found: Findings) -> Sheet | None:
+    return _ladders(found, "d")
+
+
+def _ladders(found: Findings, along: Literal["n", "d"]) -> Sheet | None:
+    """Loss against the one thing that grows, a colour for each group, the law drawn to ten times its largest rung."""
+    shown = [ladder for ladder in found.ladders if ladder.x == along]
+    if not shown:
+        return None
+    figure, axes = sheet(N_LABELS[shown[0].observations.params] if along == "n" else D_LABEL, LOSS_LABEL)
+    group_of = {planned["id"]: planned["group"] for planned in found.study["plan"]}
+    ends, heights, everywhere = [], [], []
+    for i, ladder in enumerate(shown):
+        o, colour = ladder.observations, ALGORITHMS[i % len(ALGORITHMS)]
+        x = o.variable(along)
+        _points(axes, x, o, np.arange(len(o)), colour, ladder.law)
+        held = [one for one in found.registered if group_of[one.run_id] == ladder.group]
+        at = [one.forecast.n if along == "n" else one.forecast.d for one in held]
+        line = np.geomspace(x.min(), max([10 * x.max(), *at]), 60)
+        end = (float(x.max()), float(o.loss[x.argmax()]))
+        heights += [*o.loss]
+        if ladder.law is not None:
+            band = ladder.law.band(line)
+            _law(axes, line, band, colour, until=ladder.top)
+            end = (float(line[-1]), float(band.value[-1]))
+            heights += [band.value[-1], band.low[-1]]
+        ends.append((*end, ladder.group, colour))
+        for place, one in zip(at, held, strict=True):
+            heights += _held_out(axes, place, one)
+        everywhere += [line[0], line[-1]]
+    frame(axes, everywhere, heights)
+    label_ends(axes, ends)
+    return figure
 
 
 def _curves(found: Findings, along: Literal["n", "d"]) -> Sheet:
@@ -123,14 +164,16 @@ def _curves(found: Findings, along: Literal["n", "d"]) -> Sheet:
     return figure
 
 
-def _points(axes: Axes, x: Array, o: Observations, rows: Array, colour: str) -> None:
-    """The loss of some of the runs against x, [R]."""
+def _points(axes: Axes, x: Array, o: Observations, rows: Array, colour: str, law: Fit | None = None) -> None:
+    """The loss of some of the runs against x, [R]; `law` is that of the figure where it has one of its own."""
     axes.errorbar(
         x[rows], o.loss[rows], yerr=np.nan_to_num(o.loss_se[rows]), fmt="o", color=colour, markersize=4.6,
         markeredgecolor=PAPER, markeredgewidth=0.6, elinewidth=0.8, zorder=3,
     )  # fmt: skip
+    own = said_by(law, o) if law is not None and law.law is not None else {}
     for i in rows:
-        mark(axes, float(x[i]), float(o.loss[i]), runs=[o.run_id[i]])
+        facts = [(f"{law.name} law", own[o.run_id[i]])] if law is not None and own else []
+        mark(axes, float(x[i]), float(o.loss[i]), "", facts, [o.run_id[i]])
 
 
 def _law(axes: Axes, x: Array, band: Interval, colour: str, *, until: float) -> None:
@@ -341,7 +384,7 @@ def known_entropy(found: Findings) -> Sheet | None:
     heights, ends = [*o.loss, floor.entropy], []
     for i, (value, colour) in enumerate(zip(sizes, ordered(len(sizes)), strict=True)):
         mine = np.flatnonzero(nearest == i)
-        _points(axes, o.d, o, mine, colour)
+        _points(axes, o.d, o, mine, colour, fit)
         last = mine[o.d[mine].argmax()]
         end = (o.d[last], o.loss[last])
         if fit.law is not None:
@@ -367,6 +410,8 @@ def known_entropy(found: Findings) -> Sheet | None:
 PLOTS: dict[str, Callable[[Findings], Sheet | None]] = {
     "loss_against_n": loss_against_n,
     "loss_against_d": loss_against_d,
+    "ladder_of_sizes": ladder_of_sizes,
+    "ladder_of_horizons": ladder_of_horizons,
     "isoflop": isoflop,
     "frontier": frontier,
     "allocation": allocation,

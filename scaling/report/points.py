@@ -4,8 +4,6 @@ from collections.abc import Callable, Iterable
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from scaling.report import markup, words
 from scaling.report.findings import Findings
 
@@ -18,8 +16,11 @@ FACTS = ("group", "N", "D", "C", "loss", "the law says")  # of a run; without an
 
 def facts(found: Findings) -> dict[str, Any]:
     """Of every run of the table, once for all figures: {"names": FACTS, "runs": {id: values}}."""
-    params = found.observations.params if found.observations is not None else "n_params"
-    law, said = found.headline, _said(found)
+    from scaling.report.marks import said_by  # matplotlib
+
+    law, o = found.headline, found.observations
+    said = said_by(law, o) if law is not None and o is not None else {}
+    params = o.params if o is not None else "n_params"
     rows = {}
     for row in found.table.to_dict("records"):
         loss = f"{float(row['loss']):.4f}" if row["loss"] else row["status"]
@@ -31,19 +32,6 @@ def facts(found: Findings) -> dict[str, Any]:
             said.get(row["run_id"], ""),
         ]  # fmt: skip
     return {"names": [*FACTS[:-1], f"{law.name} law" if law else FACTS[-1]], "runs": rows}
-
-
-def _said(found: Findings) -> dict[str, str]:
-    """What the law that the answers are read from says at each run that it was fitted to, and how far off it is."""
-    law, o = found.headline, found.observations
-    if law is None or law.law is None or o is None:
-        return {}
-    band = law.band(*(o.variable(name) for name in law.law.variables))
-    off = np.asarray(band.value) / o.loss - 1
-    return {
-        run_id: f"{words.of_loss(band.value[i], band.low[i], band.high[i])} ({off[i]:+.2%})".replace("-", "−")
-        for i, run_id in enumerate(o.run_id)
-    }
 
 
 def placed(marks: "Iterable[tuple[float, float, Mark]]", target: Callable[[tuple[str, ...]], str]) -> list[list[Any]]:

@@ -10,7 +10,8 @@ from rich.table import Table
 
 from scaling.fitting.observe import Observations
 from scaling.report import words
-from scaling.report.findings import Concept, Findings, Registered
+from scaling.report.answers import Concept
+from scaling.report.findings import Findings, Registered
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +40,8 @@ def _silence(found: Findings, concept: Concept) -> str:
         if found.study["analysis"]["algorithms"]:
             return "no answer: " + "; ".join(found.warnings)
         return "not asked: the study compares none"
+    if not found.study["analysis"]["laws"]:
+        return "not asked: the study fits no law of N and D"
     if not found.fits:
         return "not told: " + ("; ".join(found.warnings) or "the study has no runs to fit a law to")
     return "not told: " + words.unknown(next(iter(found.fits.values())))
@@ -55,6 +58,12 @@ def checks(found: Findings) -> list[Line]:
     elif found.fits:
         text = "; ".join(words.unknown(fit) for fit in found.fits.values())
         lines.append(Line(label="fitted law", text=text, known=False, runs=fitted))
+    for ladder in found.ladders:
+        power = ladder.fits["power"]
+        said = words.parameters(power) if ladder.law else words.unknown(power)
+        text = f"power law in {ladder.x.upper()} on {words.several(power.runs, 'run')} of {ladder.group}: {said}"
+        runs = ladder.observations.run_id
+        lines.append(Line(label="fitted law", text=text, known=ladder.law is not None, runs=runs))
     lines += [
         Line(label="forecast", text=forecast(one), known=one.score is not None, runs=(one.run_id,))
         for one in found.registered
@@ -118,19 +127,25 @@ def forecast(one: Registered) -> str:
 
 
 def floor(found: Findings) -> Line:
-    """The fitted floor on the source of known entropy, against that entropy."""
+    """The fitted floor on the source of known entropy, against that entropy, and how often repeats of it hold it."""
     assert found.floor is not None
-    fitted, entropy, runs = found.floor.fitted, found.floor.entropy, found.floor.observations.run_id
+    fitted, entropy, repeats = found.floor.fitted, found.floor.entropy, found.floor.repeats
+    again, runs = "", found.floor.observations.run_id
+    if repeats:
+        told = len(found.floor.told)
+        again = (
+            f"; of {words.several(len(repeats), 'repeat')} of the design by other seeds {told} tell a floor, and "
+            f"{found.floor.held} of their {words.percent(found.level)} intervals hold the entropy"
+        )
     if fitted is None:
-        why = words.unknown(found.floor.fit)
-        return Line(label="known entropy", text=f"{entropy:.4f} nats; not fitted: {why}", known=False, runs=runs)
+        text = f"{entropy:.4f} nats; not fitted: {words.unknown(found.floor.fit)}"
+        return Line(label="known entropy", text=f"{text}{again}", known=False, runs=runs)
     text = f"fitted E = {words.interval(fitted)} against the exact {entropy:.4f} nats per token"
     if not fitted.low <= fitted.high:  # NaN: E rests on the edge of its range
-        return Line(
-            label="known entropy", text=f"{text}: without an interval it cannot be judged", known=False, runs=runs
-        )
-    inside = fitted.low <= entropy <= fitted.high
-    return Line(label="known entropy", text=f"{text}: {'inside' if inside else 'OUTSIDE'} the interval", runs=runs)
+        text += ": without an interval it cannot be judged"
+        return Line(label="known entropy", text=f"{text}{again}", known=False, runs=runs)
+    inside = "inside" if fitted.low <= entropy <= fitted.high else "OUTSIDE"
+    return Line(label="known entropy", text=f"{text}: {inside} the interval{again}", runs=runs)
 
 
 def closing(found: Findings, console: Console, page: Path) -> None:

@@ -41,14 +41,16 @@ ALL = "all"  # what --law calls the laws together
 
 
 def document(found: Findings, ledger: Ledger) -> dict[str, Any] | None:
-    """What the script knows; None where no law is identified, or none has an optimum."""
+    """What the script knows; None where no law of N and D is identified."""
+    if found.headline is None:
+        return None
     own = PARAMS_COLUMN[found.study["analysis"]["params"]]
     conventions = [
         said
         for column in (own, *(name for name in COUNTED if name != own))
         if column in found.table.columns and (said := _convention(found, column)) is not None
     ]
-    if not conventions or found.headline is None:
+    if not conventions:
         return None
     return {
         "level": found.level, "far": FAR, "tooFar": TOO_FAR, "conventions": conventions,
@@ -126,15 +128,18 @@ def _grid(low: float, high: float) -> "Array":
 
 
 def _repeated(found: Findings) -> dict[str, Any] | None:
-    """A law of repeated data as its script recomputes it; None where the study has no such fit."""
-    law = found.fits.get("data_constrained")
-    if law is None or law.law is None or law.uncertain is None or found.observations is None:
+    """The first law of repeated data that is told, as the script recomputes it; None where the study has none."""
+    told = [one for one in found.repeated if one.fit.law is not None and one.fit.uncertain is not None]
+    if not told:
         return None
-    spread, o = law.uncertain, found.observations
+    law, spread = told[0].fit, told[0].fit.uncertain
+    assert law.law is not None and spread is not None
+    epochs = found.table.loc[found.table["group"] == told[0].group, "epochs"].tolist()
     dofs = np.geomspace(1, max(spread.spare, 8), 48)
     draws = None if law.draws is None else [[_rounded(v) for v in row] for row in law.draws.tolist()]
     return {
-        "law": law.name, "params": law.params, "passes": _rounded(float((o.d / o.unique).max())),
+        "law": law.name, "group": told[0].group, "params": law.params,
+        "passes": max((float(cell) for cell in epochs if cell), default=1.0),
         "theta": law.theta.tolist(), "logs": [name in law.law.positive for name in law.law.names], "cost": law.cost,
         "covariance": spread.covariance.tolist(), "parts": spread.parts.tolist(),
         "variances": spread.variances.tolist(), "spare": max(spread.spare, 1), "dof": spread.dof, "draws": draws,

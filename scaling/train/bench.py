@@ -38,7 +38,7 @@ def measure(run: RunSpec, *, search: bool, stop: Callable[[], bool]) -> dict[str
     """
     run = replace(run, optim=_plain(run.optim), branch=None)
     began = time.monotonic()
-    _ = data.open_source(run.data, run.model).provenance
+    _ = data.provenance(run)
     opening = time.monotonic() - began
     ceiling = _ceiling(run.model.compute_dtype)
     cold = _compile(run)
@@ -90,7 +90,7 @@ def _plain(optim: OptimSpec) -> OptimSpec:
 
 
 def _program(run: RunSpec) -> Any:
-    return program(run.model, compiled_in(run.optim), run.batch, run.eval, copies(run))
+    return program(run.model, compiled_in(run.optim), run.batch, run.eval.tokens, copies(run))
 
 
 def _compile(run: RunSpec) -> float:

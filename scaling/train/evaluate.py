@@ -21,12 +21,13 @@ class Loss(NamedTuple):
 
 
 def evaluate(
-    run: RunSpec, source: data.Source, params: list[PyTree], compiled: Program, between: Callable[[int, int], None]
+    run: RunSpec, params: list[PyTree], compiled: Program, between: Callable[[int, int], None]
 ) -> list[list[Loss]]:
     """For each of `params` the loss of every member, on the same windows.
 
     In compiled calls of bounded length; `between(done, of)` is called before each, and may raise.
     """
+    source = data.open_evaluated(run)
     held_out = data.held_out(source, run.eval.tokens, run.model.context)
     calls, per_call, length = compiled.eval_shape
     pieces = -(-len(held_out.token_RxT) // (calls * per_call))

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from scaling.spec import EvalSpec, ModelSpec, OptimSpec, from_json
+from scaling.spec import ModelSpec, OptimSpec, from_json
 from scaling.train.optim import Knobs
 from scaling.train.placement import Placement
 from scaling.train.program import Program, program
@@ -62,6 +62,6 @@ def _compiled(what: dict[str, Any]) -> Program:
         from_json(ModelSpec, what["model"]),
         from_json(OptimSpec, what["optim"]),
         what["batch"],
-        from_json(EvalSpec, what["evaluation"]),
+        what["eval_tokens"],
         Placement(**what["placement"]),
     )

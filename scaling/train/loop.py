@@ -116,11 +116,10 @@ def train_population(
         watch=replace(watch, fence=_for_good(watch.fence)),
         placement=placement,
     )
-    source = data.open_source(runs[0].data, runs[0].model)
     lost = {run.id: reason for run in runs if run.branch and (reason := lost_with_its_trunk(run, job.ledger))}
     for run in runs:
         if run.id in lost:
-            yield _record(run, source, job.machine, None, first=0, last=0, reason=lost[run.id])
+            yield _record(run, job.machine, None, first=0, last=0, reason=lost[run.id])
     yield from _in_turn([run for run in runs if run.id not in lost], job)
 
 
@@ -228,7 +227,7 @@ def _train_together(runs: Sequence[RunSpec], first: int, job: _Job, placement: P
         watch.progress({"phase": "compile"})
         clock["compile"] -= time.monotonic()
         placement = placement or roomy(base, members)
-        compiled = program(base.model, shape, base.batch, base.eval, placement, members=members)
+        compiled = program(base.model, shape, base.batch, base.eval.tokens, placement, members=members)
         clock["compile"] += time.monotonic()
         if watch.stop():
             raise Interrupted(f"run {_names(runs)} stopped at step {first} of {base.steps}")
@@ -280,7 +279,7 @@ def _train_together(runs: Sequence[RunSpec], first: int, job: _Job, placement: P
                 watch.progress({"phase": "evaluate", "done": done, "of": of})
 
             weights = [_measured(runs, state), *([state.average] if base.optim.average else [])]
-            losses, *rest = evaluate(base, sources[0], weights, compiled, between)
+            losses, *rest = evaluate(base, weights, compiled, between)
             averaged = rest[0] if rest else averaged
             for member in sound:
                 if not math.isfinite(losses[member].mean):
@@ -291,12 +290,12 @@ def _train_together(runs: Sequence[RunSpec], first: int, job: _Job, placement: P
     share = {phase: seconds / members for phase, seconds in clock.items()}
     return [
         _record(
-            run, source, job.machine, share, first=first, last=curve.diverged_at or run.steps, members=members,
+            run, job.machine, share, first=first, last=curve.diverged_at or run.steps, members=members,
             loss=loss, averaged=average, reason=_why_diverged(curve, loss),
             noise_tokens=noise_scale([*trunk_rows(run, ledger), *curve.rows], run),
             spikes=spikes(curve.rows, run), notes=said,
         )
-        for run, source, curve, loss, average, said in zip(runs, sources, curves, losses, averaged, notes, strict=True)
+        for run, curve, loss, average, said in zip(runs, curves, losses, averaged, notes, strict=True)
     ]  # fmt: skip
 
 
@@ -396,7 +395,6 @@ def _measured(runs: Sequence[RunSpec], state: TrainState) -> PyTree:
 
 def _record(
     run: RunSpec,
-    source: data.Source,
     machine: Mapping[str, str],
     seconds: Mapping[str, float] | None,  # by phase; None for a run that never took a step
     *,
@@ -412,6 +410,8 @@ def _record(
 ) -> RunRecord:
     sound = loss if not reason else None
     seen = replace(run, steps=last)
+    source, evaluated = data.open_source(run.data, run.model), data.open_evaluated(run)
+    bits = sound.mean / math.log(2) if sound else None
     clock = None
     if seconds is not None:
         rate = (last - first) * run.batch_tokens / max(seconds["train"], 1e-9)
@@ -430,10 +430,10 @@ def _record(
         epochs=data.epochs(source, seen),
         loss=sound.mean if sound else None,
         loss_se=_finite(sound.standard_error) if sound else None,
-        bits_per_byte=sound.mean / math.log(2) / source.bytes_per_token if sound and source.bytes_per_token else None,
-        entropy=source.entropy,
+        bits_per_byte=bits / evaluated.bytes_per_token if bits is not None and evaluated.bytes_per_token else None,
+        entropy=evaluated.entropy,
         clock=clock,
-        data=source.provenance,
+        data=data.provenance(run),
         machine=machine,
         averaged_loss=_finite(averaged.mean) if averaged and not reason else None,
         averaged_loss_se=_finite(averaged.standard_error) if averaged and not reason else None,

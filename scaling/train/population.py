@@ -47,7 +47,7 @@ def fastest(run: RunSpec, most: int, *, known: Path, placement: Placement | None
 def _rate(run: RunSpec, placement: Placement, members: int) -> float:
     """Zero for a population that does not fit."""
     try:
-        compiled = program(run.model, compiled_in(run.optim), run.batch, run.eval, placement, members=members)
+        compiled = program(run.model, compiled_in(run.optim), run.batch, run.eval.tokens, placement, members=members)
         return member_steps_per_second(run, compiled) if compiled.memory <= memory_limit() else 0.0
     except Exception as error:
         if not out_of_memory(error):

@@ -17,7 +17,7 @@ from flax import nnx
 from jax.sharding import NamedSharding
 
 from scaling.cost import flops_per_token
-from scaling.spec import EvalSpec, ModelSpec, OptimSpec, RunSpec, compiled_in, to_json
+from scaling.spec import ModelSpec, OptimSpec, RunSpec, compiled_in, to_json
 from scaling.train import team
 from scaling.train.failures import out_of_memory
 from scaling.train.host import compiled_once, memory_limit
@@ -52,7 +52,7 @@ class Program(NamedTuple):
 
 @functools.lru_cache(maxsize=16)
 def program(
-    model: ModelSpec, optim: OptimSpec, batch: int, evaluation: EvalSpec, placement: Placement, members: int = 1
+    model: ModelSpec, optim: OptimSpec, batch: int, eval_tokens: int, placement: Placement, members: int = 1
 ) -> Program:
     """Compile for one shape; `optim` is what `compiled_in` gave."""
     mesh, graphdef = placement.mesh(), graph(model, optim)
@@ -67,7 +67,7 @@ def program(
     most_flops = CHUNK_FLOPS.get(jax.default_backend(), CHIP_CHUNK_FLOPS)
     longest = MAX_CHUNK if jax.process_count() == 1 else TEAM_CHUNK
     chunk = max(1, min(longest, round(most_flops / step_flops)))
-    shape_CxBxM = _eval_shape(evaluation, model, placement, members, most_flops)
+    shape_CxBxM = _eval_shape(eval_tokens, model, placement, members, most_flops)
 
     step = functools.partial(train_steps, graphdef=graphdef, model=model, optim=optim, cut=cut, members=members)
     loss = functools.partial(window_losses, graphdef=graphdef)
@@ -94,7 +94,7 @@ def program(
         losses = jax.jit(
             loss, in_shardings=(layout.params, sharding(mesh, None, "batch", None)), out_shardings=each
         ).lower(jax.tree.map(stacked, single.params), jax.ShapeDtypeStruct(shape_CxBxM, width))
-    shape = (model, optim, batch, evaluation, placement)
+    shape = (model, optim, batch, eval_tokens, placement)
     with compiled_once(*shape, members) if jax.process_count() == 1 else _compiled_by_all(*shape, members):
         initial, done, measure = _initial(model, optim, placement, members), steps.compile(), losses.compile()
     memory = max(_memory(done), _memory(measure))
@@ -112,12 +112,12 @@ def program(
 
 
 def _compiled_by_all(
-    model: ModelSpec, optim: OptimSpec, batch: int, evaluation: EvalSpec, placement: Placement, members: int
+    model: ModelSpec, optim: OptimSpec, batch: int, eval_tokens: int, placement: Placement, members: int
 ) -> contextlib.AbstractContextManager[None]:
     if members > 1:
         raise ValueError("a population is trained by one process")
-    of = {"model": model, "optim": optim, "evaluation": evaluation, "placement": placement}
-    return team.compiling(batch=batch, **{name: to_json(spec) for name, spec in of.items()})
+    of = {"model": model, "optim": optim, "placement": placement}
+    return team.compiling(batch=batch, eval_tokens=eval_tokens, **{name: to_json(spec) for name, spec in of.items()})
 
 
 def _across(made: Program, each: NamedSharding, chunks: Chunk, windows: NamedSharding) -> Program:
@@ -213,7 +213,7 @@ def roomy(run: RunSpec, members: int = 1) -> Placement:
     cuts += [replace(placement, microbatches=n) for n in finer if n == finer[-1] or n >= 2 * at_first]
     cuts.append(replace(cuts[-1], remat=True))
     for cut in cuts:
-        need = needed(run.model, compiled_in(run.optim), run.batch, run.eval, cut, members=members)
+        need = needed(run.model, compiled_in(run.optim), run.batch, run.eval.tokens, cut, members=members)
         if need <= memory_limit():
             return cut
     return cuts[-1]
@@ -256,7 +256,7 @@ def largest_batch(model: ModelSpec, optim: OptimSpec, batch: int, limit: int, pl
     Found by compiling and asking XLA, not by running out. None where not even `batch` fits.
     """
     found = None
-    while needed(model, compiled_in(optim), batch, EvalSpec(tokens=model.context), placement) <= limit:
+    while needed(model, compiled_in(optim), batch, model.context, placement) <= limit:
         found = batch
         if batch * model.context >= MOST_TOKENS:
             break
@@ -283,13 +283,13 @@ def _place(leaf: Any, mesh: jax.sharding.Mesh, members: int) -> Any:
 
 
 def _eval_shape(
-    evaluation: EvalSpec, model: ModelSpec, placement: Placement, members: int, most_flops: float
+    eval_tokens: int, model: ModelSpec, placement: Placement, members: int, most_flops: float
 ) -> tuple[int, int, int]:
     """(C batches, B windows of each, M tokens of a window) of one call; the calls that it takes to cover the held-out
     windows are equally long, and the last is padded."""
     cut = placement.data * placement.fsdp
     windows = max(1, EVAL_TOKENS // members // model.context // cut) * cut
-    batches = math.ceil(evaluation.tokens // model.context / windows)
+    batches = math.ceil(eval_tokens // model.context / windows)
     batch_flops = members * windows * model.context * flops_per_token(model, "exact") / 3  # a forward pass
     calls = math.ceil(batches / max(1, round(most_flops / batch_flops)))
     return math.ceil(batches / calls), windows, model.context + 1

@@ -10,8 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from scaling.cli import main
+from scaling.cli import main, sweep
 from scaling.cli.main import COMMANDS
+from scaling.plan import Plan, Planned, Study
+from scaling.record import Ledger
+from scaling.record.files import commit_json
+from scaling.spec import DataSpec, EvalSpec, ModelSpec, OptimSpec, RunSpec
 
 STUDY = """
 from scaling.cost import at_width
@@ -104,6 +108,10 @@ def test_a_bad_study_is_refused_with_every_fault_before_jax(study: Path):
         (["run", "STUDY", "--set", "steps"], "must be FIELD=VALUE"),
         (["run", "STUDY", "--set", "data.source=bytes:stdlbi"], "did you mean bytes:stdlib?"),
         (["run", "STUDY", "--set", "data.source=text:/no/such/text", "--set", "model.vocab_size=256"], "/no/such/text"),
+        (["plan", "STUDY", "--set", "data.corrupted=0.1"], "data.corrupted = 0.1: zipf-facts has noise of its own"),
+        (["plan", "STUDY", "--set", "data.unique_tokens=120"], "data.max_epochs to at least"),
+        (["plan", "STUDY", "--set", "data.duplicated=0.1"], "data.duplicated = 0.1: needs data.duplicate_tokens"),
+        (["plan", "STUDY", "--set", "eval.source=bytes:stdlib"], "eval.source = 'bytes:stdlib': that its tokens"),
         (["run", "STUDY", "--workers", "0"], "--workers = 0: must be at least 1"),
         (["run", "STUDY", "--out", "STUDY"], "is a file, not a folder"),
         (["status", "/no/such/folder"], "not a results folder"),
@@ -118,6 +126,42 @@ def test_a_request_that_cannot_be_is_refused_in_a_line(
     lines = refused(capsys, *(str(study) if word == "STUDY" else word for word in words))
     assert any(said in line for line in lines), lines
     assert sorted(p.name for p in study.parent.iterdir() if p.name != "__pycache__") == ["tiny.py"]
+
+
+def test_what_runs_read_is_set_from_the_command_line_and_costs_what_it_did(study: Path, capsys: pytest.CaptureFixture):
+    changes = ("data.unique_tokens=480", "data.max_epochs=40", "data.duplicated=0.2", "data.duplicate_tokens=24",
+               "eval.source=zipf-facts:noise=0.2")  # fmt: skip
+    plans = []
+    for words in ([], [word for change in changes for word in ("--set", change)]):
+        assert main(["plan", str(study), "--json", *words]) == 0
+        plans.append(json.loads(capsys.readouterr().out))
+    plain, spoilt = plans
+    assert plain["flops"] == spoilt["flops"] and len(plain["plan"]) == len(spoilt["plan"])
+    assert not {p["id"] for p in plain["plan"]} & {p["id"] for p in spoilt["plan"]}
+    for planned in spoilt["plan"]:
+        assert planned["run"]["data"]["unique_tokens"] == 480 and planned["run"]["data"]["duplicated"] == 0.2
+        assert planned["run"]["eval"]["source"] == "zipf-facts:noise=0.2"
+
+
+def test_a_text_that_is_another_than_that_trained_or_measured_on_is_refused(tmp_path: Path, monkeypatch):
+    for name in "ab":
+        (tmp_path / name).write_bytes(f"{name} text ".encode() * 1000)
+    model = ModelSpec(n_layers=1, d_model=16, d_ff=32, vocab_size=256, context=12)
+    run = RunSpec(
+        model=model, optim=OptimSpec(peak_lr=1e-2), data=DataSpec(source=f"text:{tmp_path}/a"),
+        eval=EvalSpec(tokens=120, source=f"text:{tmp_path}/b"), batch=8, steps=1,
+    )  # fmt: skip
+    plan = Plan((Planned(run=run, group="g", role="fitted"),))
+    study = Study(name="s", question="?", plan=plan).to_json()
+    commit_json(tmp_path / "study.json", study | {sweep.TEXTS: sweep._texts(plan)})
+    monkeypatch.setattr(sweep, "_begun", lambda plan, ledger: True)
+    assert sweep.changed_texts(plan, Ledger(tmp_path)) == []
+    for name, field in (("b", "eval.source"), ("a", "data.source")):
+        was = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(was + b"and more")
+        (line,) = sweep.changed_texts(plan, Ledger(tmp_path))
+        assert line.startswith(f"{field} = text:{tmp_path}/{name}: its text is another")
+        (tmp_path / name).write_bytes(was)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
 import dataclasses
+import hashlib
 
 import numpy as np
 import pytest
@@ -26,10 +27,17 @@ def counted(tmp_path):
     return _run(f"tokens:{tmp_path}/ids.npy", vocab_size=10_001, context=7, batch=5, max_epochs=9)
 
 
-@pytest.fixture(params=["bytes:stdlib", "zipf-facts", "folder", "tokens"])
+SPOILT = {"unique_tokens": 1400, "duplicated": 0.3, "duplicate_tokens": 100}
+
+
+@pytest.fixture(params=["bytes:stdlib", "zipf-facts", "folder", "tokens", "spoilt tokens", "spoilt facts"])
 def any_run(request, tmp_path, counted):
     if request.param == "tokens":
         return counted
+    if request.param == "spoilt tokens":
+        return dataclasses.replace(counted, data=dataclasses.replace(counted.data, corrupted=0.2, **SPOILT))
+    if request.param == "spoilt facts":
+        return _run("zipf-facts", vocab_size=192, **SPOILT)
     if request.param == "folder":
         for i in range(60):
             (tmp_path / f"{i}.txt").write_bytes(bytes([i]) * (i % 9 * 20 + 1))
@@ -96,6 +104,12 @@ def test_each_epoch_predicts_every_token_once_in_another_order(counted):
     for one, two in [(0, 1), (0, 2), (1, 2)]:
         assert (starts[one] == starts[two]).mean() < 0.02
     assert source.train_tokens - 1 - windows * 7 < 7  # what no window holds
+
+
+def test_published_runs_read_the_windows_that_they_read_then(counted):
+    """Made before runs could read less than everything."""
+    rows = batches(_open_text(counted), counted, 0, 500)
+    assert hashlib.sha256(rows.tobytes()).hexdigest().startswith("6d0c88155eb63c8c")
 
 
 def test_unique_tokens_are_the_targets_that_differ(counted):

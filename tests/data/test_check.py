@@ -51,7 +51,7 @@ def test_a_sound_run_has_no_fault(files, source, vocab_size):
 
 @pytest.mark.parametrize("source, line", [
     ("bytes:stdlbi", "no such source; did you mean bytes:stdlib?"),
-    ("shakespeare", "no such source; there are bytes:stdlib, text:PATH, tokens:PATH, zipf-facts"),
+    ("shakespeare", "there are bytes:stdlib, bytes:stdlib-prose, bytes:stdlib-code, text:PATH, tokens:PATH, zipf-"),
     ("text:", "no such source"),
     ("text:{}/none.txt", "there is no file or folder .*/none.txt"),
     ("text:{}/empty.txt", "empty.txt is empty"),

@@ -281,6 +281,15 @@ def test_runs_that_differ_in_nothing_but_the_loss_are_doubted(file):
     assert not observe(read_table(file(seeds)), params="n_params").warnings
 
 
+def test_losses_of_several_texts_are_doubted(file):
+    text = "eval_source,n_params,tokens,loss\n{},1e6,1e9,3\nbytes:a,3e6,1e9,2.9\n"
+    (said,) = observe(read_table(file(text.format("bytes:b"))), params="n_params").warnings
+    assert said.startswith("the losses are of 2 texts (bytes:a, bytes:b)") and said.endswith("eval_source=bytes:a")
+    assert not observe(read_table(file(text.format("bytes:a"))), params="n_params").warnings
+    one = observe(read_table(file(text.format("bytes:b"))), params="n_params", where=["eval_source=bytes:a"])
+    assert len(one) == 1 and not one.warnings
+
+
 def test_sizes_in_millions_are_doubted(file):
     o = observe(read_table(file("n_params,tokens,loss\n70,1e9,3\n160,1e9,2.9\n")), params="n_params")
     assert "2 runs have n_params from 70 to 160: plain counts?" in o.warnings[0]

@@ -79,6 +79,13 @@ def one(run, branch_steps, progress, stop):
     if act == "lose the trunk once" and run.branch and first:
         shutil.rmtree(ledger.run_folder(run.branch.trunk) / "checkpoints")
         raise Failed("trunk_lost", "its weights are gone")
+    if act == "lose the trunk one after the other":
+        if run.branch and first:
+            shutil.rmtree(ledger.run_folder(run.branch.trunk) / "checkpoints", ignore_errors=True)
+            time.sleep(0.0 if run.steps < 60 else 0.7)
+            raise Failed("trunk_lost", "its weights are gone")
+        if not run.branch and not first:
+            time.sleep(2.0)
     for step in branch_steps:
         saved = ledger.run_folder(run.id) / "checkpoints" / str(step)
         saved.mkdir(parents=True, exist_ok=True)
@@ -366,6 +373,19 @@ def test_a_lost_trunk_is_trained_again_for_its_branch(tiny: RunSpec, tmp_path: P
     sweep = Sweep(tmp_path, plan, **{f"seed{tiny.seed}": "lose the trunk once"})
     assert set(sweep.run().recorded) == {trunk.id, branches[0].id}
     assert sweep.order[-3:] == [branches[0].id, trunk.id, branches[0].id]
+
+
+def test_a_trunk_that_several_branches_miss_is_trained_by_one_worker(tiny: RunSpec, tmp_path: Path):
+    plan = trunks(tiny, [tiny.model], [2000, 8000], group="grid")
+    Sweep(tmp_path, plan).run()
+    ledger, (trunk, *branches) = Ledger(tmp_path), [p.run for p in plan.runs]
+    for branch in branches:
+        ledger.reopen(branch.id)
+        (tmp_path / f"tried-{branch.id}").unlink()
+    (tmp_path / "order.txt").unlink()
+    sweep = Sweep(tmp_path, plan, **{f"seed{tiny.seed}": "lose the trunk one after the other"})
+    assert set(sweep.run().recorded) == {trunk.id, *(branch.id for branch in branches)}
+    assert sweep.order.count(trunk.id) == 1, "the second to miss it waits for the first one's"
 
 
 def test_a_second_request_to_stop_is_obeyed_at_once(tiny: RunSpec, tmp_path: Path):

@@ -11,6 +11,7 @@ from scaling.cost import count_params, train_flops
 from scaling.plan import Plan, trunks
 from scaling.record import Clock, Ledger, RunRecord, table
 from scaling.record.files import commit_json, commit_text, create_text
+from scaling.record.tuning import Tuning
 from scaling.spec import Refusal, RunSpec
 
 
@@ -102,6 +103,23 @@ def test_the_table_has_a_row_for_each_evaluated_run_in_the_order_of_the_plan(led
         assert int(row["n_params"]) == count_params(run.model).matmul
         assert int(row["flops"]) == train_flops(run)
         assert row["trunk"] == run.branch.trunk and row["loss"] == "1.25"
+
+
+def test_the_table_tells_apart_what_runs_were_trained_and_measured_on(ledger: Ledger, plan: Plan):
+    data = {"corrupted": 0.1, "duplicated": 0.25, "duplicate_tokens": 120}
+    planned = plan.with_role("fitted").runs[0]
+    spoilt = dataclasses.replace(
+        planned.run,
+        data=dataclasses.replace(planned.run.data, **data),
+        eval=dataclasses.replace(planned.run.eval, source="text:else"),
+    )
+    of_plain, of_spoilt = (
+        table.row(run.id, record_of(run), "grid", "fitted", Tuning.of(ledger.folder)) for run in (planned.run, spoilt)
+    )
+    differ = {name: of_spoilt[name] for name in table.COLUMNS if of_spoilt[name] != of_plain[name]}
+    assert differ == {"run_id": spoilt.id, "eval_source": "text:else", **data}
+    assert of_plain["eval_source"] == of_plain["source"] and of_plain["corrupted"] == 0
+    assert len(table.line(of_spoilt).split(",")) == len(table.COLUMNS) == len(of_spoilt)
 
 
 def test_nothing_of_the_clock_is_in_the_table(ledger: Ledger, plan: Plan):

@@ -16,6 +16,8 @@ from scaling.spec import DataSpec, EvalSpec, ModelSpec, OptimSpec, RunSpec
 
 NOISE = 0.004  # standard deviation of ln L
 ENTROPY = 1.7512  # of the source of facts, nats per token
+CLEAN_SHARE = 0.7  # what a token of the corrupted text is worth
+REPEATS = 6.0  # R_D of repeated text
 SGD_SHARE = 0.4  # SGD learns from a token what the baseline learns from this much of one
 
 MODEL = ModelSpec(n_layers=2, d_model=16, d_ff=64, d_head=8, vocab_size=256, context=32, tied=True)
@@ -40,6 +42,10 @@ def planted(planned: Planned) -> float:
         return 2.4 + 0.3 * (n / 4e3) ** -0.5 + 0.2 * (d / 5e5) ** -0.5
     if planned.group == "SGD":
         d *= SGD_SHARE
+    if planned.group == "corrupted":
+        d *= CLEAN_SHARE
+    if unique := planned.run.data.unique_tokens:
+        d = unique * (1 + REPEATS * (1 - np.exp(-(d / unique - 1) / REPEATS)))
     return 0.95 + (n / 1500) ** -0.38 + (d / 8e4) ** -0.46
 
 
@@ -71,7 +77,8 @@ def record_of(planned: Planned, loss: float | None, reason: str = "") -> RunReco
     speed = 4e5 / run.model.d_model
     return RunRecord(
         run=run, status="diverged" if reason else "finished", reason=reason, tokens=run.tokens,
-        unique_tokens=run.tokens, epochs=1.0, loss=loss, loss_se=None if loss is None else 0.006,
+        unique_tokens=run.data.unique_tokens or run.tokens, epochs=1.0, loss=loss,
+        loss_se=None if loss is None else 0.006,
         bits_per_byte=None if loss is None or facts else loss / float(np.log(2)), entropy=ENTROPY if facts else None,
         clock=Clock(
             compile=2.5, train=run.tokens / speed, evaluate=0.2, steps=run.steps, tokens_per_second=speed,

@@ -17,7 +17,7 @@ from scaling.chips import CHIPS
 from scaling.cli.main import main
 from scaling.fitting.fit import fit
 from scaling.fitting.laws.repeat import DataConstrained
-from scaling.report import markup, overview, whatif
+from scaling.report import findings, markup, overview, whatif
 from scaling.report import page as study_page
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -265,14 +265,15 @@ def test_a_law_of_repeated_data_prices_them(browser, found, planted_ledger, tmp_
     o, rng = found.observations, np.random.default_rng(1)
     unique = np.tile([1.0, 0.5, 0.2, 0.1, 0.05], len(o))[: len(o)] * o.d
     loss = law(o.n, o.d, unique) * np.exp(0.002 * rng.normal(size=len(o)))
-    seen = replace(o, unique=unique, loss=loss)
+    epochs = dict(zip(o.run_id, (o.d / unique).astype(str), strict=True))
+    table = found.table.assign(epochs=[epochs.get(run, "1.0") for run in found.table["run_id"]])
     monkeypatch.setattr(whatif, "COUNTED", {"n_params": "one way"})
     said = whatif.document(found, planted_ledger)
     for bootstrap in (0, 40):
-        fitted = fit(seen, "data_constrained", bootstrap=bootstrap)
-        fits = {"data_constrained": fitted}
-        monkeypatch.setattr(whatif, "document", lambda *_, fits=fits: said | {
-            "repeated": whatif._repeated(replace(found, observations=seen, fits=fits))})  # fmt: skip
+        fitted = fit(replace(o, unique=unique, loss=loss), "data_constrained", bootstrap=bootstrap)
+        repeated = findings.Repetition(group="grid", words="", fit=fitted)
+        price = whatif._repeated(replace(found, table=table, repeated=(repeated,)))
+        monkeypatch.setattr(whatif, "document", lambda *_, price=price: said | {"repeated": price})
         path = tmp_path / f"{bootstrap}.html"
         section = whatif.section(found, planted_ledger)
         path.write_text(markup.document("panel", [section], markup.script(*study_page.SCRIPTS)))

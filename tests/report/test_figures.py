@@ -1,10 +1,12 @@
 """Figures show the data that were fitted and the law that was found, and every label can be read."""
 
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from scaling.report import figure, plots
@@ -74,6 +76,10 @@ def test_multipliers_are_those_of_the_comparison(drawn, found):
 
 
 def test_no_label_lies_over_another_or_leaves_the_figure(drawn):
+    labels_lie_apart({name: made for name, made in drawn.items() if made is not None})
+
+
+def labels_lie_apart(drawn: Mapping[str, Figure]) -> None:
     for name, made in drawn.items():
         made.draw_without_rendering()
         axes, page = made.axes[0], made.bbox
@@ -104,8 +110,9 @@ def test_many_horizons_are_gathered_into_few_curves():
 
 def test_figures_are_files_on_white_and_what_is_gone_is_removed(found, tmp_path):
     made = plots.draw(found, tmp_path)
-    assert list(made) == list(plots.PLOTS) == list(CAPTIONS) == list(TITLES)
-    for name in plots.PLOTS:
+    assert list(plots.PLOTS) == list(CAPTIONS) == list(TITLES)
+    assert list(made) == [name for name in plots.PLOTS if not name.startswith("ladder")], "the study climbs none"
+    for name in made:
         root = ElementTree.fromstring((tmp_path / f"{name}.svg").read_text())
         assert root.tag.endswith("svg") and "#ffffff" in (tmp_path / f"{name}.svg").read_text()
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
@@ -137,6 +144,8 @@ def test_a_mark_lies_on_what_is_drawn_and_names_its_run(drawn, found):
 def test_what_is_written_in_a_figure_stands_in_the_page(drawn):
     """Places are rounded to save room; numbers that are read are not."""
     for name, made in drawn.items():
+        if made is None:
+            continue
         written = "".join(ElementTree.fromstring(figure.inline(made, name)).itertext())
         for text in [*made.axes[0].texts, *made.axes[0].get_xticklabels(), *made.axes[0].get_yticklabels()]:
             assert all(line in written for line in text.get_text().split("\n")), (name, text)

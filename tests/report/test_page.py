@@ -166,7 +166,8 @@ def test_what_is_saved_from_the_page_is_the_table_and_the_fits(found, planted_le
     held = {a["download"]: unquote(a["href"].partition(",")[2]) for t, a in read.elements if "download" in a}
     assert held["runs.csv"] == (planted_ledger.folder / "runs.csv").read_text()
     fits = json.loads(held["fits.json"])
-    for name, fitted in found.fits.items():
+    assert fits.keys() == found.every_fit.keys() == {*found.fits, "known entropy"}
+    for name, fitted in found.every_fit.items():
         assert fit_from_json(fits[name]).law == fitted.law
 
 

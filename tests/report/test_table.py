@@ -13,7 +13,7 @@ from rich.console import Console
 from scaling.fitting.compare import Noise
 from scaling.fitting.uncertainty import Interval
 from scaling.report import table, words
-from scaling.report.findings import Concept
+from scaling.report.answers import Concept
 
 
 def printed(found) -> str:

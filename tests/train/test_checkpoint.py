@@ -46,7 +46,7 @@ class Killed(BaseException):
 
 @pytest.fixture(scope="module")
 def compiled(tiny: RunSpec, small_chunks: None) -> program.Program:
-    return program.program(tiny.model, compiled_in(tiny.optim), tiny.batch, tiny.eval, HERE, members=1)
+    return program.program(tiny.model, compiled_in(tiny.optim), tiny.batch, tiny.eval.tokens, HERE, members=1)
 
 
 @pytest.fixture(scope="module")
@@ -383,11 +383,11 @@ def test_an_evaluation_in_pieces_stops_between_them_and_ends_in_the_same_bits(
 
 def test_the_pieces_of_an_evaluation_are_of_bounded_and_equal_length(tiny: RunSpec):
     """Ten batches of 1200 tokens, a forward pass of which takes as many FLOPs as training with 400."""
-    evaluation, a_token = replace(tiny.eval, tokens=12_000), flops_per_token(tiny.model, "exact")
+    a_token = flops_per_token(tiny.model, "exact")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(program, "EVAL_TOKENS", 1200)
         for most, batches in ((1, 1), (4, 4), (9, 5), (10, 10), (1000, 10)):
-            found = program._eval_shape(evaluation, tiny.model, HERE, 1, most * 400 * a_token)
+            found = program._eval_shape(12_000, tiny.model, HERE, 1, most * 400 * a_token)
             assert found == (batches, 100, 13)
 
 

@@ -63,5 +63,6 @@ def test_a_trial_times_real_steps(tiny: RunSpec):
     from scaling.train.program import program
 
     for members in (1, 4):
-        compiled = program(tiny.model, compiled_in(tiny.optim), tiny.batch, tiny.eval, Placement(), members=members)
+        shape = (tiny.model, compiled_in(tiny.optim), tiny.batch, tiny.eval.tokens, Placement())
+        compiled = program(*shape, members=members)
         assert 10 < population.member_steps_per_second(tiny, compiled) < 1e6

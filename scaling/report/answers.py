@@ -1,0 +1,129 @@
+"""What each of the four concepts bought, in a line with a number and its interval."""
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from scaling.fitting.compare import Comparison
+from scaling.fitting.fitted import Fit
+from scaling.fitting.ladder import Ladder
+from scaling.fitting.uncertainty import Interval
+from scaling.report.words import interval, power, short, unknown
+
+if TYPE_CHECKING:
+    from scaling.report.findings import Findings, Repetition
+
+COUNTED = {  # what each column counts, in words
+    "n_params": "non-embedding and head parameters", "n_params_kaplan": "non-embedding parameters",
+    "n_params_total": "all parameters",
+}  # fmt: skip
+Concept = Literal["model scale", "data scale", "compute", "algorithms"]
+CLIMBED: dict[str, Concept] = {"n": "model scale", "d": "data scale"}  # the concept of a ladder by what grows in it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What one concept bought, in a line with a number and its interval."""
+
+    concept: Concept
+    text: str
+    runs: tuple[str, ...] = ()  # ids of those behind the number
+
+
+def answers_of(found: "Findings") -> tuple[Answer, ...]:
+    """What doubling each of N, D and C buys at the best split of the largest fitted compute, and all else asked."""
+    answers: list[Answer] = []
+    law, runs = found.headline, found.observations.run_id if found.observations is not None else ()
+    if law is not None:
+        best, further = law.optimum(law.flops_max), law.optimum(2 * law.flops_max)
+        n, d = float(best.n), float(best.d)
+        exponents = law.optimum_intervals(law.flops_max)
+        at = f"at N = {short(n)}, D = {short(d)}, the best split of {power(law.flops_max)} FLOPs ({law.name} law)"
+        grow = ", ".join(f"{x}* ~ C^{interval(exponents[f'exponent_{x.lower()}'])}" for x in "ND")
+        steps = {"n": (2 * n, d), "d": (n, 2 * d), "c": (float(further.n), float(further.d))}
+        bought = {name: _change([law, *_others(found)], (n, d), to) for name, to in steps.items()}
+        answers += [
+            Answer(concept="model scale", text=f"twice the parameters: {bought['n']} {at}", runs=runs),
+            Answer(concept="data scale", text=f"twice the tokens: {bought['d']} there", runs=runs),
+            Answer(
+                concept="compute",
+                text=f"twice the compute, split best: {bought['c']}; the best split grows as {grow}",
+                runs=runs,
+            ),
+        ]
+    answers += [
+        Answer(concept=CLIMBED[ladder.x], text=_climbed(ladder), runs=ladder.observations.run_id)
+        for ladder in found.ladders
+        if ladder.law
+    ]
+    answers += [Answer(concept="data scale", text=_worth(found, c), runs=compared(found, c)) for c in found.data]
+    answers += [Answer(concept="data scale", text=_repeating(o), runs=repeating(found, o)) for o in found.repeated]
+    answers += [Answer(concept="algorithms", text=c.verdict, runs=compared(found, c)) for c in found.comparisons]
+    return tuple(answers)
+
+
+def compared(found: "Findings", comparison: Comparison) -> tuple[str, ...]:
+    """The runs behind a comparison: the group's own, and the baseline's of the sizes that took part."""
+    table = found.table.loc[(found.table["status"] == "finished") & found.table["role"].isin(["fitted", "compare"])]
+    own, base = table["group"] == comparison.algorithm, table["group"] == comparison.baseline
+    return tuple(table.loc[own | (base & table["d_model"].isin(comparison.sizes)), "run_id"])
+
+
+def repeating(found: "Findings", one: "Repetition") -> tuple[str, ...]:
+    """The runs behind a law of repeated data: the group's, and the fitted ones."""
+    table = found.table.loc[found.table["status"] == "finished"]
+    return tuple(table.loc[(table["role"] == "fitted") | (table["group"] == one.group), "run_id"])
+
+
+def _worth(found: "Findings", other: Comparison) -> str:
+    """How many tokens of the fitted runs one token of other data is worth: at one size compute goes as tokens."""
+    what = found.study["analysis"]["data"][other.algorithm]
+    name = f"{other.algorithm} ({what})" if what else other.algorithm
+    if other.multiplier is None:
+        known = f"{other.bound[0]} {other.bound[1]:.2g}" if other.bound else "an unknown share"
+        return f"{name}: a token is worth {known} of one of {other.baseline}; their losses do not overlap"
+    text = f"{name}: a token is worth {interval(other.multiplier)} of one of {other.baseline}"
+    slope = other.slope
+    if slope is None or not math.isfinite(slope.low):
+        return text
+    if slope.low <= 0 <= slope.high:
+        return f"{text}, and whether that changes with more of them is not resolved"
+    return f"{text}, {'more' if slope.value > 0 else 'less'} the more there are"
+
+
+def _repeating(one: "Repetition") -> str:
+    name = f"{one.group} ({one.words})" if one.words else one.group
+    if (half := one.half_life) is None:
+        why = "R_D rests on the edge of its range" if one.fit.law else unknown(one.fit)
+        return f"{name}: what a repetition is worth is not told: {why}"
+    return f"{name}: one more pass is worth half of the first after {interval(half)} repetitions"
+
+
+def _climbed(ladder: Ladder) -> str:
+    """What ten times the largest rung would buy, and the exponent by each way to count N."""
+    law, ten = ladder.law, ladder.gain(10)
+    assert law is not None and ten is not None
+    what, other = ("parameters", "D") if ladder.x == "n" else ("tokens", "N")
+    drop = interval(Interval(value=-ten.value, se=ten.se, low=-ten.high, high=-ten.low), "nats")
+    text = (
+        f"{ladder.group}: ten times the {what} beyond {short(ladder.top)}: {drop} at {other} = {short(ladder.at)}; "
+        f"exponent {interval(law.estimates()['alpha'])} over {ladder.decades:.1f} decades"
+    )
+    others = {name: one for name, one in ladder.conventions.items() if one.law and name != law.params}
+    if others:
+        said = (f"{interval(one.estimates()['alpha'])} in {COUNTED[name]}" for name, one in others.items())
+        text += f" ({', '.join(said)})"
+    return text
+
+
+def _others(found: "Findings") -> list[Fit]:
+    """The identified laws that are not the headline."""
+    return [fit for fit in found.fits.values() if fit.law is not None and fit is not found.headline]
+
+
+def _change(fits: list[Fit], before: tuple[float, float], after: tuple[float, float]) -> str:
+    """How the loss changes by the first law, with its interval, and by the others."""
+    gain = fits[0].gain(before, after)
+    own = interval(Interval(value=-gain.value, se=gain.se, low=-gain.high, high=-gain.low), "nats")
+    others = ", ".join(f"{-float(fit.gain(before, after).value):.3f}" for fit in fits[1:])
+    return f"{own} (other laws {others})" if others else own

@@ -1,0 +1,82 @@
+"""What other data and repeated data are worth, of a planted law."""
+
+from dataclasses import replace
+
+import pytest
+
+from scaling.cost import at_width
+from scaling.plan import Analysis, Plan, Study, repeated, straight
+from scaling.record import Ledger
+from scaling.report import findings, page, table
+from scaling.spec import EvalSpec, RunSpec
+from tests.report.conftest import BASE, CLEAN_SHARE, MODEL, REPEATS
+
+SIZES = [at_width(MODEL, d) for d in (16, 32, 64)]
+UNIQUE = (100_000, 300_000)
+
+
+def of_data(**data: float) -> RunSpec:
+    return replace(BASE, data=replace(BASE.data, **data))
+
+
+@pytest.fixture(scope="module")
+def ledger(tmp_path_factory, plant) -> Ledger:
+    fresh = straight(BASE, SIZES, [2e5, 5e5, 1e6, 2e6, 4e6], group="fresh")
+    seeds = repeated(straight(BASE, SIZES[:2], [1e6], group="fresh"), [1, 2])
+    bad = straight(of_data(corrupted=0.2), SIZES[:2], [5e5, 1e6, 2e6, 4e6], group="corrupted", role="compare")
+    again = Plan()
+    for unique in UNIQUE:
+        base = of_data(unique_tokens=unique, max_epochs=33)
+        horizons = [unique * epochs for epochs in (2, 4, 8, 16, 32)]
+        again += straight(base, SIZES, horizons, group="repeated", role="compare")
+    study = Study(
+        name="data", question="Which data count?", plan=fresh + seeds + bad + again,
+        analysis=Analysis(
+            laws=("chinchilla",), data={"corrupted": "a fifth of the bytes drawn anew"},
+            repeated={"repeated": "without weight decay"},
+        ),
+    )  # fmt: skip
+    assert study.faults() == []
+    return plant(tmp_path_factory.mktemp("data"), study, noise=0.001)
+
+
+@pytest.fixture(scope="module")
+def found(ledger: Ledger) -> findings.Findings:
+    return findings.find(ledger)
+
+
+def test_a_token_of_worse_data_is_worth_what_was_planted(found: findings.Findings):
+    (worse,) = found.data
+    assert worse.multiplier and worse.multiplier.low < CLEAN_SHARE < worse.multiplier.high
+    assert worse.multiplier.high - worse.multiplier.low < 0.1
+    said = [answer.text for answer in found.answers if answer.text.startswith("corrupted (a fifth of the bytes")]
+    assert len(said) == 1 and "a token is worth 0.7" in said[0] and "of one of fresh" in said[0]
+
+
+def test_repeated_tokens_have_the_planted_half_life(found: findings.Findings):
+    (again,) = found.repeated
+    assert again.half_life is not None
+    assert again.half_life.low < REPEATS * 0.693 < again.half_life.high and again.half_life.high < 2 * REPEATS
+    assert any("worth half of the first after" in answer.text for answer in found.answers)
+
+
+def test_repeats_of_a_design_hold_the_known_entropy_as_often_as_they_say(tmp_path_factory, plant):
+    base = of_data(source="zipf-facts")
+    base = replace(base, model=replace(base.model, vocab_size=192, context=33), eval=EvalSpec(tokens=65_538))
+    sizes = [at_width(base.model, d) for d in (8, 16, 32, 48)]
+    design = straight(base, sizes, [5e5, 1e6, 2e6, 4e6], group="facts", role="compare")
+    study = Study(
+        name="facts", question="Is the floor the true one?", plan=design + repeated(design, range(1, 10)),
+        analysis=Analysis(laws=("chinchilla",), known_entropy="facts"),
+    )  # fmt: skip
+    assert study.faults() == []
+    found = findings.find(plant(tmp_path_factory.mktemp("facts"), study))
+    assert found.floor and len(found.floor.repeats) == 10
+    assert 6 <= found.floor.held <= len(found.floor.told) <= 10, "nine of ten, give or take"
+    assert "of 10 repeats of the design by other seeds" in table.floor(found).text
+
+
+def test_the_page_and_the_files_say_so(found: findings.Findings, ledger: Ledger):
+    findings.write(found, ledger)
+    assert "a token is worth" in page.write(found, ledger).read_text()
+    assert (ledger.folder / "fits" / "data.json").is_file() and (ledger.folder / "fits" / "repeated.json").is_file()
