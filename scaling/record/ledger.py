@@ -10,6 +10,7 @@
     jobs.json                what an engine was last asked for (scaling.cli.engines)
     teams/                   where the processes of one run meet (scaling.launch.team)
     runs.csv                 one row per evaluated run, made from the records
+    cost.json                what the runs took, made from the records for when these are not at hand
     tuning.json              how far its learning rates are from the best (scaling.record.tuning)
     tuning/                  the runs that tell: a results folder of its own
 

@@ -11,7 +11,7 @@ from scaling.plan import Analysis, Plan, Study, repeated, straight, trunks
 from scaling.plan.plan import Planned
 from scaling.record import Clock, Ledger, RunRecord, table
 from scaling.record.files import commit_json
-from scaling.report import findings, page
+from scaling.report import findings, page, whatif
 from scaling.spec import DataSpec, EvalSpec, ModelSpec, OptimSpec, RunSpec
 
 NOISE = 0.004  # standard deviation of ln L
@@ -143,5 +143,7 @@ def found(planted_ledger) -> findings.Findings:
 
 @pytest.fixture(scope="session")
 def planted_html(found, planted_ledger) -> str:
-    """The page of the planted study, whole."""
-    return page.write(found, planted_ledger).read_text(encoding="utf-8")
+    """The page of the planted study, with a panel for two of the three ways to count N: each takes seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delitem(whatif.COUNTED, "n_params_kaplan")
+        return page.write(found, planted_ledger).read_text(encoding="utf-8")

@@ -207,7 +207,7 @@ def test_the_page_can_be_walked_by_keyboard_alone(browser, study):
 
 @pytest.mark.parametrize(
     "law, params, times",
-    [("all", "n_params", 7.3), ("chinchilla", "n_params_kaplan", 61.0), ("kaplan", "n_params_total", 0.011)],
+    [("all", "n_params", 7.3), ("chinchilla", "n_params_total", 61.0), ("kaplan", "n_params_total", 0.011)],
 )
 def test_the_panel_answers_as_scaling_forecast_does(browser, study, found, planted_ledger, capsys, law, params, times):
     compute = float(f"{times * found.observations.flops.max():.4g}")
