@@ -12,6 +12,7 @@ from scaling.report.words import interval, power, short, unknown
 
 if TYPE_CHECKING:
     from scaling.report.findings import Findings, Repetition
+    from scaling.report.variations import Variation
 
 COUNTED = {  # what each column counts, in words
     "n_params": "non-embedding and head parameters", "n_params_kaplan": "non-embedding parameters",
@@ -50,10 +51,18 @@ def answers_of(found: "Findings") -> tuple[Answer, ...]:
             ),
         ]
     answers += [Answer(concept=CLIMBED[ladder.x], text=_climbed(ladder)) for ladder in found.ladders if ladder.law]
+    answers += [Answer(concept="compute", text=_varied(one)) for one in found.varied]
     answers += [Answer(concept="data scale", text=_worth(found, comparison)) for comparison in found.data]
     answers += [Answer(concept="data scale", text=_repeating(one)) for one in found.repeated]
     answers += [Answer(concept="algorithms", text=comparison.verdict) for comparison in found.comparisons]
     return tuple(answers)
+
+
+def _varied(one: "Variation") -> str:
+    """The exponent of the best split under what was changed on purpose."""
+    law = interval(one.exponent) if one.exponent else "not told"
+    valleys = f", by the vertices of isoFLOP parabolas {interval(one.by_valleys)}" if one.by_valleys else ""
+    return f"{one.name} ({one.words}): N* ~ C^{law} by the law{valleys}"
 
 
 def _worth(found: "Findings", other: Comparison) -> str:
