@@ -28,6 +28,8 @@ class Analysis:
     algorithms: Mapping[str, str] = dataclasses.field(default_factory=dict)  # group -> what it changes, in words
     # group -> what its data are, in words: how many tokens of the fitted group one of its own is worth
     data: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    # group -> what is done otherwise in it, in words: how that moves the exponent of the best split
+    varied: Mapping[str, str] = dataclasses.field(default_factory=dict)
     # group that repeats its tokens -> how, in words: what a repeated token is worth beside the fitted runs' fresh ones
     repeated: Mapping[str, str] = dataclasses.field(default_factory=dict)
     # group -> what alone grows in it, n or d: fitted by laws of one variable, which forecast its held-out runs
@@ -69,6 +71,7 @@ class Study:
             "algorithms": Mapping,
             "data": Mapping,
             "repeated": Mapping,
+            "varied": Mapping,
             "ladders": Mapping,
         }.items():
             value = getattr(self.analysis, field, None)
@@ -85,7 +88,7 @@ class Study:
             lines.append(f"name = {self.name!r}: must be letters, digits, '.', '_' or '-': it names the results folder")
         texts = {"question": self.question} | {
             f"analysis.{field}[{group!r}]": text
-            for field in ("algorithms", "data", "repeated")
+            for field in ("algorithms", "data", "repeated", "varied")
             for group, text in getattr(self.analysis, field).items()
         }
         lines += [
@@ -116,6 +119,7 @@ class Study:
             "analysis.algorithms": [*self.analysis.algorithms],
             "analysis.data": [*self.analysis.data],
             "analysis.repeated": [*self.analysis.repeated],
+            "analysis.varied": [*self.analysis.varied],
             "analysis.ladders": [*self.analysis.ladders],
             "analysis.known_entropy": [self.analysis.known_entropy],
         }

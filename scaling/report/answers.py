@@ -12,6 +12,7 @@ from scaling.report.words import interval, power, short, unknown
 
 if TYPE_CHECKING:
     from scaling.report.findings import Findings, Repetition
+    from scaling.report.variations import Variation
 
 COUNTED = {  # what each column counts, in words
     "n_params": "non-embedding and head parameters", "n_params_kaplan": "non-embedding parameters",
@@ -56,6 +57,7 @@ def answers_of(found: "Findings") -> tuple[Answer, ...]:
         for ladder in found.ladders
         if ladder.law
     ]
+    answers += [Answer(concept="compute", text=_varied(one), runs=varied(found, one)) for one in found.varied]
     answers += [Answer(concept="data scale", text=_worth(found, c), runs=compared(found, c)) for c in found.data]
     answers += [Answer(concept="data scale", text=_repeating(o), runs=repeating(found, o)) for o in found.repeated]
     answers += [Answer(concept="algorithms", text=c.verdict, runs=compared(found, c)) for c in found.comparisons]
@@ -73,6 +75,20 @@ def repeating(found: "Findings", one: "Repetition") -> tuple[str, ...]:
     """The runs behind a law of repeated data: the group's, and the fitted ones."""
     table = found.table.loc[found.table["status"] == "finished"]
     return tuple(table.loc[(table["role"] == "fitted") | (table["group"] == one.group), "run_id"])
+
+
+def varied(found: "Findings", one: "Variation") -> tuple[str, ...]:
+    """The runs behind a variation: its group's, or the fitted ones counted another way."""
+    table = found.table.loc[found.table["status"] == "finished"]
+    grouped = table["group"] == one.name if one.name in found.study["analysis"]["varied"] else table["role"] == "fitted"
+    return tuple(table.loc[grouped, "run_id"])
+
+
+def _varied(one: "Variation") -> str:
+    """The exponent of the best split under what was changed on purpose."""
+    law = interval(one.exponent) if one.exponent else "not told"
+    valleys = f", by the vertices of isoFLOP parabolas {interval(one.by_valleys)}" if one.by_valleys else ""
+    return f"{one.name} ({one.words}): N* ~ C^{law} by the law{valleys}"
 
 
 def _worth(found: "Findings", other: Comparison) -> str:

@@ -28,6 +28,7 @@ from scaling.record import Ledger
 from scaling.record.files import commit_json, create_text, names, read_json
 from scaling.record.table import HEADER, line, rows
 from scaling.report.answers import Answer, answers_of
+from scaling.report.variations import Variation, vary
 from scaling.report.words import beyond, of_loss
 from scaling.spec import Refusal, RunSpec, from_json
 
@@ -102,6 +103,7 @@ class Findings:
     comparisons: tuple[Comparison, ...]  # algorithms against the fitted runs
     data: tuple[Comparison, ...]  # other data against those of the fitted runs, at equal sizes
     repeated: tuple[Repetition, ...]
+    varied: tuple[Variation, ...]  # the best split under what was changed on purpose
     ladders: tuple[Ladder, ...]  # of one variable each
     floor: Floor | None
     registered: tuple[Registered, ...]
@@ -119,6 +121,7 @@ class Findings:
         for ladder in self.ladders:
             found |= {f"{law} in {ladder.x.upper()} of {ladder.group}": one for law, one in ladder.fits.items()}
         found |= {f"{one.fit.name} of {one.group}": one.fit for one in self.repeated}
+        found |= {f"{one.fit.name} under {one.name}": one.fit for one in self.varied if one.fit is not None}
         return found | ({"known entropy": self.floor.fit} if self.floor else {})
 
     @property
@@ -157,12 +160,16 @@ def find(ledger: Ledger) -> Findings:
         comparisons=_compared(table, analysis, analysis["algorithms"], noise, warnings),
         data=_compared(table, analysis, analysis.get("data", {}), noise, warnings),
         repeated=_repeated(table, analysis, warnings),
+        varied=(),
         ladders=_ladders(table, analysis, warnings),
         floor=_floor(table, analysis, params, warnings),
         registered=registered(ledger, table),
         answers=(),
         warnings=tuple(warnings),
     )
+    if found.headline is not None:
+        how = {"law": found.headline.name, "params": params, "level": level}
+        found = replace(found, varied=vary(table, analysis.get("varied", {}), **how))
     return replace(found, answers=answers_of(found))
 
 
@@ -193,6 +200,7 @@ def _asked(ledger: Ledger) -> dict[str, Any]:
         "analysis.laws": isinstance(laws, list) and all(isinstance(law, str) for law in laws),
         "analysis.algorithms": isinstance(asked.get("algorithms"), dict),
         "analysis.data": isinstance(asked.get("data", {}), dict),
+        "analysis.varied": isinstance(asked.get("varied", {}), dict),
         "analysis.repeated": isinstance(asked.get("repeated", {}), dict),
         "analysis.ladders": isinstance(asked.get("ladders", {}), dict)
         and all(x in ("n", "d") for x in asked.get("ladders", {}).values()),
@@ -394,6 +402,12 @@ def write(found: Findings, ledger: Ledger) -> None:
         commit_json(
             folder / "repeated.json", [{"group": one.group, "fit": one.fit.to_json()} for one in found.repeated]
         )
+    if found.varied:
+        varied = [
+            {"name": one.name, "words": one.words, "fit": one.fit.to_json() if one.fit else None}
+            for one in found.varied
+        ]
+        commit_json(folder / "varied.json", varied)
     for ladder in found.ladders:
         fits = {"laws": ladder.fits, "conventions": ladder.conventions}
         said = {kind: {name: one.to_json() for name, one in of.items()} for kind, of in fits.items()}

@@ -16,6 +16,7 @@ from scaling.spec import DataSpec, EvalSpec, ModelSpec, OptimSpec, RunSpec
 
 NOISE = 0.004  # standard deviation of ln L
 ENTROPY = 1.7512  # of the source of facts, nats per token
+LATE = 0.8  # of the exponent of N, where something is done wrong
 CLEAN_SHARE = 0.7  # what a token of the corrupted text is worth
 REPEATS = 6.0  # R_D of repeated text
 SGD_SHARE = 0.4  # SGD learns from a token what the baseline learns from this much of one
@@ -42,6 +43,8 @@ def planted(planned: Planned) -> float:
         return 2.4 + 0.3 * (n / 4e3) ** -0.5 + 0.2 * (d / 5e5) ** -0.5
     if planned.group == "SGD":
         d *= SGD_SHARE
+    if planned.group == "late":  # its sizes gain less
+        n = 1500 * (n / 1500) ** LATE
     if planned.group == "corrupted":
         d *= CLEAN_SHARE
     if unique := planned.run.data.unique_tokens:
