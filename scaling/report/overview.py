@@ -183,7 +183,7 @@ def _sure(member: Member, concept: Concept) -> str:
 def _link(member: Member, text: str = "") -> str:
     """To the study's own page, by its name."""
     said, href = escape(text or member.at), member.href()
-    return f'<a class="runs-of" href="{escape(href)}">{said}</a>' if href else f'<span class="soft">{said}</span>'
+    return f'<a class="from" href="{escape(href)}">{said}</a>' if href else f'<span class="soft">{said}</span>'
 
 
 def _forecasts(members: Sequence[Member]) -> str:
@@ -214,13 +214,14 @@ def _forecasts(members: Sequence[Member]) -> str:
 def _study(member: Member, i: int) -> str:
     found, href = member.found, member.href()
     title = f'<a href="{escape(href)}">{escape(member.at)}</a>' if href else escape(member.at)
+    more = f'<span class="runs-of"> · {_link(member, "all of it")}</span>' if href else ""
     trust = [line for line in checks(found) if line.label != "caution"]
     return (
         f'<section class="study">\n<h3 id="study-{i}">{title}</h3>\n'
         f'<p class="question">{escape(found.study["question"])}</p>\n'
         f'<div class="beside">\n{_figure(member, i)}\n<div>\n{_lines(answers(found))}\n'
         f"<details><summary>how far to trust it</summary>\n{_lines(trust)}\n</details>\n"
-        f'<p class="soft">{escape(_took(member.cost))}{" · " + _link(member, "all of it") if href else ""}</p>\n'
+        f'<p class="soft">{escape(_took(member.cost))}{more}</p>\n'
         "</div>\n</div>\n</section>"
     )
 

@@ -69,7 +69,7 @@ align-items:start}
 .question{font-size:1.05rem}
 .skip{position:absolute;left:-100vw;background:var(--paper);padding:.5rem 1rem;z-index:3}
 .skip:focus{left:.5rem;top:.5rem}
-.runs-of{font-size:.85rem;white-space:nowrap}
+.runs-of,.from{font-size:.85rem;white-space:nowrap}
 :target{scroll-margin-top:3rem}
 tr:target td{background:var(--wash);box-shadow:inset 0 0 0 999px color-mix(in srgb,var(--accent) 14%,transparent)}
 .plot{position:relative;touch-action:manipulation}
