@@ -1,7 +1,7 @@
 """Storms over small sweeps: is anything lost, finished twice or silently wrong?
 
-python benchmarks/chaos.py --out benchmarks/results/chaos.json     # 200 kills; an hour or two on two idle cores
-python benchmarks/chaos.py --short                                 # 50 kills, and less of the rest; half an hour
+python benchmarks/chaos.py --out benchmarks/results/chaos.json     # 200 kills; an hour on two cores that others use
+python benchmarks/chaos.py --short                                 # 50 kills, and less of the rest
 python benchmarks/chaos.py kills signals --short --seed 1
 
     kills       SIGKILL at random moments, to every process, the supervisor or a worker
