@@ -46,7 +46,10 @@ class Member:
 
 
 def folders(folder: Path, depth: int = DEPTH) -> list[Path]:
-    """The results folders below a folder, in order of their names; none inside another, and none by two names."""
+    """The results folders below a folder, in order of their names; none inside another, and none by two names.
+
+    Of two of one name the one less deep: one's own results/quickstart, and not results/reference/quickstart, too.
+    """
     found: dict[Path, Path] = {}
     for name in names(folder):
         inner = folder / name
@@ -55,7 +58,8 @@ def folders(folder: Path, depth: int = DEPTH) -> list[Path]:
         below = [inner] if (inner / "study.json").is_file() else folders(inner, depth - 1) if depth > 1 else []
         for each in below:
             found.setdefault(each.resolve(), each)
-    return [*found.values()]
+    own = {each.name for each in found.values() if each.parent == folder}
+    return [each for each in found.values() if each.parent == folder or each.name not in own]
 
 
 def gather(folder: Path) -> tuple[list[Member], list[str]]:

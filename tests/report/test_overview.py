@@ -54,6 +54,10 @@ def test_every_study_below_is_found_once_and_none_inside_another(folder, members
     (inner / "study.json").write_bytes((folder / "published" / "study.json").read_bytes())
     assert len(overview.folders(folder)) == 3
     (folder / "twice").unlink()
+    nearer = folder / "missed"
+    nearer.symlink_to(folder / "published")
+    assert [each.relative_to(folder).as_posix() for each in overview.folders(folder)] == ["bare", "missed"]
+    nearer.unlink()
     (inner / "study.json").unlink()
     inner.rmdir()
 
