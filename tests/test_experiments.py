@@ -127,3 +127,12 @@ def test_links_lead_somewhere(path: Path):
     for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", path.read_text()):
         if "://" not in target:
             assert (path.parent / target).exists(), f"{path.name}: {target}"
+
+
+def test_the_concepts_are_the_same_in_both_languages():
+    english, chinese = ((ROOT / f"docs/concepts{end}.md").read_text(encoding="utf-8") for end in ("", ".zh"))
+    for what in (r"\$\$.*?\$\$", r"\[-?[\d.]+, -?[\d.]+\]", r"arXiv:[\d.]+\d", r"(?m)^## "):
+        said = [
+            [re.sub(r"\s+", " ", text) for text in re.findall(what, page, re.DOTALL)] for page in (english, chinese)
+        ]
+        assert said[0] == said[1] and said[0]

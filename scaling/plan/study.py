@@ -28,6 +28,8 @@ class Analysis:
     algorithms: Mapping[str, str] = dataclasses.field(default_factory=dict)  # group -> what it changes, in words
     # group -> what its data are, in words: how many tokens of the fitted group one of its own is worth
     data: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    # group of `algorithms` or `data` -> the group that it is compared with, where that is not the first fitted one
+    against: Mapping[str, str] = dataclasses.field(default_factory=dict)
     # group -> what is done otherwise in it, in words: how that moves the exponent of the best split
     varied: Mapping[str, str] = dataclasses.field(default_factory=dict)
     # group that repeats its tokens -> how, in words: what a repeated token is worth beside the fitted runs' fresh ones
@@ -71,6 +73,7 @@ class Study:
             "algorithms": Mapping,
             "data": Mapping,
             "repeated": Mapping,
+            "against": Mapping,
             "varied": Mapping,
             "ladders": Mapping,
         }.items():
@@ -119,6 +122,7 @@ class Study:
             "analysis.algorithms": [*self.analysis.algorithms],
             "analysis.data": [*self.analysis.data],
             "analysis.repeated": [*self.analysis.repeated],
+            "analysis.against": [*self.analysis.against, *self.analysis.against.values()],
             "analysis.varied": [*self.analysis.varied],
             "analysis.ladders": [*self.analysis.ladders],
             "analysis.known_entropy": [self.analysis.known_entropy],

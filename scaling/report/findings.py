@@ -200,6 +200,8 @@ def _asked(ledger: Ledger) -> dict[str, Any]:
         "analysis.laws": isinstance(laws, list) and all(isinstance(law, str) for law in laws),
         "analysis.algorithms": isinstance(asked.get("algorithms"), dict),
         "analysis.data": isinstance(asked.get("data", {}), dict),
+        "analysis.against": isinstance(asked.get("against", {}), dict)
+        and all(isinstance(group, str) for group in asked.get("against", {}).values()),
         "analysis.varied": isinstance(asked.get("varied", {}), dict),
         "analysis.repeated": isinstance(asked.get("repeated", {}), dict),
         "analysis.ladders": isinstance(asked.get("ladders", {}), dict)
@@ -326,10 +328,11 @@ def _compared(
     noise: Noise | None,
     warnings: list[str],
 ) -> tuple[Comparison, ...]:
-    """Each of these groups against the runs that the laws are fitted to."""
+    """Each of these groups against the runs that the laws are fitted to, or against the group that the study names."""
     found, params = [], PARAMS_COLUMN[analysis["params"]]
-    baseline = next(iter(table.loc[table["role"] == "fitted", "group"]), None)
+    fitted = next(iter(table.loc[table["role"] == "fitted", "group"]), None)
     for group in groups:
+        baseline = analysis.get("against", {}).get(group, fitted)
         rows = table.loc[table["group"].isin([baseline, group]) & (table["status"] == "finished")]
         if baseline is None or not (_has(rows, group=group) and _has(rows, group=baseline)):
             warnings.append(f"{group}: no finished runs to compare")

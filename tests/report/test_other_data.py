@@ -1,5 +1,7 @@
 """What other data and repeated data are worth, of a planted law."""
 
+import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -7,6 +9,7 @@ import pytest
 from scaling.cost import at_width
 from scaling.plan import Analysis, Plan, Study, repeated, straight
 from scaling.record import Ledger
+from scaling.record.files import commit_json
 from scaling.report import findings, page, table
 from scaling.spec import EvalSpec, RunSpec
 from tests.report.conftest import BASE, CLEAN_SHARE, MODEL, REPEATS
@@ -51,6 +54,17 @@ def test_a_token_of_worse_data_is_worth_what_was_planted(found: findings.Finding
     assert worse.multiplier.high - worse.multiplier.low < 0.1
     said = [answer.text for answer in found.answers if answer.text.startswith("corrupted (a fifth of the bytes")]
     assert len(said) == 1 and "a token is worth 0.7" in said[0] and "of one of fresh" in said[0]
+
+
+def test_other_data_may_be_compared_with_a_group_of_its_own(ledger: Ledger, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("against") / "data"
+    shutil.copytree(ledger.folder, folder)
+    document = json.loads((folder / "study.json").read_text())
+    document["analysis"] |= {"data": {"fresh": "as it is"}, "against": {"fresh": "corrupted"}}
+    commit_json(folder / "study.json", document)
+    (better,) = findings.find(Ledger(folder)).data
+    assert better.baseline == "corrupted" and better.multiplier
+    assert better.multiplier.low < 1 / CLEAN_SHARE < better.multiplier.high
 
 
 def test_repeated_tokens_have_the_planted_half_life(found: findings.Findings):
