@@ -58,7 +58,7 @@ def answers_of(found: "Findings") -> tuple[Answer, ...]:
         if ladder.law
     ]
     answers += [Answer(concept="compute", text=_varied(one), runs=varied(found, one)) for one in found.varied]
-    answers += [Answer(concept="data scale", text=_worth(found, c), runs=compared(found, c)) for c in found.data]
+    answers += [Answer(concept="data scale", text=worth(found, c), runs=compared(found, c)) for c in found.data]
     answers += [Answer(concept="data scale", text=_repeating(o), runs=repeating(found, o)) for o in found.repeated]
     answers += [Answer(concept="algorithms", text=c.verdict, runs=compared(found, c)) for c in found.comparisons]
     return tuple(answers)
@@ -91,7 +91,7 @@ def _varied(one: "Variation") -> str:
     return f"{one.name} ({one.words}): N* ~ C^{law} by the law{valleys}"
 
 
-def _worth(found: "Findings", other: Comparison) -> str:
+def worth(found: "Findings", other: Comparison) -> str:
     """How many tokens of the fitted runs one token of other data is worth: at one size compute goes as tokens."""
     what = found.study["analysis"]["data"][other.algorithm]
     name = f"{other.algorithm} ({what})" if what else other.algorithm
