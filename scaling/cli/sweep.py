@@ -106,9 +106,8 @@ def _other_study(study: Study, ledger: Ledger) -> list[str]:
 
 
 def _asks_the_same(before: dict, study: Study) -> bool:
-    return {k: v for k, v in before.items() if k not in ("command", SINGLE, TEXTS)} == json.loads(
-        json.dumps(study.to_json())
-    )
+    asked = {name: value for name, value in before.items() if name not in ("command", SINGLE, TEXTS)}
+    return asked == json.loads(json.dumps(study.to_json()))
 
 
 def unfit_texts(plan: Plan, ledger: Ledger) -> list[str]:

@@ -15,7 +15,7 @@ from scaling.launch.worker import Failed, Job, Stopped, own_stdout, serve
 from scaling.machine import cache_folder, programs_folder
 from scaling.record import Ledger
 from scaling.record.claims import ClaimLost
-from scaling.record.files import folder_of, on_store
+from scaling.record.files import FULL, folder_of, on_store
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -119,7 +119,7 @@ def _kind(error: Exception, folder: Path) -> str:
         return "out_of_memory"
     if isinstance(error, TrunkLost):
         return "trunk_lost"
-    if isinstance(error, DiskFull) or (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)):
+    if isinstance(error, DiskFull) or (isinstance(error, OSError) and error.errno in FULL):
         return "disk_full"
     if isinstance(error, OSError) and on_store(folder):
         return "folder_lost" if error.errno in (None, errno.EIO) else ""

@@ -5,7 +5,6 @@ copy of its queue, and the folder holds everything else: kill it at any moment, 
 has no record. A worker that dies or hangs takes down its run, not the sweep.
 """
 
-import errno
 import functools
 import itertools
 import math
@@ -29,7 +28,7 @@ from scaling.plan.plan import Plan, Planned
 from scaling.record import Failure, Ledger
 from scaling.record.claims import Claim, Holder, standing
 from scaling.record.failure import Kind
-from scaling.record.files import on_store
+from scaling.record.files import FULL, on_store
 from scaling.spec import Refusal, alike
 
 ATTEMPTS = 3  # of a run whose worker died or hung; jaxlib is known to crash now and then (jax issue 39257)
@@ -40,7 +39,6 @@ STORE_LOOK_SECONDS = 10.0  # in a bucket, where every look is a request for ever
 LOOK_RUNS = 1000  # looked at in one go, between which the supervisor hears its workers and its signals
 LOOK_SHARE = 0.05  # of the time, at most, that looking takes
 STALLED_SECONDS = 5.0  # of its own loop, after which a supervisor knows that it was stopped itself
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 FINAL = ("error", "out_of_memory")  # kinds of failure that trying again does not mend
 
 
@@ -254,7 +252,7 @@ class LocalSweep:
             self._look_around()
             self._hand_out()
         except OSError as error:
-            if error.errno not in NO_ROOM:
+            if error.errno not in FULL:
                 self._give_up_all("folder_lost", f"{self._ledger.folder}: {error}")
             elif any(worker.jobs for worker in self._workers.values()):
                 self._next_round = time.monotonic() + self._look_seconds  # what is in hand may end, and make room

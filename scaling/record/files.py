@@ -4,6 +4,8 @@ What differs between a disk and a bucket (`scaling.record.store`) is known here:
 flushed and renamed; in a bucket an object is written in its place, which is whole or not there.
 """
 
+import contextlib
+import errno
 import functools
 import hashlib
 import json
@@ -17,6 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from scaling.spec import Refusal
+
+FULL = (errno.ENOSPC, errno.EDQUOT)  # of a disk, or of what one may have of it
 
 if TYPE_CHECKING:
     from scaling.record.store import StorePath
@@ -181,9 +185,20 @@ def kernel() -> str:
         return hashlib.sha256(name.encode()).hexdigest() if name else ""
 
 
+def _make(folder: Path) -> None:
+    """A folder and those it lies in, each with its name on the disk: what is flushed below is found by way of them."""
+    if folder.is_dir():
+        return
+    if folder.parent != folder:
+        _make(folder.parent)
+    folder.mkdir(exist_ok=True)
+    with contextlib.suppress(PermissionError):  # a folder that may be written to and not read
+        flush_folder(folder.parent)
+
+
 def _written_aside(path: Path, content: bytes) -> Path:
     """A flushed file with `content` beside `path`, under a name that no other process or thread uses."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make(path.parent)
     aside = beside(path)
     try:
         with open(aside, "wb") as file:

@@ -58,7 +58,7 @@ def answers_of(found: "Findings") -> tuple[Answer, ...]:
         if ladder.law
     ]
     answers += [Answer(concept="compute", text=_varied(one), runs=varied(found, one)) for one in found.varied]
-    answers += [Answer(concept="data scale", text=_worth(found, c), runs=compared(found, c)) for c in found.data]
+    answers += [Answer(concept="data scale", text=worth(found, c), runs=compared(found, c)) for c in found.data]
     answers += [Answer(concept="data scale", text=_repeating(o), runs=repeating(found, o)) for o in found.repeated]
     answers += [Answer(concept="algorithms", text=c.verdict, runs=compared(found, c)) for c in found.comparisons]
     return tuple(answers)
@@ -91,7 +91,7 @@ def _varied(one: "Variation") -> str:
     return f"{one.name} ({one.words}): N* ~ C^{law} by the law{valleys}"
 
 
-def _worth(found: "Findings", other: Comparison) -> str:
+def worth(found: "Findings", other: Comparison) -> str:
     """How many tokens of the fitted runs one token of other data is worth: at one size compute goes as tokens."""
     what = found.study["analysis"]["data"][other.algorithm]
     name = f"{other.algorithm} ({what})" if what else other.algorithm
@@ -120,9 +120,9 @@ def _climbed(ladder: Ladder) -> str:
     law, ten = ladder.law, ladder.gain(10)
     assert law is not None and ten is not None
     what, other = ("parameters", "D") if ladder.x == "n" else ("tokens", "N")
-    drop = interval(Interval(value=-ten.value, se=ten.se, low=-ten.high, high=-ten.low), "nats")
     text = (
-        f"{ladder.group}: ten times the {what} beyond {short(ladder.top)}: {drop} at {other} = {short(ladder.at)}; "
+        f"{ladder.group}: ten times the {what} beyond {short(ladder.top)}: {_drop(ten)} "
+        f"at {other} = {short(ladder.at)}; "
         f"exponent {interval(law.estimates()['alpha'])} over {ladder.decades:.1f} decades"
     )
     others = {name: one for name, one in ladder.conventions.items() if one.law and name != law.params}
@@ -139,7 +139,11 @@ def _others(found: "Findings") -> list[Fit]:
 
 def _change(fits: list[Fit], before: tuple[float, float], after: tuple[float, float]) -> str:
     """How the loss changes by the first law, with its interval, and by the others."""
-    gain = fits[0].gain(before, after)
-    own = interval(Interval(value=-gain.value, se=gain.se, low=-gain.high, high=-gain.low), "nats")
+    own = _drop(fits[0].gain(before, after))
     others = ", ".join(f"{-float(fit.gain(before, after).value):.3f}" for fit in fits[1:])
     return f"{own} (other laws {others})" if others else own
+
+
+def _drop(gain: Interval) -> str:
+    """A gain as the change of the loss that it is."""
+    return interval(Interval(value=-gain.value, se=gain.se, low=-gain.high, high=-gain.low), "nats")

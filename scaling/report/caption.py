@@ -1,7 +1,7 @@
 """What each figure shows and how sure it is, in words made of the numbers that were fitted."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -9,7 +9,7 @@ from scaling.fitting.compare import Comparison
 from scaling.fitting.fitted import Fit
 from scaling.fitting.uncertainty import Interval
 from scaling.report import words
-from scaling.report.answers import Concept
+from scaling.report.answers import Concept, worth
 from scaling.report.findings import Findings
 from scaling.report.table import floor, forecast
 
@@ -160,6 +160,20 @@ def algorithms(found: Findings) -> str:
     said = "How much of the baseline's compute an algorithm is worth at equal loss: below 1 it needs more. "
     words_of = found.study["analysis"]["algorithms"]
     said += " ".join(f"{_sentence(c)}. {c.algorithm} is {words_of[c.algorithm]}." for c in shown)
+    return said + _how_sure(found, shown)
+
+
+def other_data(found: Findings) -> str:
+    shown = [c for c in found.data if c.multiplier is not None or c.bound is not None]
+    said = (
+        "How many tokens of the baseline one token of other data is worth, at equal loss and size: below 1 it is less. "
+    )
+    said += " ".join(f"{worth(found, c)}." for c in shown)
+    return said + _how_sure(found, shown)
+
+
+def _how_sure(found: Findings, shown: Sequence[Comparison]) -> str:
+    said = ""
     if any(c.bound for c in shown):
         said += " A line with arrows is a bound: no loss was reached by both."
     if found.noise is not None and any(c.multiplier for c in shown):
@@ -220,5 +234,6 @@ CAPTIONS: dict[str, Callable[[Findings], str]] = {
     "frontier": frontier,
     "allocation": allocation,
     "algorithms": algorithms,
+    "other_data": other_data,
     "known_entropy": known_entropy,
 }

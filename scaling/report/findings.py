@@ -169,7 +169,9 @@ def find(ledger: Ledger) -> Findings:
     )
     if found.headline is not None:
         how = {"law": found.headline.name, "params": params, "level": level}
-        found = replace(found, varied=vary(table, analysis.get("varied", {}), **how))
+        varied = vary(table, analysis.get("varied", {}), **how)
+        why = [f"{one.name}: {warning}" for one in varied for warning in one.warnings]
+        found = replace(found, varied=varied, warnings=(*found.warnings, *why))
     return replace(found, answers=answers_of(found))
 
 

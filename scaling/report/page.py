@@ -32,6 +32,7 @@ TITLES = {
     "frontier": "Figure 3b. Loss against compute.",
     "allocation": "Figure 3c. The best split of compute.",
     "algorithms": "Figure 4. Algorithms as compute multipliers.",
+    "other_data": "Figure 2b. What a token of other data is worth.",
     "known_entropy": "Figure 5. A floor that is known.",
 }
 MEANING = {

@@ -6,7 +6,7 @@ marked, with the runs behind it.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,6 +15,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 
+from scaling.fitting.compare import Comparison
 from scaling.fitting.fitted import Fit
 from scaling.fitting.isoflop import REACH
 from scaling.fitting.laws import Array
@@ -331,11 +332,22 @@ def _vertices(axes: Axes, found: Findings, name: str, colour: str = ACCENT) -> l
 
 def algorithms(found: Findings) -> Sheet | None:
     """Each algorithm as a multiplier of the baseline's compute at equal loss."""
-    shown = [c for c in found.comparisons if c.multiplier is not None or c.bound is not None]
+    return _multipliers(found, found.comparisons, "compute multiplier")
+
+
+def other_data(found: Findings) -> Sheet | None:
+    """What a token of other data is worth, at equal loss and size."""
+    return _multipliers(found, found.data, "tokens of the baseline that one is worth")
+
+
+def _multipliers(found: Findings, comparisons: Sequence[Comparison], label: str) -> Sheet | None:
+    shown = [c for c in comparisons if c.multiplier is not None or c.bound is not None]
     if not shown:
         return None
-    baseline = shown[0].baseline
-    figure, axes = sheet(f"{C_LABEL}, of {baseline} at the same loss", "compute multiplier", right=0.75)
+    baselines = {c.baseline for c in shown}
+    baseline = shown[0].baseline if len(baselines) == 1 else "the baseline"
+    figure, axes = sheet(f"{C_LABEL}, of {baseline} at the same loss", label, right=0.75)
+    colours = ALGORITHMS if len(shown) <= len(ALGORITHMS) else ordered(len(shown))
     measured = [c for c in shown if c.by_loss is not None]
     o = found.observations
     assert o is not None  # the baseline is what the laws are fitted to
@@ -343,8 +355,7 @@ def algorithms(found: Findings) -> Sheet | None:
     low, high = float(everywhere.min()), float(everywhere.max())
     heights, ends = [1.0], []
     axes.plot([low, high], [1, 1], color=INK, linewidth=1.1, zorder=2)
-    for i, c in enumerate(shown):
-        colour = ALGORITHMS[i % len(ALGORITHMS)]
+    for c, colour in zip(shown, colours, strict=False):
         if c.by_loss is not None and c.multiplier is not None:
             order = np.argsort(c.flops)
             x, m = c.flops[order], _each(lambda name, c=c, order=order: getattr(c.by_loss, name)[order])
@@ -416,5 +427,6 @@ PLOTS: dict[str, Callable[[Findings], Sheet | None]] = {
     "frontier": frontier,
     "allocation": allocation,
     "algorithms": algorithms,
+    "other_data": other_data,
     "known_entropy": known_entropy,
 }

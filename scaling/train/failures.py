@@ -8,7 +8,8 @@ from pathlib import Path
 
 import jax
 
-FULL = (errno.ENOSPC, errno.EDQUOT)
+from scaling.record.files import FULL
+
 FULL_TEXTS = ("No space left on device", "Disk quota exceeded")  # tensorstore has the text alone
 
 

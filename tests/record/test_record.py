@@ -9,7 +9,7 @@ import pytest
 
 from scaling.cost import count_params, train_flops
 from scaling.plan import Plan, trunks
-from scaling.record import Clock, Ledger, RunRecord, table
+from scaling.record import Clock, Ledger, RunRecord, files, table
 from scaling.record.files import commit_json, commit_text, create_text
 from scaling.record.tuning import Tuning
 from scaling.spec import Refusal, RunSpec
@@ -148,6 +148,15 @@ def test_a_cell_that_a_spreadsheet_would_run_is_defused(ledger: Ledger, plan: Pl
     table.write(ledger)
     (row,) = csv.DictReader((ledger.folder / "runs.csv").read_text().splitlines())
     assert row["reason"] == "'=cmd|' /C calc'!A0" and row["loss"] == ""
+
+
+def test_a_new_folder_has_its_name_on_the_disk_before_what_is_in_it_counts(tmp_path: Path, monkeypatch):
+    flushed: list[Path] = []
+    monkeypatch.setattr(files, "flush_folder", flushed.append)
+    commit_text(tmp_path / "out" / "runs" / "a" / "record.json", "x")
+    assert flushed == [tmp_path, tmp_path / "out", tmp_path / "out" / "runs", tmp_path / "out" / "runs" / "a"]
+    commit_text(tmp_path / "out" / "runs" / "a" / "record.json", "y")
+    assert flushed[4:] == [tmp_path / "out" / "runs" / "a"]
 
 
 def test_a_reader_sees_the_old_file_or_the_new_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -10,9 +10,10 @@ from scaling.cost import at_width
 from scaling.plan import Analysis, Plan, Study, repeated, straight
 from scaling.record import Ledger
 from scaling.record.files import commit_json
-from scaling.report import findings, page, table
+from scaling.report import figure, findings, page, plots, table
 from scaling.spec import EvalSpec, RunSpec
 from tests.report.conftest import BASE, CLEAN_SHARE, MODEL, REPEATS
+from tests.report.test_figures import labels_lie_apart
 
 SIZES = [at_width(MODEL, d) for d in (16, 32, 64)]
 UNIQUE = (100_000, 300_000)
@@ -88,6 +89,13 @@ def test_repeats_of_a_design_hold_the_known_entropy_as_often_as_they_say(tmp_pat
     assert found.floor and len(found.floor.repeats) == 10
     assert 6 <= found.floor.held <= len(found.floor.told) <= 10, "nine of ten, give or take"
     assert "of 10 repeats of the design by other seeds" in table.floor(found).text
+
+
+def test_what_other_data_are_worth_is_drawn_with_labels_that_lie_apart(found: findings.Findings):
+    with figure.matplotlib.rc_context(figure.RC):
+        made = plots.other_data(found)
+    assert made is not None
+    labels_lie_apart({"other_data": made})
 
 
 def test_the_page_and_the_files_say_so(found: findings.Findings, ledger: Ledger, monkeypatch: pytest.MonkeyPatch):
