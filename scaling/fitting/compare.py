@@ -153,8 +153,9 @@ def _compare(
     if noise is None:
         warnings.append("no run is repeated with another seed: the noise is unknown and there are no intervals")
     found = Comparison(
-        algorithm=name, baseline=base, level=level, multiplier=None, slope=None, ends=None, bound=None, loss=np.zeros(0),
-        flops=np.zeros(0), by_loss=None, sizes=tuple(dict.fromkeys(b.size)), noise=noise, verdict="", warnings=(),
+        algorithm=name, baseline=base, level=level, multiplier=None, slope=None, ends=None, bound=None,
+        loss=np.zeros(0), flops=np.zeros(0), by_loss=None, sizes=tuple(dict.fromkeys(b.size)), noise=noise, verdict="",
+        warnings=(),
     )  # fmt: skip
     curves_a, curves_b = _curves(a), _curves(b)
     rng = np.random.default_rng(seed)
@@ -177,8 +178,8 @@ def _compare(
     multiplier = _exp(_interval(np.nanmean(log_m, axis=1)[:, None], level, noise)).at(0)
     slope_interval = _interval(slope[:, None], level, noise).at(0)
     return replace(
-        found, multiplier=multiplier, slope=slope_interval, ends=_exp(_interval(ends, level, noise)), loss=loss_G, flops=np.exp(log_c[0]),
-        by_loss=_exp(_interval(log_m, level, noise)), warnings=tuple(warnings),
+        found, multiplier=multiplier, slope=slope_interval, ends=_exp(_interval(ends, level, noise)), loss=loss_G,
+        flops=np.exp(log_c[0]), by_loss=_exp(_interval(log_m, level, noise)), warnings=tuple(warnings),
         verdict=_verdict(multiplier, slope_interval, name, base, np.exp(log_c[0])),
     )  # fmt: skip
 

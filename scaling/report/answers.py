@@ -57,9 +57,9 @@ def answers_of(found: "Findings") -> tuple[Answer, ...]:
         for ladder in found.ladders
         if ladder.law
     ]
-    answers += [Answer(concept="compute", text=_varied(one), runs=varied(found, one)) for one in found.varied]
+    answers += [Answer(concept="compute", text=_varied(one), runs=one.runs) for one in found.varied]
     answers += [Answer(concept="data scale", text=worth(found, c), runs=compared(found, c)) for c in found.data]
-    answers += [Answer(concept="data scale", text=_repeating(o), runs=repeating(found, o)) for o in found.repeated]
+    answers += [Answer(concept="data scale", text=repeating(o), runs=o.observations.run_id) for o in found.repeated]
     answers += [Answer(concept="algorithms", text=c.verdict, runs=compared(found, c)) for c in found.comparisons]
     return tuple(answers)
 
@@ -69,19 +69,6 @@ def compared(found: "Findings", comparison: Comparison) -> tuple[str, ...]:
     table = found.table.loc[(found.table["status"] == "finished") & found.table["role"].isin(["fitted", "compare"])]
     own, base = table["group"] == comparison.algorithm, table["group"] == comparison.baseline
     return tuple(table.loc[own | (base & table["d_model"].isin(comparison.sizes)), "run_id"])
-
-
-def repeating(found: "Findings", one: "Repetition") -> tuple[str, ...]:
-    """The runs behind a law of repeated data: the group's, and the fitted ones."""
-    table = found.table.loc[found.table["status"] == "finished"]
-    return tuple(table.loc[(table["role"] == "fitted") | (table["group"] == one.group), "run_id"])
-
-
-def varied(found: "Findings", one: "Variation") -> tuple[str, ...]:
-    """The runs behind a variation: its group's, or the fitted ones counted another way."""
-    table = found.table.loc[found.table["status"] == "finished"]
-    grouped = table["group"] == one.name if one.name in found.study["analysis"]["varied"] else table["role"] == "fitted"
-    return tuple(table.loc[grouped, "run_id"])
 
 
 def _varied(one: "Variation") -> str:
@@ -107,7 +94,7 @@ def worth(found: "Findings", other: Comparison) -> str:
     return f"{text}, {'more' if slope.value > 0 else 'less'} the more there are"
 
 
-def _repeating(one: "Repetition") -> str:
+def repeating(one: "Repetition") -> str:
     name = f"{one.group} ({one.words})" if one.words else one.group
     if (half := one.half_life) is None:
         why = "R_D rests on the edge of its range" if one.fit.law else unknown(one.fit)
