@@ -21,11 +21,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from scaling.report import findings, overview, page
+    from scaling.report import findings, page
+    from scaling.report.members import folders
     from scaling.report.table import closing
 
     ledger = Ledger(folder_of(arguments.folder))
-    if not (ledger.folder / "study.json").is_file() and (inner := overview.folders(ledger.folder)):
+    if not (ledger.folder / "study.json").is_file() and (inner := folders(ledger.folder)):
         return _all(ledger.folder, len(inner))
     ledger.study()
     if why := unwritable(ledger.folder):
@@ -45,16 +46,17 @@ def run(arguments: argparse.Namespace) -> int:
 def _all(folder: Path, studies: int) -> int:
     """The page of all studies; their own pages stay as they are."""
     from scaling.report import overview, words
+    from scaling.report.members import gather, verdict
 
     if why := unwritable(folder):
         raise Refusal(f"{folder}: {why}, and the page goes into it; copy it to where you may write")
-    members, faults = overview.gather(folder)
+    members, faults = gather(folder)
     if not members:
         raise Refusal(faults)
     console = Console()
     path = overview.write(members, folder, faults)
     for fault in faults:
         console.print(f"[yellow]left out: {escape(words.plain(fault))}[/yellow]", highlight=False, soft_wrap=True)
-    console.print(f"{len(members)} of {studies} studies: {overview.verdict(members)}", highlight=False, soft_wrap=True)
+    console.print(f"{len(members)} of {studies} studies: {verdict(members)}", highlight=False, soft_wrap=True)
     console.print(f"page  {escape(words.plain(str(path)))}", highlight=False, soft_wrap=True)
     return FAILED if faults else DONE

@@ -11,6 +11,7 @@ from scaling.fitting.uncertainty import Interval
 from scaling.report import answers, words
 from scaling.report.answers import Concept
 from scaling.report.findings import Findings
+from scaling.report.summary import sides
 from scaling.report.table import floor, forecast
 
 
@@ -223,13 +224,11 @@ def _compared(found: Findings, shown: Sequence[Comparison], each: Sequence[str])
 
 
 def _rows(shown: Sequence[Comparison]) -> str:
-    told = [c.multiplier for c in shown if c.multiplier is not None]
-    bounds = [c.bound[0] for c in shown if c.bound is not None]
-    above = sum(item.low > 1 for item in told) + bounds.count(">")
-    below = sum(item.high < 1 for item in told) + bounds.count("<")
+    above, below = sides(shown)
+    counts = {"lie above 1": above, "lie below 1": below, "in grey, are not told from 1": len(shown) - above - below}
+    said = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
     return (
-        f"Of {len(shown)}, {above} lie above 1, {below} below it, and of {len(shown) - above - below}, in grey, no "
-        "difference is resolved. A ring is the multiplier at the least compute at which both share a loss, a dot at "
+        f"Of {len(shown)}, {said}. A ring is the multiplier at the least compute at which both share a loss, a dot at "
         "the most, on the line through all of it: what lasts has both on one side of 1. The numbers are over all of it."
     )
 
@@ -278,12 +277,12 @@ CAPTIONS: dict[str, Callable[[Findings], str]] = {
     "loss_against_d": loss_against_d,
     "ladder_of_sizes": ladder_of_sizes,
     "ladder_of_horizons": ladder_of_horizons,
+    "other_data": other_data,
+    "repeated": repeated,
     "isoflop": isoflop,
     "frontier": frontier,
     "allocation": allocation,
     "exponents": exponents,
     "algorithms": algorithms,
-    "other_data": other_data,
-    "repeated": repeated,
     "known_entropy": known_entropy,
 }

@@ -28,13 +28,13 @@ TITLES = {
     "loss_against_d": "Figure 2. Loss against data.",
     "ladder_of_sizes": "Figure 1. Loss against model size, all else alike.",
     "ladder_of_horizons": "Figure 2. Loss against data, all else alike.",
+    "other_data": "Figure 2b. What a token of other data is worth.",
+    "repeated": "Figure 2c. Repeated tokens.",
     "isoflop": "Figure 3a. Loss at equal compute.",
     "frontier": "Figure 3b. Loss against compute.",
     "allocation": "Figure 3c. The best split of compute.",
     "exponents": "Figure 3d. What moves the best split.",
     "algorithms": "Figure 4. Algorithms as compute multipliers.",
-    "other_data": "Figure 2b. What a token of other data is worth.",
-    "repeated": "Figure 2c. Repeated tokens.",
     "known_entropy": "Figure 5. A floor that is known.",
 }
 MEANING = {
@@ -101,12 +101,13 @@ def _head(found: Findings, ledger: Ledger, behind: Behind) -> str:
 
 
 def _lines(lines: Sequence[Line], behind: Behind) -> str:
-    rows = [
-        f"<dt>{escape(line.label)}</dt><dd{'' if line.known else ' class=unknown'}>{prose(line.text)}"
-        f"{behind.link(line.runs, line.label)}</dd>"
+    return markup.answers(
+        (
+            line.label,
+            f"<dd{'' if line.known else ' class=unknown'}>{prose(line.text)}{behind.link(line.runs, line.label)}</dd>",
+        )
         for line in lines
-    ]
-    return '<dl class="answers">\n' + "\n".join(rows) + "\n</dl>"
+    )
 
 
 def _warnings(found: Findings) -> str:

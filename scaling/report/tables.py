@@ -21,7 +21,7 @@ def frontier(found: Findings) -> str:
         said = "-" if law is None or split.flops is None else f"{float(law.optimum(split.flops).loss):.3f}"
         rows.append([
             f"{split.approach}: {split.words}" if split.approach in "123" else split.words,
-            *(words.interval(item) if item else "-" for item in (split.exponent_n, split.exponent_d)),
+            *(_told(item) for item in (split.exponent_n, split.exponent_d)),
             least, at, said, split.why,
         ])  # fmt: skip
     header = ["approach", "exponent of N*", "exponent of D*", "L*, nats", "at C, FLOPs"]
@@ -71,7 +71,7 @@ def variations(found: Findings, behind: Behind) -> str:
 
 
 def _told(item: Interval | None) -> str:
-    return words.interval(item) if item is not None else "not told"
+    return words.interval(item).replace("-", "−") if item is not None else "not told"
 
 
 def _shift(item: Interval | None) -> str:

@@ -10,6 +10,7 @@ import pytest
 from scaling.cli.main import main
 from scaling.record.files import commit_json
 from scaling.report import findings, overview, provenance, table
+from scaling.report.members import Member, folders, gather, verdict
 from tests.report.test_page import Reader, plain
 
 
@@ -35,8 +36,8 @@ def folder(planted_ledger, planted_html, plant, small, tmp_path_factory) -> Path
 
 
 @pytest.fixture(scope="module")
-def members(folder) -> list[overview.Member]:
-    found, faults = overview.gather(folder)
+def members(folder) -> list[Member]:
+    found, faults = gather(folder)
     assert not faults
     return found
 
@@ -52,11 +53,11 @@ def test_every_study_below_is_found_once_and_none_inside_another(folder, members
     inner = folder / "published" / "tuning"
     inner.mkdir()
     (inner / "study.json").write_bytes((folder / "published" / "study.json").read_bytes())
-    assert len(overview.folders(folder)) == 3
+    assert len(folders(folder)) == 3
     (folder / "twice").unlink()
     nearer = folder / "missed"
     nearer.symlink_to(folder / "published")
-    assert [each.relative_to(folder).as_posix() for each in overview.folders(folder)] == ["bare", "missed"]
+    assert [each.relative_to(folder).as_posix() for each in folders(folder)] == ["bare", "missed"]
     nearer.unlink()
     (inner / "study.json").unlink()
     inner.rmdir()
@@ -72,12 +73,12 @@ def test_every_answer_stands_under_its_concept_and_every_forecast_in_the_table(m
 
 
 def test_the_share_inside_and_the_median_error_are_those_of_the_scores(members):
-    said = overview.verdict(members)
+    said = verdict(members)
     errors = [abs(one.score.error) for member in members for one in member.found.registered]
     assert len(errors) == 2 and "1 of 2 forecasts (50 %)" in said
     assert f"median error is {sum(errors) / 2:.1%}".replace("%", " %") in said
     assert f"largest {max(errors):.1%}".replace("%", " %") in said
-    assert overview.verdict(members[:1]) == "No study here has registered a forecast."
+    assert verdict(members[:1]) == "No study here has registered a forecast."
 
 
 def test_the_cost_outlives_the_records(planted_ledger, found, members):
@@ -135,7 +136,7 @@ def test_hostile_names_are_only_text(folder, tmp_path):
     (inner / "runs.csv").write_text(cells)
     study = json.loads((folder / "published" / "study.json").read_text()) | {"name": attack, "question": attack}
     commit_json(inner / "study.json", study)
-    found, _ = overview.gather(tmp_path)
+    found, _ = gather(tmp_path)
     html = overview.write(found, tmp_path).read_text(encoding="utf-8")
     shown = Reader(html)
     assert not {"img"} & {tag for tag, _ in shown.elements} and not any("onerror" in a for _, a in shown.elements)
