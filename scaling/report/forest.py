@@ -201,8 +201,7 @@ def _worth(c: Comparison) -> float:
 
 
 def _multiplier(found: Findings, c: Comparison, what: str) -> Row:
-    label, title, runs = (f"{c.algorithm}: {what}" if what else c.algorithm), f"{c.algorithm} against {c.baseline}", ()
-    runs = compared(found, c)
+    label, title, runs = _named(c.algorithm, what), f"{c.algorithm} against {c.baseline}", compared(found, c)
     if c.multiplier is None or c.ends is None:
         assert c.bound is not None
         side, value = c.bound
@@ -213,8 +212,7 @@ def _multiplier(found: Findings, c: Comparison, what: str) -> Row:
         return Row(label=label, said=f"{side} ×{value:.2g}", dots=(Dot(
             item=beyond, marker="|", title=title, facts=facts, runs=runs,
         ),))  # fmt: skip
-    resolved = not c.multiplier.low <= 1 <= c.multiplier.high
-    dots = []
+    resolved, dots = c.multiplier.low > 1 or c.multiplier.high < 1, []
     for i, (c_at, where) in enumerate(((c.flops.min(), "least"), (c.flops.max(), "most"))):
         facts = (
             ("multiplier", words.multiple(c.ends.at(i))), (f"at the {where} C", words.power(float(c_at))),
@@ -223,6 +221,10 @@ def _multiplier(found: Findings, c: Comparison, what: str) -> Row:
         colour = ACCENT if resolved else SOFT
         dots.append(Dot(item=c.ends.at(i), colour=colour, hollow=i == 0, title=title, facts=facts, runs=runs))
     return Row(label=label, said=words.multiple(c.multiplier), dots=tuple(dots))
+
+
+def _named(name: str, what: str) -> str:
+    return f"{name}: {what}" if what else name
 
 
 def _only(value: float) -> Interval:
@@ -240,7 +242,7 @@ def exponents(found: Findings) -> Sheet | None:
     by = {"law": said.pop(law.name, None), **said}
     rows = [_of(by, "the study as it is", told)]
     rows += [
-        _of({"law": one.exponent, "2": one.by_valleys}, f"{one.name}: {one.words}", one.runs)
+        _of({"law": one.exponent, "2": one.by_valleys}, _named(one.name, one.words), one.runs)
         for one in found.varied
         if one.exponent or one.by_valleys
     ]
@@ -264,17 +266,12 @@ def _published(one: Exponent) -> Dot:
 
 
 def _of(by: dict[str, Interval | None], label: str, runs: tuple[str, ...]) -> Row:
-    names = {
-        "law": "by the law",
-        "2": "by parabolas at equal compute (approach 2)",
-        "1": "by the envelope (approach 1)",
-    }
-    dots = tuple(
-        Dot(
-            item=by[name], marker=APPROACHES[name][0], colour=APPROACHES[name][1], title=label,
-            facts=((names[name], words.interval(by[name])),), runs=runs,
-        )
-        for name in names
-        if by.get(name) is not None
-    )  # fmt: skip
-    return Row(label=label, said=words.interval(by["law"]) if by.get("law") else "", dots=dots)
+    names = {"law": "by the law", "2": "by parabolas (approach 2)", "1": "by the envelope (approach 1)"}
+    dots = []
+    for name, how in names.items():
+        if (item := by.get(name)) is not None:
+            marker, colour = APPROACHES[name]
+            facts = ((how, words.interval(item)),)
+            dots.append(Dot(item=item, marker=marker, colour=colour, title=label, facts=facts, runs=runs))
+    law = by.get("law")
+    return Row(label=label, said=words.interval(law) if law is not None else "", dots=tuple(dots))

@@ -98,7 +98,9 @@ summary{cursor:pointer;color:var(--soft);font-size:.9rem;margin:.6rem 0}
 @page{margin:15mm}
 @media print{nav,.behind,.save,#ask,.runs-of,.skip,.tip,.stop,.ring{display:none}a{color:inherit;text-decoration:none}
 main{max-width:none;padding:0}body{font-size:10.5pt}figure,tr{break-inside:avoid}h2,h3,h2+p,.question{break-after:avoid}
-.panels,.beside{grid-template-columns:1fr 1fr}.study .each{display:none}figure svg{max-height:22cm}.scroll{overflow:visible}.runs{font-size:6pt}
+.panels,.beside{grid-template-columns:1fr 1fr}.study .each{display:none}figure svg{max-height:22cm}
+.beside>div{min-width:0}.beside .answers{grid-template-columns:1fr;gap:.1rem}
+.beside .answers dd{grid-column:1;margin-bottom:.4rem}.scroll{overflow:visible}.runs{font-size:6pt}
 .runs th,.runs td{padding-right:.35rem;white-space:normal}}
 """
 

@@ -9,7 +9,7 @@ import pytest
 
 from scaling.cli.main import main
 from scaling.record.files import commit_json
-from scaling.report import findings, overview, provenance, table
+from scaling.report import concepts, findings, overview, provenance, table
 from scaling.report.members import Member, folders, gather, verdict
 from tests.report.test_page import Reader, plain
 
@@ -79,6 +79,30 @@ def test_the_share_inside_and_the_median_error_are_those_of_the_scores(members):
     assert f"median error is {sum(errors) / 2:.1%}".replace("%", " %") in said
     assert f"largest {max(errors):.1%}".replace("%", " %") in said
     assert verdict(members[:1]) == "No study here has registered a forecast."
+
+
+def test_the_table_of_scores_ends_with_all_of_them(members):
+    html = overview._scores(members)
+    rows = [re.sub(r"<[^>]+>", "|", row).strip("|").split("||") for row in re.findall(r"<tr.*?</tr>", html)]
+    names, every = [row[0] for row in rows], rows[-1]
+    assert names == ["study", *(member.at for member in members), "all"]
+    errors = sorted(abs(one.score.error) for member in members for one in member.found.registered)
+    assert every[1:5] == ["2", "1 (50 %)", *(f"{e:.1%}".replace("%", " %") for e in (sum(errors) / 2, errors[1]))]
+    assert every[5] == f"{sum(member.cost.runs for member in members):,}"
+    hours = [member.cost.hours for member in members if member.cost.hours is not None]
+    assert every[7] == f"{sum(hours):.3g}" and "where they were kept" in html
+
+
+def test_the_study_of_most_runs_speaks_first_and_is_said_to_be_as_sure_as_it_is(members, read):
+    html = concepts.cards(members)
+    model = html[html.index("<h3>model scale") : html.index("<h3>data scale")]
+    assert model.count("twice the parameters") == 2 and "the same by 1 other law" in model
+    assert model.index("twice the parameters") < model.index("<details")
+    sure = plain(re.sub("<[^>]+>", "", model[model.index("How sure") :]))
+    (speaks,) = [member for member in members if member.at in sure]
+    (one,) = speaks.found.registered
+    assert table.forecast(one).rsplit(": ", 1)[1].split(",")[0] in sure
+    assert f"predicted {speaks.found.headline.holdout['error']:.2%} off" in sure
 
 
 def test_the_cost_outlives_the_records(planted_ledger, found, members):
