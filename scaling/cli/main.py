@@ -92,6 +92,12 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
     return parser
 
 
+def parser_of(command: str) -> argparse.ArgumentParser:
+    """What reads the words of one of `COMMANDS`, for the page that lists its options."""
+    (commands,) = (action for action in _parser([command])._actions if isinstance(action.choices, dict))
+    return commands.choices[command]  # pyright: ignore[reportOptionalSubscript]
+
+
 def _version() -> str:
     from importlib.metadata import PackageNotFoundError, version
 

@@ -47,6 +47,8 @@ class Prediction:
 
 @dataclass(frozen=True, kw_only=True)
 class Forecast:
+    """The loss of one new run, nats per token: the number of one law, the interval of all (see `forecast`)."""
+
     n: float  # parameters, counted as `params` says
     d: float  # training tokens
     flops: float
@@ -176,6 +178,8 @@ class Target:
 
 @dataclass(frozen=True, kw_only=True)
 class Number:
+    """A number and its interval at the projection's level."""
+
     value: float
     low: float
     high: float
