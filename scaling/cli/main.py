@@ -93,9 +93,10 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
 
 
 def parser_of(command: str) -> argparse.ArgumentParser:
-    """What reads the words of one of `COMMANDS`, for the page that lists its options."""
-    (commands,) = (action for action in _parser([command])._actions if isinstance(action.choices, dict))
-    return commands.choices[command]  # pyright: ignore[reportOptionalSubscript]
+    """The options of one of `COMMANDS`, for the page that lists them."""
+    parser = argparse.ArgumentParser(prog=f"scaling {command}")
+    importlib.import_module(f"scaling.cli.{command}").arguments(parser)
+    return parser
 
 
 def _version() -> str:
