@@ -338,7 +338,7 @@ def fingerprint(observations: Observations) -> str:
 
 
 def runs_at(observations: Observations, n: float, d: float) -> Array:
-    """Indices of the runs at N and D."""
+    """Indices of the runs whose N and D are within 1 % of these."""
     o = observations
     return np.flatnonzero((np.abs(o.n / n - 1) < SAME_POINT) & (np.abs(o.d / d - 1) < SAME_POINT))
 
