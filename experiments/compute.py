@@ -4,110 +4,100 @@ scaling run compute      not run yet
 Result: not run yet
 """
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from scaling.cost import at_width, flops_per_token
-from scaling.plan import Analysis, Plan, Rule, Study, repeated, straight
+from scaling.plan import COOLDOWN, Analysis, Plan, Planned, Role, Rule, Study, repeated, straight
 from scaling.spec import DataSpec, EvalSpec, ModelSpec, OptimSpec, RunSpec
 
-# The best rate falls as D^-0.15 (experiments/transfer.py); the rest of the rule is as published.
-RULE = Rule(lr_exponent=-0.15)
+QUESTION = "How should a budget of compute be split between model and data, and what does ten times as much buy?"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
     """One machine's worth of the question."""
 
-    base: RunSpec  # tuned; the rule moves it to every other run
+    base: RunSpec  # tuned
+    rule: Rule  # moves the base to every other run
     grid: dict[float, Sequence[int]]  # FLOPs -> widths
     ahead: dict[float, Sequence[int]]  # the same, forecast
     seeds: dict[float, Sequence[int]]  # the same, trained twice more
-    warmup: float = 0.0  # tokens, of the mistake of a warm-up as long as the small runs; 0: no mistakes are made
-    deep: int = 0  # d_model a layer; 0: as many layers as the base at every width
+    mistakes: Sequence[str] = ()  # of `MISTAKES`
+    late: float = 0.0  # tokens of the warm-up that is a mistake
+    layer_per: int = 0  # d_model a layer; 0: as many layers as the base at every width
 
     def model(self, width: int) -> ModelSpec:
         model = at_width(self.base.model, width)
-        return replace(model, n_layers=width // self.deep) if self.deep else model
+        return replace(model, n_layers=width // self.layer_per) if self.layer_per else model
 
 
-def grid(size: Size, cells: dict[float, Sequence[int]], role: str, group: str) -> Plan:
+def grid(size: Size, cells: dict[float, Sequence[int]], role: Role, group: str) -> Plan:
     plan = Plan()
     for flops, widths in cells.items():
-        for width in widths:
-            model = size.model(width)
+        for model in map(size.model, widths):
             tokens = [flops / flops_per_token(model, "exact")]
-            plan += straight(size.base, [model], tokens, group=group, role=role, rule=RULE)
+            plan += straight(size.base, [model], tokens, group=group, role=role, rule=size.rule)
     return plan
 
 
-def changed(plan: Plan, group: str, change: Callable[[RunSpec], RunSpec]) -> Plan:
-    return Plan(tuple(replace(p, run=change(p.run), group=group, role="compare") for p in plan.runs))
+def long_warmup(size: Size, run: RunSpec, longest: int) -> RunSpec:
+    steps = max(run.optim.warmup_steps, round(size.late / run.batch_tokens))
+    return replace(run, optim=replace(run.optim, warmup_steps=min(steps, run.steps - run.optim.cooldown_steps)))
 
 
-def mistakes(size: Size, right: Plan) -> Plan:
-    """The same cells, each time with one thing done as it should not be."""
+def unmatched_cosine(size: Size, run: RunSpec, longest: int) -> RunSpec:
+    horizon = round(longest / run.batch_tokens)
+    return replace(run, optim=replace(run.optim, schedule="cosine", cooldown_steps=0, horizon_steps=horizon))
 
-    def late(run: RunSpec) -> RunSpec:
-        most = run.steps - run.optim.cooldown_steps
-        return replace(run, optim=replace(run.optim, warmup_steps=min(round(size.warmup / run.batch_tokens), most)))
 
-    def unmatched(run: RunSpec) -> RunSpec:
-        horizon = round(max(p.run.tokens for p in right.runs) / run.batch_tokens)
-        return replace(run, optim=replace(run.optim, schedule="cosine", cooldown_steps=0, horizon_steps=horizon))
+def fixed_rate(size: Size, run: RunSpec, longest: int) -> RunSpec:
+    fixed = replace(size.base, model=run.model)
+    steps = round(run.tokens / fixed.batch_tokens)
+    warmup = min(fixed.optim.warmup_steps, int(size.rule.warmup_share * steps))
+    cooldown = max(1, round(COOLDOWN * steps))
+    optim = replace(fixed.optim, parametrization="standard", warmup_steps=warmup, cooldown_steps=cooldown)
+    return replace(fixed, steps=steps, optim=optim)
 
-    def untuned(run: RunSpec) -> RunSpec:
-        fixed = replace(size.base, model=run.model, seed=run.seed)
-        steps = round(run.tokens / fixed.batch_tokens)
-        cooldown = max(1, round(0.2 * steps))
-        warmup = min(fixed.optim.warmup_steps, steps - cooldown)
-        optim = replace(fixed.optim, parametrization="standard", warmup_steps=warmup, cooldown_steps=cooldown)
-        return replace(fixed, steps=steps, optim=optim)
 
-    return (
-        changed(right, "long warm-up", late)
-        + changed(right, "unmatched cosine", unmatched)
-        + changed(right, "fixed rate", untuned)
-    )
+MISTAKES = {
+    "long warm-up": (long_warmup, "a warm-up as long for every run, which some do not outlive"),
+    "unmatched cosine": (unmatched_cosine, "a cosine planned for the longest run of all, cut short"),
+    "fixed rate": (fixed_rate, "one rate and batch for all, in the standard parametrization"),
+}
 
 
 def study(name: str, size: Size) -> Study:
     right = grid(size, size.grid, "fitted", "tuned")
+    longest = max(p.run.tokens for p in right.runs)
     plan = right + repeated(grid(size, size.seeds, "fitted", "tuned"), seeds=[1, 2])
+    for group in size.mistakes:
+        runs = [MISTAKES[group][0](size, p.run, longest) for p in right.runs]
+        plan += Plan(tuple(Planned(run=run, group=group, role="compare") for run in runs))
     return Study(
         name=name,
-        question="How should a budget of compute be split between model and data, and what does ten times as much buy?",
-        plan=plan + mistakes(size, right) if size.warmup else plan,
+        question=QUESTION,
+        plan=plan,
         held_out=grid(size, size.ahead, "held_out", "held-out"),
-        analysis=Analysis(
-            varied={
-                "long warm-up": f"a warm-up of {size.warmup:g} tokens for every run",
-                "unmatched cosine": "a cosine planned for the longest run of all, cut short",
-                "fixed rate": "one learning rate and batch for every size, in the standard parametrization",
-            }
-            if size.warmup
-            else {}
-        ),
+        analysis=Analysis(varied={group: MISTAKES[group][1] for group in size.mistakes}),
     )
 
 
-def base(model: ModelSpec, source: str, evaluated: int, batch: int, steps: int, **optim: float) -> RunSpec:
-    return RunSpec(
-        model=model,
-        optim=OptimSpec(**optim),
-        data=DataSpec(source=source),
-        eval=EvalSpec(tokens=evaluated),
-        batch=batch,
-        steps=steps,
-    )
+def base(model: ModelSpec, source: str, *, evaluated: int, batch: int, steps: int, optim: OptimSpec) -> RunSpec:
+    cooled = replace(optim, cooldown_steps=round(COOLDOWN * steps))
+    data, measured = DataSpec(source=source), EvalSpec(tokens=evaluated)
+    return RunSpec(model=model, optim=cooled, data=data, eval=measured, batch=batch, steps=steps)
 
 
 LAPTOP = Size(
     base=base(
         ModelSpec(n_layers=2, d_model=16, d_ff=64, d_head=4, vocab_size=256, context=32),
-        "bytes:stdlib", 262_144, batch=8, steps=3906,
-        peak_lr=5e-3, warmup_steps=50, beta2=0.99, cooldown_steps=781,
+        "bytes:stdlib", evaluated=262_144, batch=8, steps=3906,
+        optim=OptimSpec(peak_lr=5e-3, warmup_steps=586, beta2=0.99, cooldown_steps=1),
     ),
+    # The best rate falls as D^-0.15 (experiments/transfer.py).
+    rule=Rule(lr_exponent=-0.15, warmup_share=0.15, warmup_tokens=math.inf),
     grid={
         1e10: (4, 8, 12, 16, 24, 32),
         3e10: (8, 12, 16, 24, 32, 48),
@@ -117,16 +107,19 @@ LAPTOP = Size(
     },
     ahead={3e12: (64, 96), 1e13: (96, 136)},
     seeds={1e10: (12,), 3e10: (16,), 1e11: (24,)},
-    warmup=5e5,
+    mistakes=tuple(MISTAKES),
+    late=1.5e6,
 )  # fmt: skip
 
 # Any text of 70 MB, which one epoch of the largest run reads; --set data.source=text:PATH names another place.
 GPU = Size(
     base=base(
         ModelSpec(n_layers=4, d_model=64, d_ff=256, d_head=16, vocab_size=256, context=64, compute_dtype="bfloat16"),
-        "text:corpus.txt", 1_048_576, batch=64, steps=2000,
-        peak_lr=4e-3, warmup_steps=100, beta2=0.98, cooldown_steps=400, base_width=64,
+        "text:corpus.txt", evaluated=1_048_576, batch=64, steps=2000,
+        optim=OptimSpec(peak_lr=4e-3, warmup_steps=300, beta2=0.98, base_width=64, cooldown_steps=1),
     ),
+    # Of a first run with short warm-ups, at most 5 % and N tokens, longer ones were better almost everywhere.
+    rule=Rule(lr_exponent=-0.15, warmup_share=0.15, warmup_tokens=math.inf),
     grid={
         3e12: (32, 48, 64, 80, 96, 128),
         1e13: (32, 48, 64, 80, 96, 128),
@@ -136,7 +129,8 @@ GPU = Size(
     },
     ahead={1e15: (256, 384), 3e15: (400, 512)},
     seeds={3e12: (64,), 1e13: (80,), 3e13: (96,)},
-    warmup=4e6,
+    mistakes=("long warm-up", "unmatched cosine"),  # which share programs with the fitted runs
+    late=1.5e7,
 )  # fmt: skip
 
 # A token file or folder of 40e9 tokens under corpus/ (docs/bring_your_own.md). Not run yet: tune the base first.
@@ -145,10 +139,12 @@ POD = Size(
         ModelSpec(
             n_layers=8, d_model=512, d_ff=2048, d_head=64, vocab_size=32_768, context=2048, compute_dtype="bfloat16"
         ),
-        "tokens:corpus", 16_777_216, batch=256, steps=4000,
-        peak_lr=4e-3, warmup_steps=200, beta2=0.95, cooldown_steps=800, base_width=512, base_layers=8,
-        parametrization="complete",
+        "tokens:corpus", evaluated=16_777_216, batch=256, steps=4000,
+        optim=OptimSpec(
+            peak_lr=4e-3, warmup_steps=400, base_width=512, base_layers=8, parametrization="complete", cooldown_steps=1
+        ),
     ),
+    rule=Rule(),
     grid={
         1e17: (256, 320, 384, 448, 512, 640, 768),
         3e17: (320, 384, 448, 512, 640, 768, 896),
@@ -159,7 +155,7 @@ POD = Size(
     },
     ahead={1e20: (1536, 2048), 5e20: (2560,)},
     seeds={1e17: (448,), 3e17: (512,), 1e18: (768,)},
-    deep=64,
+    layer_per=64,
 )  # fmt: skip
 
 STUDIES = {"laptop": study("compute", LAPTOP), "gpu": study("compute-gpu", GPU), "pod": study("compute-pod", POD)}
