@@ -25,8 +25,8 @@ class Rule:
     lr_exponent: float = -0.3  # peak_lr ~ D^this at a fixed batch (openathena.ai/blog/delphi)
     lr_batch_exponent: float = 0.5  # peak_lr ~ B^this under Adam (arXiv:2205.10287); 1 under sgd (arXiv:1706.02677)
     warmup_share: float = 0.05  # of the steps at most
-    # Tokens for each parameter at most (arXiv:2406.19146, at 20 tokens a parameter in all). Small models trained on
-    # hundreds of tokens a parameter want more (experiments/warmup.py): say math.inf, and let the share bound it
+    # Tokens for each parameter at most (arXiv:2406.19146, where runs have about 20 in all). Small models trained on
+    # hundreds may want more: with math.inf the share alone bounds it
     warmup_tokens: float = 1.0
     half_life: bool = True  # beta2 keeps its half-life in tokens, beta2^(B / B_ref) (arXiv:2507.07101)
     timescale: bool = True  # weight decay keeps lr * decay * steps, its timescale in runs (arXiv:2405.13698)
