@@ -83,7 +83,8 @@ def default_workers() -> int:
 
 
 def one_core_each(plan: Plan, workers: int) -> bool:
-    """Whether workers have one thread: a plan of one run, or a single worker, has every core, and so has an accelerator."""
+    """Whether workers have one thread: those of an accelerator have every core, as has a plan of one run, or a single
+    worker."""
     return _on_cpu() and min(workers, len(plan)) > 1
 
 
