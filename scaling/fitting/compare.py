@@ -38,6 +38,8 @@ class Noise:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Comparison:
+    """A group priced in the compute of a baseline: m(L) at G matched losses, its mean and its slope in ln C."""
+
     algorithm: str
     baseline: str
     level: float
