@@ -119,5 +119,6 @@ def test_the_page_tells_each_with_its_shift_and_the_runs_behind_it(found: findin
 def test_together_they_are_named_by_how_far_they_move_it(found: findings.Findings):
     exponents = {one.name: one.exponent.value for one in found.varied}
     said = summary(found, "varied")
+    least, *_, most = sorted(exponents, key=lambda name: exponents[name])
     assert "3 other ways to count or to train" in said
-    assert said.index(f"({min(exponents, key=exponents.get)})") < said.index(f"({max(exponents, key=exponents.get)})")
+    assert said.index(f"({least})") < said.index(f"({most})")
