@@ -23,8 +23,13 @@ def digest(members: Sequence[Member]) -> str:
 
 
 def _studies(members: Sequence[Member]) -> list[str]:
-    rows = [[f"[{m.at}]({m.at}/)", f"`{m.found.study['command']}`", *scores([m]), *spent([m])] for m in members]
+    rows = [[f"[{m.at}]({m.at}/)", _command(m.found), *scores([m]), *spent([m])] for m in members]
     return _table(("study", "command", *SCORES), [*rows, ["all", "", *scores(members), *spent(members)]])
+
+
+def _command(found: Findings) -> str:
+    said = found.study.get("command", "")
+    return f"`{said}`" if said else ""
 
 
 def forecasts(members: Sequence[Member]) -> list[str]:
