@@ -183,7 +183,7 @@ def test_the_same_in_markdown_for_a_readme(members, folder, capsys):
     for member in members:
         assert f"[{member.at}]({member.at}/)" in text
         for one in member.found.registered:
-            (row,) = [line for line in text.splitlines() if one.run_id in line]
+            row = next(line for line in text.splitlines() if line.startswith(f"| {member.at} | {one.run_id}"))
             assert f"| {one.score.measured:.3f} |" in row and ("**outside**" in row) != one.score.inside
         for answer in member.found.answers if len(member.found.answers) <= 3 else ():
             assert answer.text in text
