@@ -3,10 +3,10 @@
 scaling run compute      130 runs, 6.1e13 FLOPs, half an hour on 2 shared cores
 Result: from 1e10 to 1e12 FLOPs the best size grows as C^0.57 [0.53, 0.60] by the law of the headline, as C^0.54
 [0.47, 0.61] by parabolas, C^0.61 [0.41, 0.81] by the envelope and C^0.50 [0.38, 0.62] by the Chinchilla fit; twice the
-compute, split best, buys 0.086 nats a byte. Leaving the head out of N makes 0.57 into 0.64 [0.60, 0.67]; the mistakes of
-training lower it: one rate and batch for all to 0.48 [0.44, 0.52], an unmatched cosine to 0.52, a long warm-up to 0.53;
-6ND moves it by 0.01. The forecasts of two runs of 3 times the largest fitted compute were 1.3 and 1.7 % too low and those
-of 10 times 5.8 %, all inside their intervals.
+compute, split best, buys 0.086 nats a byte. Leaving the head out of N makes 0.57 into 0.64 [0.60, 0.67]; the mistakes
+of training lower it: one rate and batch for all to 0.48 [0.44, 0.52], an unmatched cosine to 0.52, a long warm-up to
+0.53; 6ND moves it by 0.01. The forecasts of two runs of 3 times the largest fitted compute were 1.3 and 1.7 % too low
+and those of 10 times 5.8 %, all inside their intervals.
 
 scaling run compute --size gpu      100 runs, 1.6e16 FLOPs, 9 minutes on an H100 with 16 cores
 Result: from 3e12 to 3e14 FLOPs N* ~ C^0.54 [0.48, 0.60], and four forecasts, of 3.3 and of 10 times the largest fitted

@@ -9,7 +9,7 @@ own exponent is five sizes cannot tell.
 
 One epoch for every size; the rate is tuned at width 16 and two layers and carried to other widths and depths by the
 parametrization (experiments/transfer.py). gpu: any text of 70 MB, at corpus.txt or where --set data.source=text:PATH
-says. pod: 2e10 tokens of a vocabulary of 32,768 under corpus/, and a tuned base. Both are planned and not run yet.
+says. pod: 2e10 tokens of a vocabulary of 32,768 under corpus/, and a tuned base. Both are planned and were not run.
 """
 
 from collections.abc import Sequence
