@@ -18,6 +18,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "folder", metavar="DIR", help="a results folder, or one that holds several, which get one page, index.html"
     )
+    parser.add_argument(
+        "--markdown", action="store_true",
+        help="of a folder of several: print answers, scores and cost as Markdown, for a README, and write nothing",
+    )  # fmt: skip
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -27,7 +31,9 @@ def run(arguments: argparse.Namespace) -> int:
 
     ledger = Ledger(folder_of(arguments.folder))
     if not (ledger.folder / "study.json").is_file() and (inner := folders(ledger.folder)):
-        return _all(ledger.folder, len(inner))
+        return _digest(ledger.folder) if arguments.markdown else _all(ledger.folder, len(inner))
+    if arguments.markdown:
+        raise Refusal(f"--markdown: {ledger.folder} is no folder of studies; it brings several together")
     ledger.study()
     if why := unwritable(ledger.folder):
         raise Refusal(f"{ledger.folder}: {why}, and the page goes into it; copy it to where you may write")
@@ -40,6 +46,17 @@ def run(arguments: argparse.Namespace) -> int:
     found = findings.find(ledger)
     findings.write(found, ledger)
     closing(found, Console(), page.write(found, ledger))
+    return DONE
+
+
+def _digest(folder: Path) -> int:
+    from scaling.report.digest import digest
+    from scaling.report.members import gather
+
+    members, faults = gather(folder)
+    if faults:
+        raise Refusal(faults)
+    print(digest(members), end="")
     return DONE
 
 

@@ -1,5 +1,6 @@
 """What several figures draw alike: the runs, a law with its interval, a forecast beside what was measured."""
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -15,6 +16,7 @@ from scaling.report.findings import Registered
 from scaling.report.marks import mark, said_by
 
 MOST_CURVES = 8
+SAME = 0.1  # of the logarithm along an axis: forecasts nearer to one another share a label
 
 
 def levels(values: Array) -> tuple[list[float], Array]:
@@ -70,9 +72,14 @@ def held_out(axes: Axes, x: float, one: Registered, where: str = "") -> list[flo
         )  # fmt: skip
         missed = f"{words.error(one.score.error)}, {'inside' if one.score.inside else 'outside'} its interval"
         mark(axes, x, one.score.measured, facts=[("forecast", missed)], runs=[one.run_id])
+    label = f"{'held out' if one.score is not None else 'forecast'}{where}"
+    beside = (text for text in axes.texts if text.get_text() == label and abs(math.log(text.xy[0] / x)) < SAME)
+    if (said_before := next(beside, None)) is not None:  # of two at one place, below both
+        said_before.xy = (x, min(said_before.xy[1], *heights))
+        return [*heights, 0.975 * min(heights)]
     axes.annotate(
-        f"{'held out' if one.score is not None else 'forecast'}{where}", (x, min(heights)), xytext=(5, -3),
-        textcoords="offset points", ha="right", va="top", color=HELD, fontsize=8,
+        label, (x, min(heights)), xytext=(5, -3), textcoords="offset points", ha="right", va="top", color=HELD,
+        fontsize=8,
     )  # fmt: skip
     return [*heights, 0.975 * min(heights)]
 

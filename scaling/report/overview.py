@@ -19,6 +19,10 @@ from scaling.report.members import Member, scored, verdict
 from scaling.report.provenance import Cost
 from scaling.report.table import checks, silence
 
+SCORES = (
+    "forecasts scored", "inside their interval", "median error", "largest error", "finished runs", "training FLOPs",
+    "worker-hours",
+)  # fmt: skip
 SPECIAL = ("exponents", "other_data", "repeated")  # shown beside the figure of what the study varies
 
 
@@ -47,7 +51,7 @@ def _head(members: Sequence[Member], telling: Sequence[Member]) -> str:
     levels = sorted({words.percent(member.found.level) for member in telling})
     told = f"Brackets hold {' or '.join(levels)} intervals. " if levels else ""
     return (
-        f'<header>\n<p class="name">{escape(_total(members))}</p>\n'
+        f'<header>\n<p class="name">{escape(total(members))}</p>\n'
         "<h1>What model size, data, compute and algorithms each buy</h1>\n"
         "<p>Every study asks one question of small language models, trains its runs, fits laws of the loss to them, "
         "and writes down what these say of a run before that run is trained. Here is what they found, and how sure it "
@@ -57,7 +61,8 @@ def _head(members: Sequence[Member], telling: Sequence[Member]) -> str:
     )
 
 
-def _total(members: Sequence[Member]) -> str:
+def total(members: Sequence[Member]) -> str:
+    """How many studies, runs, FLOPs and hours, in a line."""
     known = [member.cost.hours for member in members if member.cost.hours is not None]
     some = "" if len(known) == len(members) else f" in {len(known)} of them; the others kept no clock"
     said = [
@@ -76,12 +81,8 @@ def _scores(members: Sequence[Member]) -> str:
     """How good the forecasts of each study were and what it took, and all together."""
     if not members:
         return ""
-    rows = [[member.at, *_scored([member]), *_spent([member])] for member in members]
-    rows.append(["all", *_scored(members), *_spent(members)])
-    header = (
-        "study", "forecasts scored", "inside their interval", "median error", "largest error", "finished runs",
-        "training FLOPs", "worker-hours",
-    )  # fmt: skip
+    rows = [[member.at, *scores([member]), *spent([member])] for member in members]
+    rows.append(["all", *scores(members), *spent(members)])
     links = [*(member.href() for member in members), ""]
     kept = any(member.cost.hours is None for member in members)
     return (
@@ -89,24 +90,26 @@ def _scores(members: Sequence[Member]) -> str:
         '<p class="soft">A forecast is right when the measured loss lies inside its interval; errors are of the loss. '
         "What trunks and their branches share is counted once; hours are of training, evaluating and compiling, over "
         f"all workers{', where they were kept' if kept else ''}.</p>\n"
-        + table(header, rows, label="scores and cost", numbers=range(1, 8), links=links, chosen="all")
+        + table(("study", *SCORES), rows, label="scores and cost", numbers=range(1, 8), links=links, chosen="all")
     )
 
 
-def _scored(members: Sequence[Member]) -> list[str]:
-    scores = [one.score for _, one in scored(members) if one.score is not None]
+def scores(members: Sequence[Member]) -> list[str]:
+    """The first four of `SCORES`: of the forecasts of these studies."""
+    found = [one.score for _, one in scored(members) if one.score is not None]
     registered = sum(len(member.found.registered) for member in members)
-    count = str(len(scores)) + (f" of {registered}" if registered > len(scores) else "")
-    if not scores:
+    count = str(len(found)) + (f" of {registered}" if registered > len(found) else "")
+    if not found:
         return [count, "-", "-", "-"]
-    errors = [abs(score.error) for score in scores]
-    inside = sum(score.inside for score in scores)
-    share = f"{inside / len(scores):.0%}".replace("%", " %")
+    errors = [abs(score.error) for score in found]
+    inside = sum(score.inside for score in found)
+    share = f"{inside / len(found):.0%}".replace("%", " %")
     said = (f"{error:.1%}".replace("%", " %") for error in (statistics.median(errors), max(errors)))
     return [count, f"{inside} ({share})", *said]
 
 
-def _spent(members: Sequence[Member]) -> list[str]:
+def spent(members: Sequence[Member]) -> list[str]:
+    """The rest of `SCORES`: what these studies took."""
     costs = [member.cost for member in members]
     hours = [cost.hours for cost in costs if cost.hours is not None]
     return [

@@ -172,3 +172,24 @@ def test_the_figure_is_of_what_the_study_varies(found, plant, small, tmp_path):
     wide = findings.find(plant(tmp_path / "n", small(widths=(8, 16, 24, 32, 48, 64), tokens=(5e5, 1e6))))
     long = findings.find(plant(tmp_path / "d", small(widths=(8, 16), tokens=tuple(5e5 * 1.6**k for k in range(6)))))
     assert overview.headline(wide)[0] == "loss_against_n" and overview.headline(long)[0] == "loss_against_d"
+
+
+def test_the_same_in_markdown_for_a_readme(members, folder, capsys):
+    """Every study, forecast and score of the page; a whole table in each row; nothing is written."""
+    before = sorted(folder.rglob("*"))
+    assert main(["report", str(folder), "--markdown"]) == 0
+    text = capsys.readouterr().out
+    assert sorted(folder.rglob("*")) == before and verdict(members) in text
+    for member in members:
+        assert f"[{member.at}]({member.at}/)" in text
+        for one in member.found.registered:
+            row = next(line for line in text.splitlines() if line.startswith(f"| {member.at} | {one.run_id}"))
+            assert f"| {one.score.measured:.3f} |" in row and ("**outside**" in row) != one.score.inside
+        for answer in member.found.answers if len(member.found.answers) <= 3 else ():
+            assert answer.text in text
+    tables = [block for block in text.split("\n\n") if block.startswith("|")]
+    assert len(tables) == 2
+    for block in tables:
+        assert len({line.count("|") for line in block.splitlines()}) == 1
+    assert main(["report", str(folder / "published"), "--markdown"]) == 2
+    assert "brings several together" in capsys.readouterr().err
