@@ -229,7 +229,8 @@ def _rows(shown: Sequence[Comparison]) -> str:
     said = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
     return (
         f"Of {len(shown)}, {said}. A ring is the multiplier at the least compute at which both share a loss, a dot at "
-        "the most, on the line through all of it: what lasts has both on one side of 1. The numbers are over all of it."
+        "the most, on the line through all of it: what holds over all of that scale has both on one side of 1. The "
+        "numbers are over all of it."
     )
 
 

@@ -129,18 +129,17 @@ def _grid(low: float, high: float) -> "Array":
 
 def _repeated(found: Findings) -> list[dict[str, Any]]:
     """Each law of repeated data that is told, as the script recomputes it."""
-    return [_priced(found, one) for one in found.repeated if one.fit.law is not None and one.fit.uncertain is not None]
+    return [_priced(one) for one in found.repeated if one.fit.law is not None and one.fit.uncertain is not None]
 
 
-def _priced(found: Findings, one: Repetition) -> dict[str, Any]:
+def _priced(one: Repetition) -> dict[str, Any]:
     law, spread = one.fit, one.fit.uncertain
     assert law.law is not None and spread is not None
-    epochs = found.table.loc[found.table["group"] == one.group, "epochs"].tolist()
     dofs = np.geomspace(1, max(spread.spare, 8), 48)
     draws = None if law.draws is None else [[_rounded(v) for v in row] for row in law.draws.tolist()]
     return {
         "law": law.name, "group": one.group, "words": one.words, "params": law.params,
-        "passes": max((float(cell) for cell in epochs if cell), default=1.0),
+        "passes": float((one.observations.d / one.observations.unique).max()),
         "theta": law.theta.tolist(), "logs": [name in law.law.positive for name in law.law.names], "cost": law.cost,
         "covariance": spread.covariance.tolist(), "parts": spread.parts.tolist(),
         "variances": spread.variances.tolist(), "spare": max(spread.spare, 1), "dof": spread.dof, "draws": draws,

@@ -265,8 +265,6 @@ def test_too_few_unique_tokens_are_said_and_without_a_law_of_them_not_priced(bro
 def test_the_law_of_repeated_data_that_is_chosen_prices_them(browser, found, planted_ledger, tmp_path, monkeypatch):
     o, rng = found.observations, np.random.default_rng(1)
     unique = np.tile([1.0, 0.5, 0.2, 0.1, 0.05], len(o))[: len(o)] * o.d
-    epochs = dict(zip(o.run_id, (o.d / unique).astype(str), strict=True))
-    table = found.table.assign(epochs=[epochs.get(run, "1.0") for run in found.table["run_id"]])
     repeated = []
     for half, bootstrap in ((15.0, 0), (6.0, 40)):
         law = DataConstrained(E=0.95, A=16.0, B=180.0, alpha=0.38, beta=0.46, R_D=half, R_N=5.0)
@@ -275,7 +273,7 @@ def test_the_law_of_repeated_data_that_is_chosen_prices_them(browser, found, pla
         fitted = fit(runs, "data_constrained", bootstrap=bootstrap)
         repeated.append(findings.Repetition(group="grid", words=f"R_D {half:g}", fit=fitted, observations=runs))
     monkeypatch.setattr(whatif, "COUNTED", {"n_params": "one way", "n_params_total": "another"})
-    said = whatif.document(replace(found, table=table, repeated=tuple(repeated)), planted_ledger)
+    said = whatif.document(replace(found, repeated=tuple(repeated)), planted_ledger)
     monkeypatch.setattr(whatif, "document", lambda *_: said)
     path = tmp_path / "panel.html"
     path.write_text(
