@@ -10,7 +10,7 @@ from rich.markup import escape
 from scaling.cli import source
 from scaling.cli.exits import DONE
 from scaling.cli.options import json_option
-from scaling.fitting.compare import Comparison, compare
+from scaling.fitting.compare import OPTIMIZER_FLOPS, Comparison, compare
 from scaling.fitting.observe import observe, read_table
 from scaling.fitting.rescale import Rescaling, rescale
 from scaling.record.files import folder_of
@@ -38,6 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
     observations = observe(
         frame,
         params=arguments.params, where=arguments.where, drop_bad=arguments.drop_bad, roles=("fitted", "compare"),
+        extra=[name for name in (OPTIMIZER_FLOPS,) if name in frame.columns],
     )  # fmt: skip
     by_law = rescale(observations, arguments.baseline, level=arguments.level)
     by_loss = compare(observations, arguments.baseline, level=arguments.level)

@@ -5,6 +5,9 @@ in ln C, inside what was measured and never beyond. m = 0.5 means that the algor
 baseline, m = 2 half of it. A multiplier seen at small scale need not last (arXiv:2511.21622), so its slope in ln C is
 given too.
 
+C leaves out what the optimizer itself computes. Where a table has that, and it moves a multiplier, the multiplier with
+it counted is given too.
+
 Noise is that of the seed, measured from runs equal in all but the seed. Suffixes: B resamples, K horizons, G losses.
 """
 
@@ -23,6 +26,8 @@ from scaling.spec import Refusal
 
 LOSSES = 9  # matched losses, evenly spread in ln L over the overlap
 SHARED = 0.5  # share of a run's noise variance that all horizons of its trunk have in common
+OPTIMIZER_FLOPS = "optimizer_flops"  # the column of what C leaves out, over the whole run
+MOVED = 0.02  # change of ln m from which on it is told
 FLAT = 0.1  # half width of the slope's interval below which a multiplier is said to last: 26 % per decade of compute
 
 
@@ -51,6 +56,7 @@ class Comparison:
     noise: Noise | None
     verdict: str
     warnings: tuple[str, ...]
+    counted: Interval | None = None  # the multiplier with the optimizer's own FLOPs in C; None where that moves nothing
 
     def to_json(self) -> dict[str, Any]:
         points = []
@@ -62,7 +68,7 @@ class Comparison:
             ]
         return {
             "algorithm": self.algorithm, "baseline": self.baseline, "level": self.level,
-            "multiplier": _json(self.multiplier), "slope": _json(self.slope),
+            "multiplier": _json(self.multiplier), "slope": _json(self.slope), "counted": _json(self.counted),
             "bound": None if self.bound is None else {"side": self.bound[0], "value": self.bound[1]}, "by_loss": points,
             "sizes": list(self.sizes),
             "noise": None if self.noise is None else dataclasses.asdict(self.noise),
@@ -120,7 +126,8 @@ def compare(
 
     Intervals come from `draws` redrawings of the losses under `noise`, by default that of `seed_noise`: the standard
     deviation of ln m and Student's t with the effective degrees of freedom of the noise. Without any noise
-    there are no intervals, and a warning. Raises `Refusal` for an unknown baseline or a single group.
+    there are no intervals, and a warning. Observations with a column `optimizer_flops` are compared with it counted, too.
+    Raises `Refusal` for an unknown baseline or a single group.
     """
     groups = sorted(set(observations.group))
     faults = []
@@ -131,12 +138,29 @@ def compare(
     if faults:
         raise Refusal(faults)
     noise = noise or seed_noise(observations)
-    split = {group: observations.pick(np.array(observations.group) == group) for group in groups}
-    return [
-        _compare(split[group], split[baseline], group, baseline, level, draws, seed, noise)
-        for group in groups
-        if group != baseline
-    ]
+
+    def against(o: Observations) -> list[Comparison]:
+        split = {group: o.pick(np.array(o.group) == group) for group in groups}
+        return [
+            _compare(split[group], split[baseline], group, baseline, level, draws, seed, noise)
+            for group in groups
+            if group != baseline
+        ]
+
+    found, further = against(observations), observations.columns.get(OPTIMIZER_FLOPS)
+    if further is None or not np.isfinite(further).all():
+        return found
+    whole = replace(observations, flops=observations.flops + further)
+    return [_counting(one, other.multiplier) for one, other in zip(found, against(whole), strict=True)]
+
+
+def _counting(found: Comparison, counted: Interval | None) -> Comparison:
+    """With the multiplier that follows when the optimizer's own FLOPs are part of C, where it is another one."""
+    if found.multiplier is None or counted is None or abs(math.log(counted.value / found.multiplier.value)) < MOVED:
+        return found
+    number = f"x{counted.value:.3g}" + ("" if math.isnan(counted.low) else f" [{counted.low:.3g}, {counted.high:.3g}]")
+    verdict = f"{found.verdict}; with the optimizer's own FLOPs, which C leaves out, {number}"
+    return replace(found, counted=counted, verdict=verdict)
 
 
 def _compare(

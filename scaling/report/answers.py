@@ -60,7 +60,7 @@ def answers_of(found: "Findings") -> tuple[Answer, ...]:
     answers += [Answer(concept="compute", text=_varied(one), runs=varied(found, one)) for one in found.varied]
     answers += [Answer(concept="data scale", text=worth(found, c), runs=compared(found, c)) for c in found.data]
     answers += [Answer(concept="data scale", text=_repeating(o), runs=repeating(found, o)) for o in found.repeated]
-    answers += [Answer(concept="algorithms", text=c.verdict, runs=compared(found, c)) for c in found.comparisons]
+    answers += [Answer(concept="algorithms", text=_priced(found, c), runs=compared(found, c)) for c in found.comparisons]
     return tuple(answers)
 
 
@@ -89,6 +89,12 @@ def _varied(one: "Variation") -> str:
     law = interval(one.exponent) if one.exponent else "not told"
     valleys = f", by the vertices of isoFLOP parabolas {interval(one.by_valleys)}" if one.by_valleys else ""
     return f"{one.name} ({one.words}): N* ~ C^{law} by the law{valleys}"
+
+
+def _priced(found: "Findings", c: Comparison) -> str:
+    """What an algorithm is worth, and what it is."""
+    what = found.study["analysis"]["algorithms"].get(c.algorithm)
+    return f"{c.algorithm} ({what}){c.verdict.removeprefix(c.algorithm)}" if what else c.verdict
 
 
 def worth(found: "Findings", other: Comparison) -> str:

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import numpy as np
@@ -61,6 +62,18 @@ def test_noise_hides_what_it_should(study):
     found = compare(study(1.02, sd=0.02), "adamw")[0]
     assert found.multiplier.low < 1 < found.multiplier.high
     assert "no difference in compute is resolved" in found.verdict
+
+
+def test_what_an_optimizer_computes_itself_is_counted_apart(study):
+    """As many FLOPs again as C: at equal loss half the multiplier. Too few to matter: nothing is said."""
+    o = study(1.0, sd=1e-3)
+    heavy = np.array([group == "other" for group in o.group])
+    of = {share: dataclasses.replace(o, columns={"optimizer_flops": share * heavy * o.flops}) for share in (1.0, 1e-3)}
+    found = compare(of[1.0], "adamw", draws=50)[0]
+    assert found.multiplier.value == compare(o, "adamw", draws=50)[0].multiplier.value
+    assert found.counted.value == pytest.approx(0.5 * found.multiplier.value, rel=0.02)
+    assert "with the optimizer's own FLOPs, which C leaves out, x0.5" in found.verdict
+    assert compare(of[1e-3], "adamw", draws=50)[0].counted is None
 
 
 def test_losses_that_do_not_meet_give_a_bound(runs):
