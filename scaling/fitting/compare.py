@@ -244,7 +244,9 @@ def _compute(curves: list[tuple[Array, Array]], log_loss_G: Array) -> Array:
     """ln C at which a group first reaches each loss, [1 + B, G]; NaN where no curve crosses it.
 
     A size that starts below a loss may have reached it with less compute than was measured, so where such a start is
-    cheaper than every crossing the answer is unknown.
+    cheaper than every crossing the answer is unknown. So it is where a size that ends above a loss would reach it first,
+    trained for longer, if it went on as it ended, which is more than it would do: a study that stops too early must not
+    look like a worse algorithm.
     """
     best: Array | None = None
     for log_c, log_l in curves:
@@ -259,7 +261,17 @@ def _compute(curves: list[tuple[Array, Array]], log_loss_G: Array) -> Array:
     assert best is not None
     for log_c, log_l in curves:
         best = np.where((log_l[:, :1] < log_loss_G) & (log_c[0] < best), np.nan, best)
+        best = np.where(_goes_on(log_c, log_l[0], log_loss_G) < best, np.nan, best)
     return np.where(np.isfinite(best), best, np.nan)
+
+
+def _goes_on(log_c: Array, log_l: Array, log_loss_G: Array) -> Array:
+    """ln C at which one size, as measured [K], would reach losses below its last, [G]; infinite for all others."""
+    falling = np.minimum.accumulate(log_l)
+    if len(falling) < 2 or falling[-1] >= falling[-2]:
+        return np.full(len(log_loss_G), np.inf)
+    slope = (falling[-1] - falling[-2]) / (log_c[-1] - log_c[-2])
+    return np.where(log_loss_G < falling[-1], log_c[-1] + (log_loss_G - falling[-1]) / slope, np.inf)
 
 
 def _matched(a: list[tuple[Array, Array]], b: list[tuple[Array, Array]]) -> Array | None:
