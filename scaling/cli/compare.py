@@ -87,7 +87,8 @@ def _show(law: Rescaling, loss: Comparison, console: Console) -> None:
             "" if abs(law.cost[0] - 1) < 0.005 else f" / {law.cost[0]:.3g}, the cost of a token against the baseline's"
         )
         console.print(f"  {form}{ratio}; {', '.join(said)}", highlight=False, soft_wrap=True)
-    console.print(f"  at matched losses, without a law: {escape(loss.verdict)}", highlight=False, soft_wrap=True)
+    measured = "; ".join(filter(None, [loss.verdict, loss.proviso]))
+    console.print(f"  at matched losses, without a law: {escape(measured)}", highlight=False, soft_wrap=True)
     a, b = law.multiplier, loss.multiplier
     if a is not None and b is not None and (a.high < b.low or b.high < a.low):
         console.print("  [yellow]the two disagree: the shared law does not describe both algorithms[/yellow]")

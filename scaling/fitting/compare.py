@@ -58,6 +58,14 @@ class Comparison:
     warnings: tuple[str, ...]
     counted: Interval | None = None  # the multiplier with the optimizer's own FLOPs in C; None where that moves nothing
 
+    @property
+    def proviso(self) -> str:
+        """What becomes of the verdict's multiplier when the optimizer's own FLOPs count; empty where nothing does."""
+        if (m := self.counted) is None:
+            return ""
+        number = f"x{m.value:.3g}" + ("" if math.isnan(m.low) else f" [{m.low:.3g}, {m.high:.3g}]")
+        return f"with the optimizer's own FLOPs, which C leaves out, {number}"
+
     def to_json(self) -> dict[str, Any]:
         points = []
         if self.by_loss is not None:
@@ -126,7 +134,7 @@ def compare(
 
     Intervals come from `draws` redrawings of the losses under `noise`, by default that of `seed_noise`: the standard
     deviation of ln m and Student's t with the effective degrees of freedom of the noise. Without any noise
-    there are no intervals, and a warning. Observations with a column `optimizer_flops` are compared with it counted, too.
+    there are no intervals, and a warning. A column `optimizer_flops` of the observations gives `counted`.
     Raises `Refusal` for an unknown baseline or a single group.
     """
     groups = sorted(set(observations.group))
@@ -158,9 +166,7 @@ def _counting(found: Comparison, counted: Interval | None) -> Comparison:
     """With the multiplier that follows when the optimizer's own FLOPs are part of C, where it is another one."""
     if found.multiplier is None or counted is None or abs(math.log(counted.value / found.multiplier.value)) < MOVED:
         return found
-    number = f"x{counted.value:.3g}" + ("" if math.isnan(counted.low) else f" [{counted.low:.3g}, {counted.high:.3g}]")
-    verdict = f"{found.verdict}; with the optimizer's own FLOPs, which C leaves out, {number}"
-    return replace(found, counted=counted, verdict=verdict)
+    return replace(found, counted=counted)
 
 
 def _compare(
@@ -244,9 +250,9 @@ def _compute(curves: list[tuple[Array, Array]], log_loss_G: Array) -> Array:
     """ln C at which a group first reaches each loss, [1 + B, G]; NaN where no curve crosses it.
 
     A size that starts below a loss may have reached it with less compute than was measured, so where such a start is
-    cheaper than every crossing the answer is unknown. So it is where a size that ends above a loss would reach it first,
-    trained for longer, if it went on as it ended, which is more than it would do: a study that stops too early must not
-    look like a worse algorithm.
+    cheaper than every crossing the answer is unknown. So it is where a size that ends above a loss would reach it
+    first, trained for longer, if it went on as it ended, which is more than it would do: a study that stops too early
+    must not look like a worse algorithm.
     """
     best: Array | None = None
     for log_c, log_l in curves:

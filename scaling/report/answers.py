@@ -60,7 +60,7 @@ def answers_of(found: "Findings") -> tuple[Answer, ...]:
     answers += [Answer(concept="compute", text=_varied(one), runs=varied(found, one)) for one in found.varied]
     answers += [Answer(concept="data scale", text=worth(found, c), runs=compared(found, c)) for c in found.data]
     answers += [Answer(concept="data scale", text=_repeating(o), runs=repeating(found, o)) for o in found.repeated]
-    answers += [Answer(concept="algorithms", text=_priced(found, c), runs=compared(found, c)) for c in found.comparisons]
+    answers += [Answer(concept="algorithms", text=priced(found, c), runs=compared(found, c)) for c in found.comparisons]
     return tuple(answers)
 
 
@@ -91,10 +91,11 @@ def _varied(one: "Variation") -> str:
     return f"{one.name} ({one.words}): N* ~ C^{law} by the law{valleys}"
 
 
-def _priced(found: "Findings", c: Comparison) -> str:
+def priced(found: "Findings", c: Comparison) -> str:
     """What an algorithm is worth, and what it is."""
     what = found.study["analysis"]["algorithms"].get(c.algorithm)
-    return f"{c.algorithm} ({what}){c.verdict.removeprefix(c.algorithm)}" if what else c.verdict
+    said = f"{c.algorithm} ({what}){c.verdict.removeprefix(c.algorithm)}" if what else c.verdict
+    return "; ".join(filter(None, [said, c.proviso]))
 
 
 def worth(found: "Findings", other: Comparison) -> str:
