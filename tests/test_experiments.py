@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,15 @@ def test_a_study_opens_with_question_command_cost_and_result(name: str):
 def test_a_study_is_sound(name: str):
     study, _ = study_of(name, [])
     assert study.name == name and study.faults() == []
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_size_of_a_study_is_sound_but_for_a_text_of_ones_own(name: str):
+    sizes = runpy.run_path(str(ROOT / f"experiments/{name}.py")).get("STUDIES", {})
+    assert len({study.question for study in sizes.values()}) <= 1
+    for size, study in sizes.items():
+        assert study.name == (name if study == next(iter(sizes.values())) else f"{name}-{size}")
+        assert [fault for fault in study.faults() if "there is no file or folder" not in fault] == []
 
 
 def test_the_quickstart_can_tell_what_it_asks():
