@@ -6,8 +6,8 @@ Result: not run yet
 Each algorithm has the learning rate that was best of five at the two smaller widths (algorithms_tuning.py), so the
 largest width also asks how far a rate carries. `null` is the baseline again, with another seed: what is found there is
 what noise finds. `--size gpu` and `--size pod` take these rates, moved by the written rule; how far off they are there
-`scaling tune algorithms --size gpu` tells. gpu wants a text of 70 MB or more (`--set data.source=text:PATH`), pod 2e10
-tokens of any vocabulary of 32,768 (`--set data.source=tokens:PATH`).
+`scaling tune algorithms --size gpu --group NAME` tells. gpu wants a text of 70 MB or more, named by
+`--set data.source=text:PATH`, pod 2e10 tokens of any vocabulary of 32,768, `--set data.source=tokens:PATH`.
 """
 
 from collections.abc import Sequence
