@@ -35,6 +35,15 @@ def test_a_study_is_sound(name: str):
     assert study.name == name and study.faults() == []
 
 
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_size_of_a_study_is_sound_but_for_a_text_of_ones_own(name: str):
+    sizes = runpy.run_path(str(ROOT / f"experiments/{name}.py")).get("STUDIES", {})
+    assert len({study.question for study in sizes.values()}) <= 1
+    for size, study in sizes.items():
+        assert study.name == (name if study == next(iter(sizes.values())) else f"{name}-{size}")
+        assert [fault for fault in study.faults() if "there is no file or folder" not in fault] == []
+
+
 def test_the_quickstart_can_tell_what_it_asks():
     study, _ = study_of("quickstart", [])
     judged = design(study.plan, "matmul")

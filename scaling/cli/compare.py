@@ -10,7 +10,7 @@ from rich.markup import escape
 from scaling.cli import source
 from scaling.cli.exits import DONE
 from scaling.cli.options import json_option
-from scaling.fitting.compare import Comparison, compare
+from scaling.fitting.compare import OPTIMIZER_FLOPS, Comparison, compare
 from scaling.fitting.observe import observe, read_table
 from scaling.fitting.rescale import Rescaling, rescale
 from scaling.record.files import folder_of
@@ -38,6 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
     observations = observe(
         frame,
         params=arguments.params, where=arguments.where, drop_bad=arguments.drop_bad, roles=("fitted", "compare"),
+        extra=[name for name in (OPTIMIZER_FLOPS,) if name in frame.columns],
     )  # fmt: skip
     by_law = rescale(observations, arguments.baseline, level=arguments.level)
     by_loss = compare(observations, arguments.baseline, level=arguments.level)
@@ -86,7 +87,8 @@ def _show(law: Rescaling, loss: Comparison, console: Console) -> None:
             "" if abs(law.cost[0] - 1) < 0.005 else f" / {law.cost[0]:.3g}, the cost of a token against the baseline's"
         )
         console.print(f"  {form}{ratio}; {', '.join(said)}", highlight=False, soft_wrap=True)
-    console.print(f"  at matched losses, without a law: {escape(loss.verdict)}", highlight=False, soft_wrap=True)
+    measured = "; ".join(filter(None, [loss.verdict, loss.proviso]))
+    console.print(f"  at matched losses, without a law: {escape(measured)}", highlight=False, soft_wrap=True)
     a, b = law.multiplier, loss.multiplier
     if a is not None and b is not None and (a.high < b.low or b.high < a.low):
         console.print("  [yellow]the two disagree: the shared law does not describe both algorithms[/yellow]")

@@ -5,6 +5,9 @@ in ln C, inside what was measured and never beyond. m = 0.5 means that the algor
 baseline, m = 2 half of it. A multiplier seen at small scale need not last (arXiv:2511.21622), so its slope in ln C is
 given too.
 
+C leaves out what the optimizer itself computes. Where a table has that, and it moves a multiplier, the multiplier with
+it counted is given too.
+
 Noise is that of the seed, measured from runs equal in all but the seed. Suffixes: B resamples, K horizons, G losses.
 """
 
@@ -23,6 +26,8 @@ from scaling.spec import Refusal
 
 LOSSES = 9  # matched losses, evenly spread in ln L over the overlap
 SHARED = 0.5  # share of a run's noise variance that all horizons of its trunk have in common
+OPTIMIZER_FLOPS = "optimizer_flops"  # the column of what C leaves out, over the whole run
+MOVED = 0.02  # change of ln m from which on it is told
 FLAT = 0.1  # half width of the slope's interval below which a multiplier is said to last: 26 % per decade of compute
 
 
@@ -54,6 +59,15 @@ class Comparison:
     noise: Noise | None
     verdict: str
     warnings: tuple[str, ...]
+    counted: Interval | None = None  # the multiplier with the optimizer's own FLOPs in C; None where that moves nothing
+
+    @property
+    def proviso(self) -> str:
+        """What becomes of the verdict's multiplier when the optimizer's own FLOPs count; empty where nothing does."""
+        if (m := self.counted) is None:
+            return ""
+        number = f"x{m.value:.3g}" + ("" if math.isnan(m.low) else f" [{m.low:.3g}, {m.high:.3g}]")
+        return f"with the optimizer's own FLOPs, which C leaves out, {number}"
 
     def to_json(self) -> dict[str, Any]:
         points = []
@@ -65,7 +79,7 @@ class Comparison:
             ]
         return {
             "algorithm": self.algorithm, "baseline": self.baseline, "level": self.level,
-            "multiplier": _json(self.multiplier), "slope": _json(self.slope),
+            "multiplier": _json(self.multiplier), "slope": _json(self.slope), "counted": _json(self.counted),
             "ends": None if self.ends is None else [_json(self.ends.at(i)) for i in (0, 1)],
             "bound": None if self.bound is None else {"side": self.bound[0], "value": self.bound[1]}, "by_loss": points,
             "sizes": list(self.sizes),
@@ -124,7 +138,8 @@ def compare(
 
     Intervals come from `draws` redrawings of the losses under `noise`, by default that of `seed_noise`: the standard
     deviation of ln m and Student's t with the effective degrees of freedom of the noise. Without any noise
-    there are no intervals, and a warning. Raises `Refusal` for an unknown baseline or a single group.
+    there are no intervals, and a warning. A column `optimizer_flops` of the observations gives `counted`.
+    Raises `Refusal` for an unknown baseline or a single group.
     """
     groups = sorted(set(observations.group))
     faults = []
@@ -135,12 +150,27 @@ def compare(
     if faults:
         raise Refusal(faults)
     noise = noise or seed_noise(observations)
-    split = {group: observations.pick(np.array(observations.group) == group) for group in groups}
-    return [
-        _compare(split[group], split[baseline], group, baseline, level, draws, seed, noise)
-        for group in groups
-        if group != baseline
-    ]
+
+    def against(o: Observations) -> list[Comparison]:
+        split = {group: o.pick(np.array(o.group) == group) for group in groups}
+        return [
+            _compare(split[group], split[baseline], group, baseline, level, draws, seed, noise)
+            for group in groups
+            if group != baseline
+        ]
+
+    found, further = against(observations), observations.columns.get(OPTIMIZER_FLOPS)
+    if further is None or not np.isfinite(further).all():
+        return found
+    whole = replace(observations, flops=observations.flops + further)
+    return [_counting(one, other.multiplier) for one, other in zip(found, against(whole), strict=True)]
+
+
+def _counting(found: Comparison, counted: Interval | None) -> Comparison:
+    """With the multiplier that follows when the optimizer's own FLOPs are part of C, where it is another one."""
+    if found.multiplier is None or counted is None or abs(math.log(counted.value / found.multiplier.value)) < MOVED:
+        return found
+    return replace(found, counted=counted)
 
 
 def _compare(
@@ -225,7 +255,9 @@ def _compute(curves: list[tuple[Array, Array]], log_loss_G: Array) -> Array:
     """ln C at which a group first reaches each loss, [1 + B, G]; NaN where no curve crosses it.
 
     A size that starts below a loss may have reached it with less compute than was measured, so where such a start is
-    cheaper than every crossing the answer is unknown.
+    cheaper than every crossing the answer is unknown. So it is where a size that ends above a loss would reach it
+    first, trained for longer, if it went on as it ended, which is more than it would do: a study that stops too early
+    must not look like a worse algorithm.
     """
     best: Array | None = None
     for log_c, log_l in curves:
@@ -240,7 +272,17 @@ def _compute(curves: list[tuple[Array, Array]], log_loss_G: Array) -> Array:
     assert best is not None
     for log_c, log_l in curves:
         best = np.where((log_l[:, :1] < log_loss_G) & (log_c[0] < best), np.nan, best)
+        best = np.where(_goes_on(log_c, log_l[0], log_loss_G) < best, np.nan, best)
     return np.where(np.isfinite(best), best, np.nan)
+
+
+def _goes_on(log_c: Array, log_l: Array, log_loss_G: Array) -> Array:
+    """ln C at which one size, as measured [K], would reach losses below its last, [G]; infinite for all others."""
+    falling = np.minimum.accumulate(log_l)
+    if len(falling) < 2 or falling[-1] >= falling[-2]:
+        return np.full(len(log_loss_G), np.inf)
+    slope = (falling[-1] - falling[-2]) / (log_c[-1] - log_c[-2])
+    return np.where(log_loss_G < falling[-1], log_c[-1] + (log_loss_G - falling[-1]) / slope, np.inf)
 
 
 def _matched(a: list[tuple[Array, Array]], b: list[tuple[Array, Array]]) -> Array | None:

@@ -72,7 +72,7 @@ def answers_of(found: "Findings") -> tuple[Answer, ...]:
     for again in found.repeated:
         add("data scale", "repeated", repeating(again), again.observations.run_id)
     for algorithm in found.comparisons:
-        add("algorithms", "algorithms", algorithm.verdict, compared(found, algorithm))
+        add("algorithms", "algorithms", priced(found, algorithm), compared(found, algorithm))
     return tuple(answers)
 
 
@@ -88,6 +88,13 @@ def _varied(one: "Variation") -> str:
     law = interval(one.exponent) if one.exponent else "not told"
     valleys = f", by the vertices of isoFLOP parabolas {interval(one.by_valleys)}" if one.by_valleys else ""
     return f"{one.name} ({one.words}): N* ~ C^{law} by the law{valleys}"
+
+
+def priced(found: "Findings", c: Comparison) -> str:
+    """What an algorithm is worth, and what it is."""
+    what = found.study["analysis"]["algorithms"].get(c.algorithm)
+    said = f"{c.algorithm} ({what}){c.verdict.removeprefix(c.algorithm)}" if what else c.verdict
+    return "; ".join(filter(None, [said, c.proviso]))
 
 
 def worth(found: "Findings", other: Comparison) -> str:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scaling.cost import count_params, train_flops
-from scaling.fitting.compare import Comparison, Noise, compare, seed_noise
+from scaling.fitting.compare import OPTIMIZER_FLOPS, Comparison, Noise, compare, seed_noise
 from scaling.fitting.fit import fit
 from scaling.fitting.fitted import Fit
 from scaling.fitting.forecast import Forecast, Score, forecast, forecast_from_json, score
@@ -338,6 +338,7 @@ def _compared(
 ) -> tuple[Comparison, ...]:
     """Each of these groups against the runs that the laws are fitted to, or against the group that the study names."""
     found, params = [], PARAMS_COLUMN[analysis["params"]]
+    further = [name for name in (OPTIMIZER_FLOPS,) if name in table.columns]
     fitted = next(iter(table.loc[table["role"] == "fitted", "group"]), None)
     for group in groups:
         baseline = analysis.get("against", {}).get(group, fitted)
@@ -345,7 +346,7 @@ def _compared(
         if baseline is None or not (_has(rows, group=group) and _has(rows, group=baseline)):
             warnings.append(f"{group}: no finished runs to compare")
             continue
-        both = _observed(rows, warnings, params=params, roles=("fitted", "compare"))
+        both = _observed(rows, warnings, params=params, roles=("fitted", "compare"), extra=further)
         if both is not None:
             found += compare(both, baseline, level=analysis["level"], noise=noise)
     return tuple(found)

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import numpy as np
@@ -52,6 +53,15 @@ def test_without_noise_the_multiplier_is_exact(study):
     assert compare(study(1.0, sd=1e-9), "adamw", draws=50)[0].multiplier.value == pytest.approx(1.0, rel=1e-6)
 
 
+@pytest.mark.parametrize("keep", [0.3, 0.6, 1.0, 2.0])
+def test_a_study_that_stops_too_early_does_not_look_like_a_worse_algorithm(study, keep):
+    """Few sizes and short horizons: where a size that was not trained for long enough would have been the cheapest,
+    nothing is said, so what is said is the planted multiplier at every loss."""
+    found = compare(study(keep, (1e4, 6.8e4), sd=1e-9, horizons=(2.5e5, 5e5, 1e6, 2e6)), "adamw", draws=50)[0]
+    assert found.by_loss.value == pytest.approx(np.full(len(found.loss), keep), rel=0.08)
+    assert abs(found.slope.value) < 0.03
+
+
 def test_a_gain_that_shrinks_with_scale_is_seen(study):
     found = compare(study(lambda c: 3.0 * (c / 1e10) ** -0.25, sd=0.002), "adamw")[0]
     assert found.slope.high < 0
@@ -63,6 +73,19 @@ def test_noise_hides_what_it_should(study):
     found = compare(study(1.02, sd=0.02), "adamw")[0]
     assert found.multiplier.low < 1 < found.multiplier.high
     assert "no difference in compute is resolved" in found.verdict
+
+
+def test_what_an_optimizer_computes_itself_is_counted_apart(study):
+    """As many FLOPs again as C: at equal loss half the multiplier. Too few to matter: nothing is said."""
+    o = study(1.0, sd=1e-3)
+    heavy = np.array([group == "other" for group in o.group])
+    of = {share: dataclasses.replace(o, columns={"optimizer_flops": share * heavy * o.flops}) for share in (1.0, 1e-3)}
+    found = compare(of[1.0], "adamw", draws=50)[0]
+    assert found.multiplier.value == compare(o, "adamw", draws=50)[0].multiplier.value
+    assert found.counted.value == pytest.approx(0.5 * found.multiplier.value, rel=0.02)
+    assert found.proviso.startswith("with the optimizer's own FLOPs, which C leaves out, x0.5")
+    slight = compare(of[1e-3], "adamw", draws=50)[0]
+    assert slight.counted is None and not slight.proviso
 
 
 def test_losses_that_do_not_meet_give_a_bound(runs):
