@@ -59,7 +59,7 @@ def answers_of(found: "Findings") -> tuple[Answer, ...]:
     ]
     answers += [Answer(concept="compute", text=_varied(one), runs=varied(found, one)) for one in found.varied]
     answers += [Answer(concept="data scale", text=worth(found, c), runs=compared(found, c)) for c in found.data]
-    answers += [Answer(concept="data scale", text=_repeating(o), runs=repeating(found, o)) for o in found.repeated]
+    answers += [Answer(concept="data scale", text=_repeating(o), runs=o.observations.run_id) for o in found.repeated]
     answers += [Answer(concept="algorithms", text=c.verdict, runs=compared(found, c)) for c in found.comparisons]
     return tuple(answers)
 
@@ -69,12 +69,6 @@ def compared(found: "Findings", comparison: Comparison) -> tuple[str, ...]:
     table = found.table.loc[(found.table["status"] == "finished") & found.table["role"].isin(["fitted", "compare"])]
     own, base = table["group"] == comparison.algorithm, table["group"] == comparison.baseline
     return tuple(table.loc[own | (base & table["d_model"].isin(comparison.sizes)), "run_id"])
-
-
-def repeating(found: "Findings", one: "Repetition") -> tuple[str, ...]:
-    """The runs behind a law of repeated data: the group's, and the fitted ones."""
-    table = found.table.loc[found.table["status"] == "finished"]
-    return tuple(table.loc[(table["role"] == "fitted") | (table["group"] == one.group), "run_id"])
 
 
 def varied(found: "Findings", one: "Variation") -> tuple[str, ...]:

@@ -271,7 +271,7 @@ def test_a_law_of_repeated_data_prices_them(browser, found, planted_ledger, tmp_
     said = whatif.document(found, planted_ledger)
     for bootstrap in (0, 40):
         fitted = fit(replace(o, unique=unique, loss=loss), "data_constrained", bootstrap=bootstrap)
-        repeated = findings.Repetition(group="grid", words="", fit=fitted)
+        repeated = findings.Repetition(group="grid", words="", observations=o, fit=fitted)
         price = whatif._repeated(replace(found, table=table, repeated=(repeated,)))
         monkeypatch.setattr(whatif, "document", lambda *_, price=price: said | {"repeated": price})
         path = tmp_path / f"{bootstrap}.html"
