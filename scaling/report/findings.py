@@ -68,7 +68,7 @@ class Floor:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Repetition:
-    """The law of repeated data, of a group that repeats its tokens and the fitted runs, which do not."""
+    """The law of repeated data, of a group that repeats its tokens and of runs that do not."""
 
     group: str
     words: str  # how it repeats them
@@ -353,10 +353,13 @@ def _compared(
 
 
 def _repeated(table: "pandas.DataFrame", analysis: Mapping[str, Any], warnings: list[str]) -> tuple[Repetition, ...]:
-    """Each group that repeats its tokens, fitted with the fresh runs: without these nothing tells what is lost."""
+    """Each group that repeats its tokens, fitted with fresh runs, the fitted ones or those of the group that the study
+    names: without these nothing tells what is lost."""
     found, params, level = [], PARAMS_COLUMN[analysis["params"]], analysis["level"]
     for group, how in analysis.get("repeated", {}).items():
-        rows = table.loc[(table["role"] == "fitted") | (table["group"] == group)]
+        named = analysis.get("against", {}).get(group)
+        fresh = table["group"] == named if named else table["role"] == "fitted"
+        rows = table.loc[fresh | (table["group"] == group)]
         try:
             both = observe(rows, params=params, needs=("n", "d", "u"), roles=("fitted", "compare"))
             law = fit(both, "data_constrained", level=level)

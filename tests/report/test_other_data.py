@@ -76,6 +76,13 @@ def test_repeated_tokens_have_the_planted_half_life(found: findings.Findings):
     assert any("worth half of the first after" in answer.text for answer in found.answers)
 
 
+def test_repeated_tokens_may_be_compared_with_a_group_of_their_own(found: findings.Findings):
+    one_size = found.table.loc[found.table["d_model"] == "16"]  # tells no law, which is quick
+    for against, fresh in (({}, "fresh"), ({"repeated": "corrupted"}, "corrupted")):
+        (again,) = findings._repeated(one_size, found.study["analysis"] | {"against": against}, [])
+        assert set(again.observations.group) == {fresh, "repeated"}
+
+
 def test_repeats_of_a_design_hold_the_known_entropy_as_often_as_they_say(tmp_path_factory, plant):
     base = of_data(source="zipf-facts")
     base = replace(base, model=replace(base.model, vocab_size=192, context=33), eval=EvalSpec(tokens=65_538))
