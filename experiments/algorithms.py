@@ -24,24 +24,24 @@ from scaling.spec import DataSpec, EvalSpec, ModelSpec, OptimSpec, RunSpec
 ALGORITHMS: dict[str, tuple[str, float, dict[str, Any], dict[str, Any]]] = {
     "baseline": ("", 5e-3, {}, {}),
     "SGD": ("gradient descent with momentum in place of AdamW", 0.1, {}, {"name": "sgd"}),
-    "Muon": ("orthogonalised momentum for the blocks' matrices", 1e-2, {}, {"name": "muon"}),
+    "Muon": ("orthogonalised momentum for the blocks' matrices", 2e-2, {}, {"name": "muon"}),
     "schedule-free": (
-        "averaged iterates in place of a decay", 1e-2, {}, {"name": "schedule_free", "schedule": "constant"},
+        "averaged iterates in place of a decay", 2e-2, {}, {"name": "schedule_free", "schedule": "constant"},
     ),
     "constant": ("a rate that never falls", 5e-3, {}, {"schedule": "constant"}),
-    "cosine": ("a cosine over the whole run", 5e-3, {}, {"schedule": "cosine"}),
-    "linear": ("a linear fall over the whole run", 5e-3, {}, {"schedule": "linear"}),
+    "cosine": ("a cosine over the whole run", 1e-2, {}, {"schedule": "cosine"}),
+    "linear": ("a linear fall over the whole run", 1e-2, {}, {"schedule": "linear"}),
     "1-sqrt": ("a cooldown as 1 - sqrt in place of a linear one", 5e-3, {}, {"cooldown": "sqrt"}),
-    "no attention": ("each token predicted from the last one alone", 5e-3, {"attention": "none"}, {}),
+    "no attention": ("each token predicted from the last one alone", 1e-2, {"attention": "none"}, {}),
     "mean": ("the mean of all earlier values in place of attention", 5e-3, {"attention": "mean"}, {}),
-    "window": ("eight positions side by side through one matrix", 5e-3, {"attention": "window", "window": 8}, {}),
+    "window": ("eight positions side by side through one matrix", 1e-2, {"attention": "window", "window": 8}, {}),
     "GRU": ("a recurrence in place of attention", 5e-3, {"attention": "recurrent"}, {}),
     "one head": ("one head of the whole width", 5e-3, {"d_head": 4096}, {}),
     "standard": ("one rate for all widths", 5e-3, {}, {"parametrization": "standard"}),
     "deep": ("", 5e-3, {}, {}),
     "complete": ("rates by depth, too, where depth grows with width", 5e-3, {}, {"parametrization": "complete"}),
     "4 bits": ("blocks' matrices rounded to 4 bits", 5e-3, {"weight_bits": 4}, {}),
-    "2 bits": ("blocks' matrices rounded to 2 bits", 5e-3, {"weight_bits": 2}, {}),
+    "2 bits": ("blocks' matrices rounded to 2 bits", 1e-2, {"weight_bits": 2}, {}),
 }  # fmt: skip
 
 # The tuned baseline, which the rule moves to the larger sizes. 256 tokens a step give every run about 1,000 steps.
