@@ -40,10 +40,10 @@ class ModelSpec:
     from the last one alone).
     """
 
-    n_layers: int
-    d_model: int
+    n_layers: int  # blocks, each of a meeting of tokens and an MLP
+    d_model: int  # width of the residual stream
     d_ff: int  # hidden width of the MLP, of each of its two input matrices when gated
-    vocab_size: int
+    vocab_size: int  # 256 for bytes
     context: int  # tokens that one prediction may look back on
     d_head: int = 16  # fixed while the width grows, so that attention is the same thing at every size
     attention: Literal["causal", "mean", "window", "recurrent", "none"] = "causal"
@@ -72,17 +72,17 @@ class OptimSpec:
     # adamw: arXiv:1711.05101; sgd: with momentum (heavy ball), plain at momentum = 0; muon: hidden matrices by
     # orthogonalised momentum, the rest by AdamW (arXiv:2502.16982); schedule_free: AdamW without one (arXiv:2405.15682)
     name: Literal["adamw", "sgd", "muon", "schedule_free"] = "adamw"
-    peak_lr: float
+    peak_lr: float  # at base_width; what a tensor gets at another width is the parametrization's
     # After warm-up. cosine and linear fall over the rest of the run, or of `horizon_steps`, to final_lr
     schedule: Literal["constant", "wsd", "cosine", "linear"] = "wsd"
-    warmup_steps: int = 0
+    warmup_steps: int = 0  # of linear rise to peak_lr
     cooldown_steps: int = 0  # wsd: length of the final decay to zero (arXiv:2405.18392)
     cooldown: Literal["linear", "sqrt"] = "linear"  # wsd: its shape; sqrt is 1 - sqrt of the share that is over
     horizon_steps: int = 0  # cosine, linear: the steps that they are planned for; 0: the run's own
     final_lr: float = 0.0  # cosine, linear: where they end, as a fraction of peak_lr
-    beta1: float = 0.9
-    beta2: float = 0.95
-    epsilon: float = 1e-8
+    beta1: float = 0.9  # adamw, muon, schedule_free; of the first moment, per step
+    beta2: float = 0.95  # likewise, of the second
+    epsilon: float = 1e-8  # added to the root of the second moment
     momentum: float = 0.9  # sgd and muon
     weight_decay: float = 0.0  # per step, times the learning rate; on matrices only, whatever their width
     clip_norm: float = 1.0  # largest norm of the whole gradient
@@ -213,12 +213,16 @@ def _changed(spec: Any) -> dict[str, Any]:
 
 
 def to_json(spec: Any) -> dict[str, Any]:
-    """Every field of a spec, nested, as JSON values."""
+    """Every field of a spec, defaults included, nested, as JSON values."""
     return dataclasses.asdict(spec)
 
 
 def from_json(kind: type[S], values: Mapping[str, Any]) -> S:
-    """A spec from what `to_json` gave; unknown and missing names are refused together."""
+    """A spec from what `to_json` gave, where fields with a default may be missing.
+
+    Raises `Refusal` with a line for each name that is unknown, or missing without a default. Values are not checked:
+    `faults` and `ill_typed` do that.
+    """
     fields = _fields(kind)
     if values.keys() != fields.keys():
         faults = [

@@ -16,7 +16,7 @@ from scaling.report.words import plain, several
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", metavar="DIR")
+    parser.add_argument("folder", metavar="DIR", help="a results folder")
     parser.add_argument("--to", required=True, choices=("tensorboard", "wandb"), help="the tracker")
 
 

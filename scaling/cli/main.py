@@ -92,6 +92,13 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
     return parser
 
 
+def parser_of(command: str) -> argparse.ArgumentParser:
+    """The options of one of `COMMANDS`, for the page that lists them."""
+    parser = argparse.ArgumentParser(prog=f"scaling {command}")
+    importlib.import_module(f"scaling.cli.{command}").arguments(parser)
+    return parser
+
+
 def _version() -> str:
     from importlib.metadata import PackageNotFoundError, version
 

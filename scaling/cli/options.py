@@ -11,7 +11,9 @@ def typed(path: str) -> str:
 
 
 def study_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("experiment", metavar="EXPERIMENT")
+    parser.add_argument(
+        "experiment", metavar="EXPERIMENT", help="a name in experiments/, or the path of a file that defines STUDY"
+    )
     size_option(parser)
     parser.add_argument(
         "--set", action="append", default=[], metavar="FIELD=VALUE", dest="changes",

@@ -30,7 +30,7 @@ STYLES = {"failed": "red", "diverged": "red", "running": "green"}
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", metavar="DIR")
+    parser.add_argument("folder", metavar="DIR", help="a results folder")
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--follow", action="store_true", help="go on until the sweep is over, or until Ctrl-C")
     how.add_argument(

@@ -49,12 +49,16 @@ class Approach:
 
 
 def approaches(observations: Observations, *, level: float = 0.9, seed: int = 0) -> list[Approach]:
-    """Each of `NAMES` on the same runs, with intervals at `level`. An approach that cannot answer says why."""
+    """Envelope, isoFLOP parabolas, Huber's fit and our default on the same runs, with intervals at `level`.
+
+    In that order. An approach that cannot answer says why, and raises nothing.
+    """
     return [approach(observations, name, level=level, seed=seed) for name in NAMES]
 
 
 def approach(observations: Observations, name: str, *, level: float = 0.9, seed: int = 0) -> Approach:
-    """One of `NAMES`, with its optima at the largest compute of the runs and ten times that."""
+    """One of them, by `name` envelope, isoflop, huber or surface, with its optima at the largest compute of the runs
+    and ten times that."""
     budgets = [float(observations.flops.max()) * factor for factor in (1.0, AHEAD)]
     try:
         if name in ("envelope", "isoflop"):

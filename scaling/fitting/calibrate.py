@@ -39,6 +39,8 @@ class Coverage:
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
+    """How often nominal intervals at `level` held the truth over simulated studies of the same design."""
+
     level: float
     studies: int
     unidentified: int  # studies whose runs could not tell the law: they have no intervals

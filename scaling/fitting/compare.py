@@ -43,11 +43,14 @@ class Noise:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Comparison:
+    """A group priced in the compute of a baseline: m(L) at G matched losses, its mean and its slope in ln C."""
+
     algorithm: str
     baseline: str
     level: float
     multiplier: Interval | None  # geometric mean of m over the matched losses; None without overlap
     slope: Interval | None  # d ln m / d ln C, C the baseline's compute; None without overlap
+    ends: Interval | None  # m at the least and the largest of `flops`, [2], on the line of that slope; None likewise
     bound: tuple[str, float] | None  # ("<", x) or (">", x): all that is known of m without overlap
     loss: Array  # [G], matched losses, nats per token
     flops: Array  # [G], the baseline's compute at these
@@ -77,6 +80,7 @@ class Comparison:
         return {
             "algorithm": self.algorithm, "baseline": self.baseline, "level": self.level,
             "multiplier": _json(self.multiplier), "slope": _json(self.slope), "counted": _json(self.counted),
+            "ends": None if self.ends is None else [_json(self.ends.at(i)) for i in (0, 1)],
             "bound": None if self.bound is None else {"side": self.bound[0], "value": self.bound[1]}, "by_loss": points,
             "sizes": list(self.sizes),
             "noise": None if self.noise is None else dataclasses.asdict(self.noise),
@@ -181,8 +185,9 @@ def _compare(
     if noise is None:
         warnings.append("no run is repeated with another seed: the noise is unknown and there are no intervals")
     found = Comparison(
-        algorithm=name, baseline=base, level=level, multiplier=None, slope=None, bound=None, loss=np.zeros(0),
-        flops=np.zeros(0), by_loss=None, sizes=tuple(dict.fromkeys(b.size)), noise=noise, verdict="", warnings=(),
+        algorithm=name, baseline=base, level=level, multiplier=None, slope=None, ends=None, bound=None,
+        loss=np.zeros(0), flops=np.zeros(0), by_loss=None, sizes=tuple(dict.fromkeys(b.size)), noise=noise, verdict="",
+        warnings=(),
     )  # fmt: skip
     curves_a, curves_b = _curves(a), _curves(b)
     rng = np.random.default_rng(seed)
@@ -201,12 +206,12 @@ def _compare(
     if math.log(loss_G[0] / loss_G[-1]) < 0.02:
         warnings.append("the losses of the two groups overlap by less than 2 %: the multiplier rests on little")
     v = log_c[0] - log_c[0].mean()
-    slope = _nan_line(v, log_m)
+    slope, ends = _nan_line(v, log_m)
     multiplier = _exp(_interval(np.nanmean(log_m, axis=1)[:, None], level, noise)).at(0)
     slope_interval = _interval(slope[:, None], level, noise).at(0)
     return replace(
-        found, multiplier=multiplier, slope=slope_interval, loss=loss_G, flops=np.exp(log_c[0]),
-        by_loss=_exp(_interval(log_m, level, noise)), warnings=tuple(warnings),
+        found, multiplier=multiplier, slope=slope_interval, ends=_exp(_interval(ends, level, noise)), loss=loss_G,
+        flops=np.exp(log_c[0]), by_loss=_exp(_interval(log_m, level, noise)), warnings=tuple(warnings),
         verdict=_verdict(multiplier, slope_interval, name, base, np.exp(log_c[0])),
     )  # fmt: skip
 
@@ -311,13 +316,19 @@ def _bound(a: Observations, b: Observations, name: str, base: str) -> tuple[tupl
     return None, f"{name} and {base} have no matched loss inside what was measured: no multiplier can be given"
 
 
-def _nan_line(v: Array, y_BxG: Array) -> Array:
-    """Slopes [B] of least-squares lines through the finite points of each row."""
+def _nan_line(v: Array, y_BxG: Array) -> tuple[Array, Array]:
+    """Of least-squares lines through the finite points of each row: slopes [B], and values at the ends of v, [B, 2].
+
+    The points at the ends are no measure of them: draws that do not reach so far leave theirs out, and what is left is
+    one side of the noise.
+    """
     known = np.isfinite(y_BxG)
     count = np.maximum(known.sum(axis=1), 1)
     mean_v = (v * known).sum(axis=1) / count
     centred = np.where(known, v - mean_v[:, None], 0.0)
-    return (centred * np.where(known, y_BxG, 0.0)).sum(axis=1) / np.maximum((centred**2).sum(axis=1), 1e-300)
+    slope = (centred * np.where(known, y_BxG, 0.0)).sum(axis=1) / np.maximum((centred**2).sum(axis=1), 1e-300)
+    mean_y = np.where(known, y_BxG, 0.0).sum(axis=1) / count
+    return slope, mean_y[:, None] + slope[:, None] * (np.array([v.min(), v.max()]) - mean_v[:, None])
 
 
 def _interval(every: Array, level: float, noise: Noise | None) -> Interval:

@@ -47,6 +47,8 @@ class Prediction:
 
 @dataclass(frozen=True, kw_only=True)
 class Forecast:
+    """The loss of one new run, nats per token: the number of one law, the interval of all (see `forecast`)."""
+
     n: float  # parameters, counted as `params` says
     d: float  # training tokens
     flops: float
@@ -176,6 +178,8 @@ class Target:
 
 @dataclass(frozen=True, kw_only=True)
 class Number:
+    """A number and its interval at the projection's level."""
+
     value: float
     low: float
     high: float
@@ -334,7 +338,7 @@ def fingerprint(observations: Observations) -> str:
 
 
 def runs_at(observations: Observations, n: float, d: float) -> Array:
-    """Indices of the runs at N and D."""
+    """Indices of the runs whose N and D are within 1 % of these."""
     o = observations
     return np.flatnonzero((np.abs(o.n / n - 1) < SAME_POINT) & (np.abs(o.d / d - 1) < SAME_POINT))
 

@@ -54,6 +54,8 @@ class Valley:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class IsoFlop:
+    """Approach 2: a valley for each budget, and lines in logarithms through those of their vertices that lie inside."""
+
     valleys: tuple[Valley, ...]
     level: float
     exponent_n: Interval | None  # of N*(C); None with fewer than two vertices; bounds NaN with fewer than three

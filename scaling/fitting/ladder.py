@@ -28,6 +28,8 @@ ALIKE = 0.05  # relative difference up to which what should stay the same does
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Ladder:
+    """A group in which `x` alone grows, N (parameters) or D (tokens), and the laws of one variable fitted to it."""
+
     group: str
     x: Variable
     observations: Observations

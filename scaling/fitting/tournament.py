@@ -32,6 +32,8 @@ COMPETITORS = tuple(law for law in SURFACES if law not in SAME)
 
 @dataclass(frozen=True, kw_only=True)
 class Cut:
+    """The runs above Cmax / factor left out, and what the laws have to beat there; errors are |predicted / L - 1|."""
+
     factor: float  # of Cmax
     flops: float  # largest compute kept
     kept: int  # runs
@@ -53,6 +55,8 @@ class Round:
 
 @dataclass(frozen=True, kw_only=True)
 class Entrant:
+    """One law over all cuts; errors are relative, of the runs left out."""
+
     law: str
     error: float  # mean over the cuts; NaN where no cut tests it
     bias: float
@@ -66,6 +70,8 @@ class Entrant:
 
 @dataclass(frozen=True, kw_only=True)
 class Tournament:
+    """Laws judged on the runs of most compute, each left out at every cut."""
+
     level: float  # of the intervals that `inside` counts
     runs: int
     entrants: tuple[Entrant, ...]  # best first

@@ -83,8 +83,9 @@ def default_workers() -> int:
 
 
 def one_core_each(plan: Plan, workers: int) -> bool:
-    """Whether workers have one thread: a plan of one run, or a single worker, has every core."""
-    return min(workers, len(plan)) > 1
+    """Whether workers have one thread: those of an accelerator have every core, as has a plan of one run, or a single
+    worker."""
+    return _on_cpu() and min(workers, len(plan)) > 1
 
 
 def default_population() -> int:
@@ -287,8 +288,9 @@ class LocalSweep:
             lead = [*self._command, "--team", team, "--processes", str(self._processes), "--host", host]
             others = [] if self._team else [[*lead, "--process", str(k)] for k in range(1, self._processes)]
         self._workers[number] = Worker(
-            number, lead, core, log, self._said, alone=self._single, inherited=self._holder.files, others=others
-        )
+            number, lead, core, log, self._said, alone=self._single, inherited=self._holder.files, others=others,
+            sharers=1 if _on_cpu() else self._size,
+        )  # fmt: skip
 
     def _release_held_out(self) -> None:
         """The forecast is made from all fitted runs or not at all."""

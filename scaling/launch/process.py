@@ -22,6 +22,7 @@ PATIENCE_SECONDS = 60.0  # of silence in training until a worker is taken to han
 LONGER = {"train": 1, "evaluate": 2}  # times that patience, by phase
 LONGEST = 15  # times, in a phase that says nothing while it lasts: start, compilation, a trial of sizes
 PACE = 10  # times the usual silence of this job, where that is longer
+MEMORY_SHARE = "XLA_PYTHON_CLIENT_MEM_FRACTION"
 OTHERS_SECONDS = 5.0  # that the processes which a worker leads have to end after it
 
 
@@ -31,6 +32,13 @@ def _cores_in_words(alone: bool, sharers: int = 1) -> dict[str, str]:
         each = "1" if alone else str(max(1, given_cores() // sharers))
         return {"NPROC": each, "SCALING_CORES": each}
     return {} if cores_are_ours() else {"NPROC": str(given_cores())}
+
+
+def _memory_in_words(sharers: int) -> dict[str, str]:
+    """What a worker's environment says of an accelerator's memory, of which JAX takes three quarters if not told."""
+    if sharers < 2 or MEMORY_SHARE in os.environ:
+        return {}
+    return {MEMORY_SHARE: f"{0.9 / sharers:.3f}"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +57,7 @@ class Worker:
     `core` pins it to one core, with one thread, so that results are the same bits on any number of cores; `alone` is
     one thread without a core of its own. `inherited` are open files that it keeps, a participant's lock among them.
     `others` are the commands of further processes, which it leads (`scaling.launch.team`); they share its cores.
+    `sharers` workers share the memory of the accelerators, equally.
     """
 
     def __init__(
@@ -62,6 +71,7 @@ class Worker:
         alone: bool = False,
         inherited: Collection[int] = (),
         others: Sequence[Sequence[str]] = (),
+        sharers: int = 1,
     ):
         self.number, self.log = number, log
         self.jobs: dict[str, Planned] = {}  # by id: one run, or a population of them
@@ -72,6 +82,7 @@ class Worker:
         self.hung = False  # killed, for it was silent
         self._heard, self._phase, self._silences = time.monotonic(), "", []
         environment = dict(os.environ) | _cores_in_words(alone or core is not None, 1 + len(others))
+        environment |= _memory_in_words(sharers)
         with open_log(log) as log_file:
             self.process = subprocess.Popen(
                 list(command),

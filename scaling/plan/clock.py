@@ -145,7 +145,7 @@ class Estimator:
     def source(self, plan: Plan) -> str:
         """Where the estimate of this plan is from, in words."""
         if not self.speeds:
-            return "by constants of another machine; `scaling bench EXPERIMENT` measures this one"
+            return "by constants of another machine's CPU; `scaling bench EXPERIMENT` measures this one"
         days = sorted({speed.date for speed in self.speeds})
         missed = len({Shape.of(p.run) for p in plan.runs if not self.exact(p.run)})
         of = f"by this machine's table of {days[0]}{f' to {days[-1]}' if len(days) > 1 else ''}"

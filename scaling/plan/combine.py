@@ -29,7 +29,7 @@ def trunks(
     `tokens` are horizons D; a run has the nearest whole number of steps. `base.optim` gives everything but the
     schedule. K horizons in ratio r cost D_max (1 + cooldown / (r - 1)) tokens instead of D_max / (1 - 1/r).
     `rule` moves the numbers of `base`, which it is anchored at, to the longest horizon, since a trunk has one of each,
-    within the bounds that hold at the shortest.
+    within the bounds that hold at the shortest. Raises `Refusal` with every fault of the runs that would be made.
     """
     models = tuple(models)
     _refuse(base, models, tokens, "tokens")
@@ -60,8 +60,12 @@ def straight(
     cooldown: float = COOLDOWN,
     rule: Rule | None = None,
 ) -> Plan:
-    """Every model at every horizon, each run from its first step to its last; a schedule that is
-    not wsd is left as it is. `rule` moves the numbers of `base`, which it is anchored at, to each horizon."""
+    """Every model at every horizon, each run from its first step to its last.
+
+    `tokens` are horizons D. Under wsd a run decays over its last share `cooldown`; any other schedule of `base.optim`
+    is left as it is. `rule` moves the numbers of `base`, which it is anchored at, to each horizon. Raises `Refusal` as
+    `trunks` does.
+    """
     models = tuple(models)
     _refuse(base, models, tokens, "tokens")
     runs = []
@@ -84,7 +88,11 @@ def isoflop(
     cooldown: float = COOLDOWN,
     rule: Rule | None = None,
 ) -> Plan:
-    """Every model at every compute budget in exact FLOPs (arXiv:2203.15556, approach 2), by trunks and branches."""
+    """Every model at every compute budget (arXiv:2203.15556, approach 2), by trunks and branches.
+
+    `budgets` are exact training FLOPs C of a run; each model has the horizons D = C / (FLOPs per token) of its own, and
+    one trunk for them all. Raises `Refusal` as `trunks` does.
+    """
     models = tuple(models)
     _refuse(base, models, budgets, "budgets")
     plan = Plan()
@@ -95,7 +103,10 @@ def isoflop(
 
 
 def repeated(plan: Plan, seeds: Iterable[int]) -> Plan:
-    """The same runs with other initial weights and another order of the data, one copy for each seed."""
+    """The same runs with other initial weights and another order of the data, one copy for each seed.
+
+    Branches leave the trunk of their own seed. The plan itself is not in it: `plan + repeated(plan, [1, 2])`.
+    """
     copies = Plan()
     for seed in seeds:
         trunk_of = {p.run.id: _reseeded(p.run, seed) for p in plan.runs if p.role == "trunk"}

@@ -18,6 +18,8 @@ GROUP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,99}")
 
 @dataclass(frozen=True, kw_only=True)
 class Planned:
+    """A run of a plan: `group` is what a figure calls it, `role` what it is for (trunk, fitted, held_out, compare)."""
+
     run: RunSpec
     group: str
     role: Role
@@ -46,6 +48,7 @@ class Plan:
         return Plan(tuple(p for p in self.runs if p.run.id not in done))
 
     def with_role(self, *roles: Role) -> "Plan":
+        """The runs that have one of these roles, in the same order."""
         return Plan(tuple(p for p in self.runs if p.role in roles))
 
     def branch_steps(self, trunk: str) -> tuple[int, ...]:

@@ -24,7 +24,10 @@ class Rule:
     min_steps: int = 1000  # the batch shrinks below its power law before a run has fewer
     lr_exponent: float = -0.3  # peak_lr ~ D^this at a fixed batch (openathena.ai/blog/delphi)
     lr_batch_exponent: float = 0.5  # peak_lr ~ B^this under Adam (arXiv:2205.10287); 1 under sgd (arXiv:1706.02677)
-    warmup_share: float = 0.05  # of the steps at most, and never more tokens than parameters (arXiv:2406.19146)
+    warmup_share: float = 0.05  # of the steps at most
+    # Tokens for each parameter at most (arXiv:2406.19146, where runs have about 20 in all). Small models trained on
+    # hundreds may want more: with math.inf the share alone bounds it
+    warmup_tokens: float = 1.0
     half_life: bool = True  # beta2 keeps its half-life in tokens, beta2^(B / B_ref) (arXiv:2507.07101)
     timescale: bool = True  # weight decay keeps lr * decay * steps, its timescale in runs (arXiv:2405.13698)
 
@@ -47,7 +50,7 @@ class Rule:
         steps, fewest = (max(1, round(d / (batch * context))) for d in (tokens, shortest))
         larger = batch * context / reference.batch_tokens
         lr = o.peak_lr * ratio**self.lr_exponent * larger**self.lr_batch_exponent
-        most = count_params(run.model).matmul / (batch * context)
+        most = self.warmup_tokens * count_params(run.model).matmul / (batch * context)
         decay = o.weight_decay
         if self.timescale:
             decay *= (o.peak_lr * reference.steps) / (lr * steps)
@@ -69,6 +72,8 @@ class Rule:
             lines.append(f"rule.min_steps = {self.min_steps}: must be at least 1")
         if not 0 <= self.warmup_share <= 1:
             lines.append(f"rule.warmup_share = {self.warmup_share:g}: is a share of the steps, so it must be in [0, 1]")
+        if not self.warmup_tokens > 0:
+            lines.append(f"rule.warmup_tokens = {self.warmup_tokens:g}: must be above 0; math.inf for no such bound")
         if reference.optim.name == "sgd" and self.lr_batch_exponent == 0.5:
             lines.append(
                 "rule.lr_batch_exponent = 0.5: is Adam's; under sgd the rate grows as the batch "

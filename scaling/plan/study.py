@@ -28,11 +28,12 @@ class Analysis:
     algorithms: Mapping[str, str] = dataclasses.field(default_factory=dict)  # group -> what it changes, in words
     # group -> what its data are, in words: how many tokens of the fitted group one of its own is worth
     data: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    # group of `algorithms` or `data` -> the group that it is compared with, where that is not the first fitted one
+    # group of `algorithms`, `data` or `repeated` -> the group that it is compared with, where that is not the first
+    # fitted one, or all that is fitted
     against: Mapping[str, str] = dataclasses.field(default_factory=dict)
     # group -> what is done otherwise in it, in words: how that moves the exponent of the best split
     varied: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    # group that repeats its tokens -> how, in words: what a repeated token is worth beside the fitted runs' fresh ones
+    # group that repeats its tokens -> how, in words: what a repeated token is worth beside fresh ones
     repeated: Mapping[str, str] = dataclasses.field(default_factory=dict)
     # group -> what alone grows in it, n or d: fitted by laws of one variable, which forecast its held-out runs
     ladders: Mapping[str, Literal["n", "d"]] = dataclasses.field(default_factory=dict)

@@ -22,6 +22,8 @@ WAY_OUT: dict[Kind, str] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
+    """Why a run was given up. `failure.json` in its folder says it; a record takes its place."""
+
     kind: Kind
     reason: str  # one line
     attempts: int = 0  # of the participant that gave it up

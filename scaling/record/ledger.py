@@ -40,7 +40,11 @@ MOST_STUDY = 2**29  # bytes of a study.json; one of 100,000 runs has about 2**27
 
 
 class Ledger:
-    """A handle to a results folder; holds no state of its own."""
+    """A handle to a results folder, on a disk or in a bucket; holds no state of its own.
+
+    `run_id in ledger` tells whether a run has its record, `ledger[run_id]` is that record, and `for record in ledger`
+    goes through all of them.
+    """
 
     def __init__(self, folder: Path):
         self.folder = folder_of(folder)

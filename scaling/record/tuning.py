@@ -63,6 +63,8 @@ class GroupTuning:
 
 @dataclass(frozen=True, kw_only=True)
 class Tuning:
+    """What `tuning.json` of a study says: `tuning(run, group)` is how far its learning rate is from the best."""
+
     groups: Mapping[str, GroupTuning]  # those whose rates the tuning could tell
 
     def __call__(self, run: RunSpec, group: str) -> Mistuning | None:

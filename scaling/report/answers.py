@@ -19,6 +19,8 @@ COUNTED = {  # what each column counts, in words
     "n_params_total": "all parameters",
 }  # fmt: skip
 Concept = Literal["model scale", "data scale", "compute", "algorithms"]
+# What it is read from: a law of N and D, a ladder, or one of the groups that are told one by one.
+Kind = Literal["law", "ladder", "varied", "data", "repeated", "algorithms"]
 CLIMBED: dict[str, Concept] = {"n": "model scale", "d": "data scale"}  # the concept of a ladder by what grows in it
 
 
@@ -27,6 +29,7 @@ class Answer:
     """What one concept bought, in a line with a number and its interval."""
 
     concept: Concept
+    kind: Kind
     text: str
     runs: tuple[str, ...] = ()  # ids of those behind the number
 
@@ -44,23 +47,32 @@ def answers_of(found: "Findings") -> tuple[Answer, ...]:
         steps = {"n": (2 * n, d), "d": (n, 2 * d), "c": (float(further.n), float(further.d))}
         bought = {name: _change([law, *_others(found)], (n, d), to) for name, to in steps.items()}
         answers += [
-            Answer(concept="model scale", text=f"twice the parameters: {bought['n']} {at}", runs=runs),
-            Answer(concept="data scale", text=f"twice the tokens: {bought['d']} there", runs=runs),
+            Answer(concept="model scale", kind="law", text=f"twice the parameters: {bought['n']} {at}", runs=runs),
+            Answer(concept="data scale", kind="law", text=f"twice the tokens: {bought['d']} there", runs=runs),
             Answer(
                 concept="compute",
+                kind="law",
                 text=f"twice the compute, split best: {bought['c']}; the best split grows as {grow}",
                 runs=runs,
             ),
         ]
     answers += [
-        Answer(concept=CLIMBED[ladder.x], text=_climbed(ladder), runs=ladder.observations.run_id)
+        Answer(concept=CLIMBED[ladder.x], kind="ladder", text=_climbed(ladder), runs=ladder.observations.run_id)
         for ladder in found.ladders
         if ladder.law
     ]
-    answers += [Answer(concept="compute", text=_varied(one), runs=varied(found, one)) for one in found.varied]
-    answers += [Answer(concept="data scale", text=worth(found, c), runs=compared(found, c)) for c in found.data]
-    answers += [Answer(concept="data scale", text=_repeating(o), runs=repeating(found, o)) for o in found.repeated]
-    answers += [Answer(concept="algorithms", text=priced(found, c), runs=compared(found, c)) for c in found.comparisons]
+
+    def add(concept: Concept, kind: Kind, text: str, runs: tuple[str, ...]) -> None:
+        answers.append(Answer(concept=concept, kind=kind, text=text, runs=runs))
+
+    for one in found.varied:
+        add("compute", "varied", _varied(one), one.runs)
+    for other in found.data:
+        add("data scale", "data", worth(found, other), compared(found, other))
+    for again in found.repeated:
+        add("data scale", "repeated", repeating(again), again.observations.run_id)
+    for algorithm in found.comparisons:
+        add("algorithms", "algorithms", priced(found, algorithm), compared(found, algorithm))
     return tuple(answers)
 
 
@@ -69,19 +81,6 @@ def compared(found: "Findings", comparison: Comparison) -> tuple[str, ...]:
     table = found.table.loc[(found.table["status"] == "finished") & found.table["role"].isin(["fitted", "compare"])]
     own, base = table["group"] == comparison.algorithm, table["group"] == comparison.baseline
     return tuple(table.loc[own | (base & table["d_model"].isin(comparison.sizes)), "run_id"])
-
-
-def repeating(found: "Findings", one: "Repetition") -> tuple[str, ...]:
-    """The runs behind a law of repeated data: the group's, and the fitted ones."""
-    table = found.table.loc[found.table["status"] == "finished"]
-    return tuple(table.loc[(table["role"] == "fitted") | (table["group"] == one.group), "run_id"])
-
-
-def varied(found: "Findings", one: "Variation") -> tuple[str, ...]:
-    """The runs behind a variation: its group's, or the fitted ones counted another way."""
-    table = found.table.loc[found.table["status"] == "finished"]
-    grouped = table["group"] == one.name if one.name in found.study["analysis"]["varied"] else table["role"] == "fitted"
-    return tuple(table.loc[grouped, "run_id"])
 
 
 def _varied(one: "Variation") -> str:
@@ -114,7 +113,7 @@ def worth(found: "Findings", other: Comparison) -> str:
     return f"{text}, {'more' if slope.value > 0 else 'less'} the more there are"
 
 
-def _repeating(one: "Repetition") -> str:
+def repeating(one: "Repetition") -> str:
     name = f"{one.group} ({one.words})" if one.words else one.group
     if (half := one.half_life) is None:
         why = "R_D rests on the edge of its range" if one.fit.law else unknown(one.fit)

@@ -8,9 +8,10 @@ import numpy as np
 from scaling.fitting.compare import Comparison
 from scaling.fitting.fitted import Fit
 from scaling.fitting.uncertainty import Interval
-from scaling.report import words
-from scaling.report.answers import Concept, worth
+from scaling.report import answers, words
+from scaling.report.answers import Concept
 from scaling.report.findings import Findings
+from scaling.report.summary import sides
 from scaling.report.table import floor, forecast
 
 
@@ -26,7 +27,7 @@ def loss_against_d(found: Findings) -> str:
 
 
 def _runs(found: Findings, along: str, each: str) -> str:
-    from scaling.report.plots import levels
+    from scaling.report.curves import levels
 
     o = found.observations
     assert o is not None
@@ -155,12 +156,45 @@ def _agreement(a: Interval, b: Interval) -> str:
     return "; the intervals overlap" if a.low <= b.high and b.low <= a.high else "; the intervals do NOT overlap"
 
 
+def exponents(found: Findings) -> str:
+    level = words.percent(found.level)
+    own = {split.approach: split.exponent_n for split in found.splits}
+    law = found.headline
+    assert law is not None
+    said = (
+        "The exponent a of the best size, N* ~ C^a: of the study's own runs, then of what is counted or done "
+        f"otherwise, each by the {law.name} law and by the vertices of parabolas at equal compute. Bars are {level} "
+        "intervals, those of published exponents 95 % ones where a paper gives any; the line is the study's own"
+    )
+    if (exponent := own.get(law.name)) is not None:
+        said += f", {words.interval(exponent)}"
+    return f"{said}. The two ways to count read the same runs again, so their bars move together with the study's."
+
+
+def repeated(found: Findings) -> str:
+    told = [one.fit.law is not None for one in found.repeated]
+    said = ["Loss against passes over U unique tokens, a colour for each U."]
+    if any(told):
+        said.append("Curves are the law of repeated data, fitted to these and to the fresh runs, with its interval.")
+    if any(told) or found.headline is not None:
+        law = (
+            "that law"
+            if all(told)
+            else "that law, else that of the fresh runs,"
+            if any(told)
+            else "the law of fresh runs"
+        )
+        said.append(f"Dotted is what {law} says of as many fresh tokens: the gap is what repeating costs.")
+    said += [f"{answers.repeating(one)}." for one in found.repeated]
+    return " ".join(said)
+
+
 def algorithms(found: Findings) -> str:
     shown = [c for c in found.comparisons if c.multiplier is not None or c.bound is not None]
     said = "How much of the baseline's compute an algorithm is worth at equal loss: below 1 it needs more. "
     words_of = found.study["analysis"]["algorithms"]
-    said += " ".join(f"{_sentence(c)}. {c.algorithm} is {words_of[c.algorithm]}." for c in shown)
-    return said + _how_sure(found, shown)
+    each = [f"{_sentence(c)}. {c.algorithm} is {words_of[c.algorithm]}." for c in shown]
+    return said + _compared(found, shown, each)
 
 
 def other_data(found: Findings) -> str:
@@ -168,22 +202,36 @@ def other_data(found: Findings) -> str:
     said = (
         "How many tokens of the baseline one token of other data is worth, at equal loss and size: below 1 it is less. "
     )
-    said += " ".join(f"{worth(found, c)}." for c in shown)
-    return said + _how_sure(found, shown)
+    return said + _compared(found, shown, [f"{answers.worth(found, c)}." for c in shown])
 
 
-def _how_sure(found: Findings, shown: Sequence[Comparison]) -> str:
-    said = ""
+def _compared(found: Findings, shown: Sequence[Comparison], each: Sequence[str]) -> str:
+    """What each of them said, or where there are too many for curves how their rows are read; and how sure it is."""
+    from scaling.report.plots import in_rows
+
+    rows = in_rows(shown)
+    said = _rows(shown) if rows else " ".join(each)
     if any(c.bound for c in shown):
         said += " A line with arrows is a bound: no loss was reached by both."
     if found.noise is not None and any(c.multiplier for c in shown):
         said += (
-            f" Bands are {words.percent(found.level)} intervals under a seed noise of {found.noise.sd:.2%}, measured "
-            f"with {words.replicates(found.noise)}."
+            f" {'Bars' if rows else 'Bands'} are {words.percent(found.level)} intervals under a seed noise of "
+            f"{found.noise.sd:.2%}, measured with {words.replicates(found.noise)}."
         )
     elif any(c.multiplier for c in shown):
         said += " The noise between seeds is unknown, so there are no intervals."
     return said
+
+
+def _rows(shown: Sequence[Comparison]) -> str:
+    above, below = sides(shown)
+    counts = {"lie above 1": above, "lie below 1": below, "in grey, are not told from 1": len(shown) - above - below}
+    said = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+    return (
+        f"Of {len(shown)}, {said}. A ring is the multiplier at the least compute at which both share a loss, a dot at "
+        "the most, on the line through all of it: what holds over all of that scale has both on one side of 1. The "
+        "numbers are over all of it."
+    )
 
 
 def _sentence(c: Comparison) -> str:
@@ -230,10 +278,12 @@ CAPTIONS: dict[str, Callable[[Findings], str]] = {
     "loss_against_d": loss_against_d,
     "ladder_of_sizes": ladder_of_sizes,
     "ladder_of_horizons": ladder_of_horizons,
+    "other_data": other_data,
+    "repeated": repeated,
     "isoflop": isoflop,
     "frontier": frontier,
     "allocation": allocation,
+    "exponents": exponents,
     "algorithms": algorithms,
-    "other_data": other_data,
     "known_entropy": known_entropy,
 }

@@ -75,18 +75,28 @@ def ordered(count: int) -> list[str]:
 
 def sheet(x_label: str, y_label: str, *, right: float = 0.81) -> tuple[Sheet, Axes]:
     """An empty figure with one pair of logarithmic axes; the margin right of `right` is for labels of curves."""
-    figure = Sheet(figsize=SIZE, facecolor=PAPER)
-    axes = figure.add_axes((0.115, 0.145, right - 0.115, 0.76), facecolor="none")
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    axes.tick_params(which="both", length=0, colors=SOFT, labelcolor=SOFT)
-    axes.grid(color=HAIR, linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.spines["left"].set_visible(False)
-    axes.spines["bottom"].set_color(SOFT)
-    axes.set_xlabel(x_label, color=INK, labelpad=5)
-    axes.text(-0.13, 1.04, y_label, transform=axes.transAxes, color=INK, ha="left", va="bottom")
+    figure, (axes,) = sheets(x_label, [y_label], right=right)
     return figure, axes
+
+
+def sheets(x_label: str, y_labels: Sequence[str], *, right: float = 0.81) -> tuple[Sheet, list[Axes]]:
+    """The same with a pair of axes for each label, one below another."""
+    wide, high = SIZE
+    figure, count = Sheet(figsize=(wide, high * len(y_labels)), facecolor=PAPER), len(y_labels)
+    found = []
+    for i, y_label in enumerate(y_labels):
+        axes = figure.add_axes((0.115, (count - 1 - i + 0.145) / count, right - 0.115, 0.76 / count), facecolor="none")
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.tick_params(which="both", length=0, colors=SOFT, labelcolor=SOFT)
+        axes.grid(color=HAIR, linewidth=0.6)
+        axes.set_axisbelow(True)
+        axes.spines["left"].set_visible(False)
+        axes.spines["bottom"].set_color(SOFT)
+        axes.set_xlabel(x_label, color=INK, labelpad=5)
+        axes.text(-0.13, 1.04, y_label, transform=axes.transAxes, color=INK, ha="left", va="bottom")
+        found.append(axes)
+    return figure, found
 
 
 def frame(axes: Axes, x: Iterable[float], y: Iterable[float], *, x_as: Any = words.short, y_as: Any = None) -> None:

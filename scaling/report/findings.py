@@ -28,6 +28,7 @@ from scaling.record import Ledger
 from scaling.record.files import commit_json, create_text, names, read_json
 from scaling.record.table import HEADER, line, rows
 from scaling.report.answers import Answer, answers_of
+from scaling.report.frontier import Split, splits
 from scaling.report.variations import Variation, vary
 from scaling.report.words import beyond, of_loss
 from scaling.spec import Refusal, RunSpec, from_json
@@ -67,18 +68,19 @@ class Floor:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Repetition:
-    """The law of repeated data, of a group that repeats its tokens and the fitted runs, which do not."""
+    """The law of repeated data, of a group that repeats its tokens and of runs that do not."""
 
     group: str
     words: str  # how it repeats them
     fit: Fit
+    observations: Observations  # what it was fitted to, the fresh runs among them
 
     @property
     def half_life(self) -> Interval | None:
         """After how many repetitions one more is worth half of the first pass: R_D ln 2; None where it is not told."""
-        if self.fit.law is None or "R_D" in self.fit.at_bound:
+        found = self.fit.estimates().get("R_D")  # where other parameters are not told, it may be
+        if found is None or "R_D" in self.fit.at_bound:
             return None
-        found = self.fit.estimates()["R_D"]
         return Interval(**{name: getattr(found, name) * math.log(2) for name in ("value", "se", "low", "high")})
 
 
@@ -99,6 +101,7 @@ class Findings:
     observations: Observations | None  # what the laws were fitted to; None where nothing is fitted
     fits: dict[str, Fit]  # by law, in the order of the analysis
     isoflop: IsoFlop | None
+    splits: tuple[Split, ...]  # of compute by each approach; none where the study asks for no law
     noise: Noise | None  # between seeds
     comparisons: tuple[Comparison, ...]  # algorithms against the fitted runs
     data: tuple[Comparison, ...]  # other data against those of the fitted runs, at equal sizes
@@ -156,6 +159,7 @@ def find(ledger: Ledger) -> Findings:
         observations=observations,
         fits=fits,
         isoflop=valleys,
+        splits=(),
         noise=noise,
         comparisons=_compared(table, analysis, analysis["algorithms"], noise, warnings),
         data=_compared(table, analysis, analysis.get("data", {}), noise, warnings),
@@ -167,6 +171,8 @@ def find(ledger: Ledger) -> Findings:
         answers=(),
         warnings=tuple(warnings),
     )
+    if observations is not None and analysis["laws"]:
+        found = replace(found, splits=splits(observations, found.headline, valleys, level=level))
     if found.headline is not None:
         how = {"law": found.headline.name, "params": params, "level": level}
         varied = vary(table, analysis.get("varied", {}), **how)
@@ -347,13 +353,17 @@ def _compared(
 
 
 def _repeated(table: "pandas.DataFrame", analysis: Mapping[str, Any], warnings: list[str]) -> tuple[Repetition, ...]:
-    """Each group that repeats its tokens, fitted with the fresh runs: without these nothing tells what is lost."""
+    """Each group that repeats its tokens, fitted with fresh runs, the fitted ones or those of the group that the study
+    names: without these nothing tells what is lost."""
     found, params, level = [], PARAMS_COLUMN[analysis["params"]], analysis["level"]
     for group, how in analysis.get("repeated", {}).items():
-        rows = table.loc[(table["role"] == "fitted") | (table["group"] == group)]
+        named = analysis.get("against", {}).get(group)
+        fresh = table["group"] == named if named else table["role"] == "fitted"
+        rows = table.loc[fresh | (table["group"] == group)]
         try:
             both = observe(rows, params=params, needs=("n", "d", "u"), roles=("fitted", "compare"))
-            found.append(Repetition(group=group, words=how, fit=fit(both, "data_constrained", level=level)))
+            law = fit(both, "data_constrained", level=level)
+            found.append(Repetition(group=group, words=how, fit=law, observations=both))
         except Refusal as refusal:
             warnings += [f"{group}: {fault}" for fault in refusal.faults]
     return tuple(found)
@@ -408,6 +418,8 @@ def write(found: Findings, ledger: Ledger) -> None:
         commit_json(
             folder / "repeated.json", [{"group": one.group, "fit": one.fit.to_json()} for one in found.repeated]
         )
+    if found.splits:
+        commit_json(folder / "frontier.json", [split.to_json() for split in found.splits])
     if found.varied:
         varied = [
             {"name": one.name, "words": one.words, "fit": one.fit.to_json() if one.fit else None}

@@ -96,6 +96,15 @@ def listed(items: Iterable[str]) -> str:
     return '<ul class="note">\n' + "\n".join(f"<li>{prose(item)}</li>" for item in items) + "\n</ul>"
 
 
+def answers(items: Iterable[tuple[str, str]]) -> str:
+    """A list of (label, <dd> element): a label that comes again is said once."""
+    rows, before = [], None
+    for label, element in items:
+        rows.append(element if label == before else f"<dt>{escape(label)}</dt>{element}")
+        before = label
+    return '<dl class="answers">\n' + "\n".join(rows) + "\n</dl>"
+
+
 def table(
     header: Sequence[str],
     rows: Sequence[Sequence[str]],

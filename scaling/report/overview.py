@@ -3,79 +3,27 @@
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import get_args
-from urllib.parse import quote
 
 import numpy as np
 
-from scaling.record import Ledger
-from scaling.record.files import commit_text, names
-from scaling.report import markup, page, points, provenance, words
+from scaling.record.files import commit_text
+from scaling.report import concepts, markup, page, points, provenance, words
 from scaling.report.answers import Concept
 from scaling.report.caption import CAPTIONS
-from scaling.report.findings import Findings, Registered, find
+from scaling.report.findings import Findings
 from scaling.report.markup import heading, prose, table
+from scaling.report.members import Member, scored, verdict
 from scaling.report.provenance import Cost
-from scaling.report.table import Line, answers, checks
-from scaling.spec import Refusal
+from scaling.report.table import checks, silence
 
-DEPTH = 3  # folders below one another in which a study is looked for
-ASKED: dict[Concept, str] = {
-    "model scale": "How much lower the loss is with more parameters, N, on the same data.",
-    "data scale": "How much lower it is when the same model is trained on more tokens, D.",
-    "compute": "What a budget of training FLOPs, C, buys when it is split between N and D as well as it can be.",
-    "algorithms": "How much compute another optimizer, schedule or architecture is worth at the same loss.",
-}
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Member:
-    """A study of the folder."""
-
-    at: str  # its folder, from the one of the page: what it is called here
-    found: Findings
-    cost: Cost
-    paged: bool  # its own page is there
-
-    def href(self, fragment: str = "") -> str:
-        """Of its own page; empty where there is none."""
-        return f"{quote(self.at)}/report.html{fragment}" if self.paged else ""
-
-
-def folders(folder: Path, depth: int = DEPTH) -> list[Path]:
-    """The results folders below a folder, in order of their names; none inside another, and none by two names.
-
-    Of two of one name the one less deep: one's own results/quickstart, and not results/reference/quickstart, too.
-    """
-    found: dict[Path, Path] = {}
-    for name in names(folder):
-        inner = folder / name
-        if name.startswith(".") or not inner.is_dir():
-            continue
-        below = [inner] if (inner / "study.json").is_file() else folders(inner, depth - 1) if depth > 1 else []
-        for each in below:
-            found.setdefault(each.resolve(), each)
-    own = {each.name for each in found.values() if each.parent == folder}
-    return [each for each in found.values() if each.parent == folder or each.name not in own]
-
-
-def gather(folder: Path) -> tuple[list[Member], list[str]]:
-    """What the studies below a folder show, and a line for each that cannot be read."""
-    members, faults = [], []
-    for inner in folders(folder):
-        ledger = Ledger(inner)
-        try:
-            found = find(ledger)
-            cost = provenance.cost(found, ledger)
-        except Refusal as refusal:
-            faults += refusal.faults
-            continue
-        at = inner.relative_to(folder).as_posix()
-        members.append(Member(at=at, found=found, cost=cost, paged=(inner / "report.html").is_file()))
-    return members, faults
+SCORES = (
+    "forecasts scored", "inside their interval", "median error", "largest error", "finished runs", "training FLOPs",
+    "worker-hours",
+)  # fmt: skip
+SPECIAL = ("exponents", "other_data", "repeated")  # shown beside the figure of what the study varies
 
 
 def write(members: Sequence[Member], folder: Path, faults: Sequence[str] = ()) -> Path:
@@ -84,13 +32,14 @@ def write(members: Sequence[Member], folder: Path, faults: Sequence[str] = ()) -
     rest = [member for member in members if member not in telling]
     body = [
         _head(members, telling),
-        _concepts(telling),
+        concepts.cards(telling),
+        _scores(members),
         _forecasts(members),
         heading("The studies") if telling else "",
         *(_study(member, i) for i, member in enumerate(telling, 1)),
         _rest(rest),
         _left_out(faults),
-        _costs(members),
+        _repeat(members),
     ]
     body.insert(0, markup.contents(body))
     path = folder / "index.html"
@@ -98,40 +47,22 @@ def write(members: Sequence[Member], folder: Path, faults: Sequence[str] = ()) -
     return path
 
 
-def scored(members: Sequence[Member]) -> list[tuple[Member, Registered]]:
-    """Every forecast whose run is finished."""
-    return [(member, one) for member in members for one in member.found.registered if one.score is not None]
-
-
-def verdict(members: Sequence[Member]) -> str:
-    """How good the forecasts were, in a sentence."""
-    said = scored(members)
-    waiting = sum(len(member.found.registered) for member in members) - len(said)
-    if not said:
-        return "No forecast has been scored yet." if waiting else "No study here has registered a forecast."
-    errors = [abs(one.score.error) for _, one in said if one.score]
-    inside = sum(one.score.inside for _, one in said if one.score)
-    text = (
-        f"{inside} of {words.several(len(said), 'forecast')} ({inside / len(said):.0%}) held the measured loss inside "
-        f"their interval; the median error is {statistics.median(errors):.1%}, the largest {max(errors):.1%}"
-    ).replace("%", " %")
-    return text + (f". {waiting} more wait for their run." if waiting else ".")
-
-
 def _head(members: Sequence[Member], telling: Sequence[Member]) -> str:
     levels = sorted({words.percent(member.found.level) for member in telling})
-    told = f"Brackets hold {' or '.join(levels)} intervals, losses are in nats per token. " if levels else ""
+    told = f"Brackets hold {' or '.join(levels)} intervals. " if levels else ""
     return (
-        f'<header>\n<p class="name">{escape(_total(members))}</p>\n'
+        f'<header>\n<p class="name">{escape(total(members))}</p>\n'
         "<h1>What model size, data, compute and algorithms each buy</h1>\n"
         "<p>Every study asks one question of small language models, trains its runs, fits laws of the loss to them, "
         "and writes down what these say of a run before that run is trained. Here is what they found, and how sure it "
-        "is.</p>\n"
+        "is. The loss is a model's mean surprise at the next token of text that it has not seen, in nats (a nat is "
+        "1.44 bits): less is better.</p>\n"
         f'</header>\n<p class="soft">{told}{prose(verdict(members))}</p>'
     )
 
 
-def _total(members: Sequence[Member]) -> str:
+def total(members: Sequence[Member]) -> str:
+    """How many studies, runs, FLOPs and hours, in a line."""
     known = [member.cost.hours for member in members if member.cost.hours is not None]
     some = "" if len(known) == len(members) else f" in {len(known)} of them; the others kept no clock"
     said = [
@@ -146,48 +77,45 @@ def _hours(hours: float) -> str:
     return f"{hours:.3g} worker-hours" if hours >= 1 else f"{60 * hours:.2g} worker-minutes"
 
 
-def _concepts(members: Sequence[Member]) -> str:
-    cards = []
-    for concept in get_args(Concept):
-        said = [
-            (member, line)
-            for member in members
-            for line in answers(member.found)
-            if line.label == concept and line.known
-        ]
-        items = "\n".join(f"<li>{prose(line.text)} {_link(member)}</li>" for member, line in said)
-        sure = dict.fromkeys(_sure(member, concept) for member, _ in said)
-        body = (
-            f'<ul>\n{items}\n</ul>\n<p class="soft"><b>How sure:</b> {"; ".join(map(prose, sure))}.</p>'
-            if said
-            else '<p class="unknown">No study here tells.</p>'
-        )
-        cards.append(
-            f'<section class="card"><h3>{concept}</h3>\n<p class="soft">{ASKED[concept]}</p>\n{body}</section>'
-        )
-    return f'{heading("The four concepts")}\n<div class="cards">\n' + "\n".join(cards) + "\n</div>"
-
-
-def _sure(member: Member, concept: Concept) -> str:
-    """What stands behind the intervals of a study's answer."""
-    found, law = member.found, member.found.headline
-    if concept == "algorithms":
-        if found.noise is None:
-            return f"{member.at}: the noise between seeds is not known"
-        return f"{member.at}: seeds alone move the loss by {found.noise.sd:.2%}, by {words.replicates(found.noise)}"
-    if law is None or law.holdout is None:
-        return f"{member.at}: too few runs to leave any out"
-    held = law.holdout
+def _scores(members: Sequence[Member]) -> str:
+    """How good the forecasts of each study were and what it took, and all together."""
+    if not members:
+        return ""
+    rows = [[member.at, *scores([member]), *spent([member])] for member in members]
+    rows.append(["all", *scores(members), *spent(members)])
+    links = [*(member.href() for member in members), ""]
+    kept = any(member.cost.hours is None for member in members)
     return (
-        f"{member.at}: the {words.several(int(held['runs']), 'run')} of most compute, left out of the fit, are "
-        f"predicted {held['error']:.2%} off"
+        f"{heading('Scores and cost')}\n"
+        '<p class="soft">A forecast is right when the measured loss lies inside its interval; errors are of the loss. '
+        "What trunks and their branches share is counted once; hours are of training, evaluating and compiling, over "
+        f"all workers{', where they were kept' if kept else ''}.</p>\n"
+        + table(("study", *SCORES), rows, label="scores and cost", numbers=range(1, 8), links=links, chosen="all")
     )
 
 
-def _link(member: Member, text: str = "") -> str:
-    """To the study's own page, by its name."""
-    said, href = escape(text or member.at), member.href()
-    return f'<a class="from" href="{escape(href)}">{said}</a>' if href else f'<span class="soft">{said}</span>'
+def scores(members: Sequence[Member]) -> list[str]:
+    """The first four of `SCORES`: of the forecasts of these studies."""
+    found = [one.score for _, one in scored(members) if one.score is not None]
+    registered = sum(len(member.found.registered) for member in members)
+    count = str(len(found)) + (f" of {registered}" if registered > len(found) else "")
+    if not found:
+        return [count, "-", "-", "-"]
+    errors = [abs(score.error) for score in found]
+    inside = sum(score.inside for score in found)
+    share = f"{inside / len(found):.0%}".replace("%", " %")
+    said = (f"{error:.1%}".replace("%", " %") for error in (statistics.median(errors), max(errors)))
+    return [count, f"{inside} ({share})", *said]
+
+
+def spent(members: Sequence[Member]) -> list[str]:
+    """The rest of `SCORES`: what these studies took."""
+    costs = [member.cost for member in members]
+    hours = [cost.hours for cost in costs if cost.hours is not None]
+    return [
+        f"{sum(cost.runs for cost in costs):,}", words.power(sum(cost.flops for cost in costs)),
+        f"{sum(hours):.3g}" if hours else "-",
+    ]  # fmt: skip
 
 
 def _forecasts(members: Sequence[Member]) -> str:
@@ -218,15 +146,21 @@ def _forecasts(members: Sequence[Member]) -> str:
 def _study(member: Member, i: int) -> str:
     found, href = member.found, member.href()
     title = f'<a href="{escape(href)}">{escape(member.at)}</a>' if href else escape(member.at)
-    more = f'<span class="runs-of"> · {_link(member, "all of it")}</span>' if href else ""
-    trust = [line for line in checks(found) if line.label != "caution"]
+    more = f'<span class="runs-of"> · {member.link("all of it")}</span>' if href else ""
+    first, *others = _figures(member, i) or [""]
+    panels = '<div class="panels">\n' + "\n".join(others) + "\n</div>\n" if others else ""
+    trust = [
+        (line.label, f"<dd{'' if line.known else ' class=unknown'}>{prose(line.text)}</dd>")
+        for line in checks(found)
+        if line.label != "caution"
+    ]
     return (
-        f'<section class="study">\n<h3 id="study-{i}">{title}</h3>\n'
+        f'<section class="study">\n{markup.data(points.facts(found), f"facts-{i}")}\n<h3 id="study-{i}">{title}</h3>\n'
         f'<p class="question">{escape(found.study["question"])}</p>\n'
-        f'<div class="beside">\n{_figure(member, i)}\n<div>\n{_lines(answers(found))}\n'
-        f"<details><summary>how far to trust it</summary>\n{_lines(trust)}\n</details>\n"
+        f'<div class="beside">\n{first}\n<div>\n{_answers(found)}\n'
+        f"<details><summary>how far to trust it</summary>\n{markup.answers(trust)}\n</details>\n"
         f'<p class="soft">{escape(_took(member.cost))}{more}</p>\n'
-        "</div>\n</div>\n</section>"
+        f"</div>\n</div>\n{panels}</section>"
     )
 
 
@@ -236,12 +170,15 @@ def _took(cost: Cost) -> str:
     return " · ".join([*said, *filter(None, [cost.device])])
 
 
-def _lines(lines: Sequence[Line]) -> str:
-    rows = [
-        f"<dt>{escape(line.label)}</dt><dd{'' if line.known else ' class=unknown'}>{prose(line.text)}</dd>"
-        for line in lines
-    ]
-    return '<dl class="answers">\n' + "\n".join(rows) + "\n</dl>"
+def _answers(found: Findings) -> str:
+    """Concept by concept; of one that is not asked about, nothing."""
+    items = []
+    for concept in get_args(Concept):
+        said = concepts.told(found, concept)
+        items += [(concept, f"<dd>{text}</dd>") for text in said]
+        if not said and (silent := silence(found, concept)).asked:
+            items.append((concept, f"<dd class=unknown>{prose(silent.text)}</dd>"))
+    return markup.answers(items)
 
 
 def headline(found: Findings) -> list[str]:
@@ -262,25 +199,26 @@ def headline(found: Findings) -> list[str]:
     return ["loss_against_n"] if sizes > horizons else ["loss_against_d"]
 
 
-def _figure(member: Member, i: int) -> str:
+def _figures(member: Member, i: int) -> list[str]:
+    """What the study varies, and beside it what it asks in particular."""
     from scaling.report import plots
 
-    for name in headline(member.found):
-        drawn = plots.one(member.found, name, f"s{i}-{name}")
-        if drawn is not None:
-            break
-    else:
-        return ""
+    drawn: dict[str, plots.Drawn] = {}
+    for name in (*headline(member.found), *SPECIAL):
+        if (name in SPECIAL or not drawn) and (one := plots.one(member.found, name, f"s{i}-{name}")) is not None:
+            drawn[name] = one
 
     def target(runs: tuple[str, ...]) -> str:
         return member.href(f"#{markup.anchor(runs[0])}") if len(runs) == 1 and markup.anchor(runs[0]) else ""
 
-    label = f"{member.at}: {name.replace('_', ' ')}"
-    return (
-        f"<figure>\n{points.shown(drawn, label, points.placed(drawn.marks, target), f'facts-{i}')}\n"
-        f"<figcaption>{prose(CAPTIONS[name](member.found))}</figcaption>\n</figure>\n"
-        + markup.data(points.facts(member.found), f"facts-{i}")
-    )
+    def figure(name: str, one: plots.Drawn) -> str:
+        label = f"{member.at}: {name.replace('_', ' ')}"
+        return (
+            f"<figure>\n{points.shown(one, label, points.placed(one.marks, target), f'facts-{i}')}\n"
+            f"<figcaption>{prose(CAPTIONS[name](member.found))}</figcaption>\n</figure>"
+        )
+
+    return [figure(name, one) for name, one in drawn.items()]
 
 
 def _rest(members: Sequence[Member]) -> str:
@@ -288,7 +226,7 @@ def _rest(members: Sequence[Member]) -> str:
     if not members:
         return ""
     items = "\n".join(
-        f"<li>{_link(member)}: {escape(member.found.study['question'])} "
+        f"<li>{member.link()}: {escape(member.found.study['question'])} "
         f'<div class="soft">{escape(_took(member.cost))}</div></li>'
         for member in members
     )
@@ -302,18 +240,7 @@ def _left_out(faults: Sequence[str]) -> str:
     return f'{heading("Left out")}\n<ul class="warn">\n{items}\n</ul>'
 
 
-def _costs(members: Sequence[Member]) -> str:
-    rows = [
-        [
-            member.at, str(member.cost.runs), words.power(member.cost.flops),
-            "" if member.cost.hours is None else f"{member.cost.hours:.3g}", member.cost.device,
-            provenance.command(member.found),
-        ]
-        for member in members
-    ]  # fmt: skip
-    header = ("study", "finished runs", "training FLOPs", "worker-hours", "device", "to repeat it")
-    return (
-        f"{heading('Cost')}\n"
-        '<p class="soft">What trunks and their branches share is counted once; hours are of training, evaluating and '
-        "compiling, over all workers.</p>\n" + table(header, rows, label="cost", numbers=(1, 2, 3))
-    )
+def _repeat(members: Sequence[Member]) -> str:
+    rows = [[member.at, member.cost.device, provenance.command(member.found)] for member in members]
+    header = ("study", "ran on", "command")
+    return f"{heading('To repeat them')}\n{table(header, rows, label='to repeat them')}"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from scaling.fitting.fitted import Fit
 from scaling.record import Ledger
 from scaling.record.files import commit_text
-from scaling.report import markup, points, provenance, whatif, words
+from scaling.report import markup, points, provenance, tables, whatif, words
 from scaling.report.caption import CAPTIONS
 from scaling.report.checklist import checklist
 from scaling.report.findings import Findings
@@ -28,11 +28,13 @@ TITLES = {
     "loss_against_d": "Figure 2. Loss against data.",
     "ladder_of_sizes": "Figure 1. Loss against model size, all else alike.",
     "ladder_of_horizons": "Figure 2. Loss against data, all else alike.",
+    "other_data": "Figure 2b. What a token of other data is worth.",
+    "repeated": "Figure 2c. Repeated tokens.",
     "isoflop": "Figure 3a. Loss at equal compute.",
     "frontier": "Figure 3b. Loss against compute.",
     "allocation": "Figure 3c. The best split of compute.",
+    "exponents": "Figure 3d. What moves the best split.",
     "algorithms": "Figure 4. Algorithms as compute multipliers.",
-    "other_data": "Figure 2b. What a token of other data is worth.",
     "known_entropy": "Figure 5. A floor that is known.",
 }
 MEANING = {
@@ -71,6 +73,8 @@ def write(found: Findings, ledger: Ledger) -> Path:
         whatif.section(found, ledger),
         _law(found),
         _laws(found),
+        tables.frontier(found),
+        tables.variations(found, behind),
         _forecasts(found, behind),
         _runs(found, ledger, behind),
         _checklist(found, ledger, behind),
@@ -97,12 +101,13 @@ def _head(found: Findings, ledger: Ledger, behind: Behind) -> str:
 
 
 def _lines(lines: Sequence[Line], behind: Behind) -> str:
-    rows = [
-        f"<dt>{escape(line.label)}</dt><dd{'' if line.known else ' class=unknown'}>{prose(line.text)}"
-        f"{behind.link(line.runs, line.label)}</dd>"
+    return markup.answers(
+        (
+            line.label,
+            f"<dd{'' if line.known else ' class=unknown'}>{prose(line.text)}{behind.link(line.runs, line.label)}</dd>",
+        )
         for line in lines
-    ]
-    return '<dl class="answers">\n' + "\n".join(rows) + "\n</dl>"
+    )
 
 
 def _warnings(found: Findings) -> str:
@@ -187,9 +192,6 @@ def _laws(found: Findings) -> str:
             [fit.name, fit.status.replace("_", " "), f"{fit.scale:.2%}" if fit.law else "-", tested if fit.law else "-"]
             + [words.interval(exponents[name]) if exponents else "-" for name in ("exponent_n", "exponent_d")]
         )
-    if found.isoflop is not None:
-        both = (found.isoflop.exponent_n, found.isoflop.exponent_d)
-        rows.append(["approach 2", "-", "-", "-", *(words.interval(item) if item else "-" for item in both)])
     details = [
         f"{fit.name}, {words.formula(fit.name)}: {words.parameters(fit) if fit.law else words.unknown(fit)}"
         for fit in found.fits.values()

@@ -44,7 +44,7 @@ function panel(know) {
     row(list, "L*" + mark, `${bracket(numbers, 6, loss)} nats per token`, numbers.slice(6, 9));
   }
   function scarce(list, warn, convention, law, flops, wanted) {
-    const unique = number(asked("unique")), repeated = know.repeated;
+    const unique = number(asked("unique")), repeated = know.repeated[Number(asked("repeating"))];
     if (!(unique > 0)) return warn("unique tokens: a number above 0, such as 2e9 or 500M, or nothing");
     if (unique >= wanted) return row(list, "data", `${short(unique)} unique tokens are enough: none is seen twice`);
     let least = 0;  // the budget that one pass over them is the best split of
@@ -52,8 +52,9 @@ function panel(know) {
     const once = least ? `; one pass is the best split of about ${power(least)} FLOPs` : "";
     warn(`The best split asks for ${short(wanted / unique)} passes over ${short(unique)} unique tokens. The numbers below ` +
       `take every token as fresh, and the loss will be higher${once}.`);
-    if (!repeated || repeated.params !== convention.params)
-      return warn("This study has no law of repeated data, so it cannot say by how much.");
+    if (!repeated) return warn("This study has no law of repeated data, so it cannot say by how much.");
+    if (repeated.params !== convention.params)
+      return warn("This study's law of repeated data counts other parameters in N, so it cannot say by how much.");
     const found = repeatedAnswer(repeated, know.level, flops, unique);
     if (!found) return warn(`The ${repeated.law} law has no best split there.`);
     if (wanted / unique > repeated.passes)
@@ -64,7 +65,8 @@ function panel(know) {
   function answer() {
     const said = $("said"), list = made("dl", undefined, "answers"), warnings = [], chip = know.chips[Number(asked("chip"))];
     const warn = text => { warnings.push(made("p", text, "warn")); };
-    const hours = asked("unit") === "hours", shown = {flops: !hours, hours, chip: hours, used: hours && !chip.measured};
+    const hours = asked("unit") === "hours", repeating = asked("unique") !== "" && know.repeated.length > 1;
+    const shown = {flops: !hours, hours, chip: hours, used: hours && !chip.measured, repeating};
     for (const [id, on] of Object.entries(shown)) $(id).closest("label").hidden = !on;
     const convention = know.conventions.find(each => each.params === asked("params"));
     const law = convention.laws.find(each => each.law === asked("law")), flops = budget();

@@ -16,19 +16,17 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from scaling.fitting.compare import Comparison
-from scaling.fitting.fitted import Fit
 from scaling.fitting.isoflop import REACH
 from scaling.fitting.laws import Array
 from scaling.fitting.observe import Observations
-from scaling.fitting.uncertainty import Interval
-from scaling.report import words
+from scaling.report import forest, repeating, words
 from scaling.report.answers import compared
+from scaling.report.curves import each_of, held_out, law_curve, levels, points, stacked
 from scaling.report.figure import (
     ACCENT,
     ALGORITHMS,
     C_LABEL,
     D_LABEL,
-    HELD,
     INK,
     LOSS_LABEL,
     N_LABELS,
@@ -42,10 +40,8 @@ from scaling.report.figure import (
     save,
     sheet,
 )
-from scaling.report.findings import Findings, Registered
-from scaling.report.marks import Mark, Sheet, along_best, mark, of_budget, said_by, vertex
-
-MOST_CURVES = 8
+from scaling.report.findings import Findings
+from scaling.report.marks import Mark, Sheet, along_best, mark, of_budget, vertex
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,20 +67,6 @@ def one(found: Findings, name: str, called: str) -> Drawn | None:
     with matplotlib.rc_context(RC):
         figure = PLOTS[name](found)
     return None if figure is None else Drawn(svg=inline(figure, called), marks=figure.placed())
-
-
-def levels(values: Array) -> tuple[list[float], Array]:
-    """The few values that curves are drawn at, and the index [R] of the nearest for each run.
-
-    The distinct values where there are at most MOST_CURVES, else five spread evenly in logarithms.
-    """
-    distinct: list[float] = []
-    for value in np.sort(values):
-        if not distinct or value > 1.03 * distinct[-1]:
-            distinct.append(float(value))
-    if len(distinct) > MOST_CURVES:
-        distinct = np.geomspace(distinct[0], distinct[-1], 5).tolist()
-    return distinct, np.abs(np.log(values)[:, None] - np.log(distinct)).argmin(axis=1)
 
 
 def loss_against_n(found: Findings) -> Sheet | None:
@@ -114,7 +96,7 @@ def _ladders(found: Findings, along: Literal["n", "d"]) -> Sheet | None:
     for i, ladder in enumerate(shown):
         o, colour = ladder.observations, ALGORITHMS[i % len(ALGORITHMS)]
         x = o.variable(along)
-        _points(axes, x, o, np.arange(len(o)), colour, ladder.law)
+        points(axes, x, o, np.arange(len(o)), colour, ladder.law)
         held = [one for one in found.registered if group_of[one.run_id] == ladder.group]
         at = [one.forecast.n if along == "n" else one.forecast.d for one in held]
         line = np.geomspace(x.min(), max([10 * x.max(), *at]), 60)
@@ -122,12 +104,12 @@ def _ladders(found: Findings, along: Literal["n", "d"]) -> Sheet | None:
         heights += [*o.loss]
         if ladder.law is not None:
             band = ladder.law.band(line)
-            _law(axes, line, band, colour, until=ladder.top)
+            law_curve(axes, line, band, colour, until=ladder.top)
             end = (float(line[-1]), float(band.value[-1]))
             heights += [band.value[-1], band.low[-1]]
         ends.append((*end, ladder.group, colour))
         for place, one in zip(at, held, strict=True):
-            heights += _held_out(axes, place, one)
+            heights += held_out(axes, place, one)
         everywhere += [line[0], line[-1]]
     frame(axes, everywhere, heights)
     label_ends(axes, ends)
@@ -147,68 +129,22 @@ def _curves(found: Findings, along: Literal["n", "d"]) -> Sheet:
     ends, heights = [], [*o.loss]
     for i, (value, colour) in enumerate(zip(distinct, ordered(len(distinct)), strict=True)):
         mine = np.flatnonzero(nearest == i)
-        _points(axes, x, o, mine, colour)
+        points(axes, x, o, mine, colour)
         last = mine[x[mine].argmax()]
         end = (x[last], o.loss[last])
         if fit is not None:
             same = np.full(len(line), value)
             band = fit.band(line, same) if along == "n" else fit.band(same, line)
-            _law(axes, line, band, colour, until=float(x.max()))
+            law_curve(axes, line, band, colour, until=float(x.max()))
             end = (line[-1], band.value[-1])
             heights += [band.value[0], band.value[-1]]
         ends.append((*end, f"{'D' if along == 'n' else 'N'} = {words.short(value)}", colour))
     for at, at_other, one in held:
         where = f", {'D' if along == 'n' else 'N'} = {words.short(at_other)}"
-        heights += _held_out(axes, at, one, where)
+        heights += held_out(axes, at, one, where)
     frame(axes, line, heights)
     label_ends(axes, ends)
     return figure
-
-
-def _points(axes: Axes, x: Array, o: Observations, rows: Array, colour: str, law: Fit | None = None) -> None:
-    """The loss of some of the runs against x, [R]; `law` is that of the figure where it has one of its own."""
-    axes.errorbar(
-        x[rows], o.loss[rows], yerr=np.nan_to_num(o.loss_se[rows]), fmt="o", color=colour, markersize=4.6,
-        markeredgecolor=PAPER, markeredgewidth=0.6, elinewidth=0.8, zorder=3,
-    )  # fmt: skip
-    own = said_by(law, o) if law is not None and law.law is not None else {}
-    for i in rows:
-        facts = [(f"{law.name} law", own[o.run_id[i]])] if law is not None and own else []
-        mark(axes, float(x[i]), float(o.loss[i]), "", facts, [o.run_id[i]])
-
-
-def _law(axes: Axes, x: Array, band: Interval, colour: str, *, until: float) -> None:
-    """A curve and its interval, dashed where x is beyond the runs."""
-    axes.fill_between(x, band.low, band.high, color=colour, alpha=0.16, linewidth=0, zorder=1)
-    inside = x <= until * (1 + 1e-9)
-    axes.plot(x[inside], band.value[inside], color=colour, linewidth=1.3, zorder=2)
-    beyond = np.flatnonzero(~inside)
-    if len(beyond):
-        rest = slice(max(beyond[0] - 1, 0), None)
-        axes.plot(x[rest], band.value[rest], color=colour, linewidth=1.1, linestyle=(0, (3, 2)), zorder=2)
-
-
-def _held_out(axes: Axes, x: float, one: Registered, where: str = "") -> list[float]:
-    """The forecast's interval as a bar and the measured loss as a diamond; returns the losses that it spans."""
-    said = one.forecast
-    axes.vlines([x], [said.low], [said.high], color=HELD, linewidth=6, alpha=0.3, zorder=2)
-    axes.plot([x], [said.loss], marker="_", color=HELD, markersize=8, markeredgewidth=1.2, zorder=4)
-    facts = [("loss", words.of_loss(said.loss, said.low, said.high)), ("C", words.beyond(said.extrapolation))]
-    mark(axes, x, said.loss, f"forecast of {one.run_id}", facts, [one.run_id])
-    heights = [said.low, said.high]
-    if one.score is not None:
-        heights.append(one.score.measured)
-        axes.plot(
-            [x], [one.score.measured], marker="D", color=HELD, markersize=5, markeredgecolor=PAPER,
-            markeredgewidth=0.6, zorder=5,
-        )  # fmt: skip
-        missed = f"{words.error(one.score.error)}, {'inside' if one.score.inside else 'outside'} its interval"
-        mark(axes, x, one.score.measured, facts=[("forecast", missed)], runs=[one.run_id])
-    axes.annotate(
-        f"{'held out' if one.score is not None else 'forecast'}{where}", (x, min(heights)), xytext=(5, -3),
-        textcoords="offset points", ha="right", va="top", color=HELD, fontsize=8,
-    )  # fmt: skip
-    return [*heights, 0.975 * min(heights)]
 
 
 def isoflop(found: Findings) -> Sheet | None:
@@ -249,7 +185,7 @@ def frontier(found: Findings) -> Sheet | None:
     ends = []
     for i, colour in enumerate(ordered(len(sizes))):
         mine = np.flatnonzero(nearest == i)
-        _points(axes, o.flops, o, mine, colour)
+        points(axes, o.flops, o, mine, colour)
         first = mine[o.flops[mine].argmin()]
         if i in (0, len(sizes) - 1):
             axes.annotate(
@@ -260,8 +196,8 @@ def frontier(found: Findings) -> Sheet | None:
     line = _budgets(found, o)
     if fit is not None:
         best = [fit.optimum_intervals(c) for c in line]
-        band = _stacked([each["loss"] for each in best])
-        _law(axes, line, band, ACCENT, until=fit.flops_max)
+        band = stacked([each["loss"] for each in best])
+        law_curve(axes, line, band, ACCENT, until=fit.flops_max)
         along_best(axes, o, fit, line, best, "loss")
         known = np.flatnonzero(np.isfinite(band.value))
         if len(known):
@@ -269,7 +205,7 @@ def frontier(found: Findings) -> Sheet | None:
             heights += [*band.value[known]]
     _vertices(axes, found, "loss")
     for one in found.registered:
-        heights += _held_out(axes, one.forecast.flops, one)
+        heights += held_out(axes, one.forecast.flops, one)
     frame(axes, line, heights, x_as=words.power)
     label_ends(axes, ends)
     return figure
@@ -286,8 +222,8 @@ def allocation(found: Findings) -> Sheet | None:
     best = [fit.optimum_intervals(c) for c in line] if fit is not None else []
     for name, colour in (("n", ACCENT), ("d", ALGORITHMS[2])):
         if fit is not None:
-            band = _stacked([each[name] for each in best])
-            _law(axes, line, band, colour, until=fit.flops_max)
+            band = stacked([each[name] for each in best])
+            law_curve(axes, line, band, colour, until=fit.flops_max)
             along_best(axes, o, fit, line, best, name)
             known = np.flatnonzero(np.isfinite(band.value))
             if len(known):
@@ -308,14 +244,6 @@ def _budgets(found: Findings, o: Observations) -> Array:
     return np.geomspace(o.flops.min(), top, 24)
 
 
-def _stacked(items: list[Interval]) -> Interval:
-    return _each(lambda name: np.array([getattr(item, name) for item in items]))
-
-
-def _each(field: Callable[[str], Array]) -> Interval:
-    return Interval(value=field("value"), se=field("se"), low=field("low"), high=field("high"))
-
-
 def _vertices(axes: Axes, found: Findings, name: str, colour: str = ACCENT) -> list[float]:
     """The vertices of the isoFLOP parabolas, which approach 2 draws its line through."""
     inside = [valley for valley in (found.isoflop.valleys if found.isoflop else ()) if not valley.edge]
@@ -332,22 +260,29 @@ def _vertices(axes: Axes, found: Findings, name: str, colour: str = ACCENT) -> l
 
 def algorithms(found: Findings) -> Sheet | None:
     """Each algorithm as a multiplier of the baseline's compute at equal loss."""
-    return _multipliers(found, found.comparisons, "compute multiplier")
+    return _multipliers(found, found.comparisons, "algorithms", "compute multiplier")
 
 
 def other_data(found: Findings) -> Sheet | None:
     """What a token of other data is worth, at equal loss and size."""
-    return _multipliers(found, found.data, "tokens of the baseline that one is worth")
+    return _multipliers(found, found.data, "data", "tokens of the baseline that one is worth")
 
 
-def _multipliers(found: Findings, comparisons: Sequence[Comparison], label: str) -> Sheet | None:
+def in_rows(shown: Sequence[Comparison]) -> bool:
+    """Whether there are too many to tell their curves apart."""
+    return len(shown) > len(ALGORITHMS)
+
+
+def _multipliers(found: Findings, comparisons: Sequence[Comparison], field: str, label: str) -> Sheet | None:
+    """Along compute where the curves can be told apart, else a row each."""
     shown = [c for c in comparisons if c.multiplier is not None or c.bound is not None]
     if not shown:
         return None
+    if in_rows(shown):
+        return forest.multipliers(found, shown, found.study["analysis"][field], label)
     baselines = {c.baseline for c in shown}
     baseline = shown[0].baseline if len(baselines) == 1 else "the baseline"
     figure, axes = sheet(f"{C_LABEL}, of {baseline} at the same loss", label, right=0.75)
-    colours = ALGORITHMS if len(shown) <= len(ALGORITHMS) else ordered(len(shown))
     measured = [c for c in shown if c.by_loss is not None]
     o = found.observations
     assert o is not None  # the baseline is what the laws are fitted to
@@ -355,11 +290,11 @@ def _multipliers(found: Findings, comparisons: Sequence[Comparison], label: str)
     low, high = float(everywhere.min()), float(everywhere.max())
     heights, ends = [1.0], []
     axes.plot([low, high], [1, 1], color=INK, linewidth=1.1, zorder=2)
-    for c, colour in zip(shown, colours, strict=False):
+    for c, colour in zip(shown, ALGORITHMS, strict=False):
         if c.by_loss is not None and c.multiplier is not None:
             order = np.argsort(c.flops)
-            x, m = c.flops[order], _each(lambda name, c=c, order=order: getattr(c.by_loss, name)[order])
-            _law(axes, x, m, colour, until=float(x.max()))
+            x, m = c.flops[order], each_of(lambda name, c=c, order=order: getattr(c.by_loss, name)[order])
+            law_curve(axes, x, m, colour, until=float(x.max()))
             axes.plot(x, m.value, "o", color=colour, markersize=4, markeredgecolor=PAPER, markeredgewidth=0.6, zorder=3)
             for j, loss in enumerate(c.loss[order]):
                 facts = [("multiplier", words.multiple(m.at(j))), ("at loss", f"{loss:.4f}"), ("C", words.power(x[j]))]
@@ -395,12 +330,12 @@ def known_entropy(found: Findings) -> Sheet | None:
     heights, ends = [*o.loss, floor.entropy], []
     for i, (value, colour) in enumerate(zip(sizes, ordered(len(sizes)), strict=True)):
         mine = np.flatnonzero(nearest == i)
-        _points(axes, o.d, o, mine, colour, fit)
+        points(axes, o.d, o, mine, colour, fit)
         last = mine[o.d[mine].argmax()]
         end = (o.d[last], o.loss[last])
         if fit.law is not None:
             band = fit.band(np.full(len(line), value), line)
-            _law(axes, line, band, colour, until=float(o.d.max()))
+            law_curve(axes, line, band, colour, until=float(o.d.max()))
             end = (line[-1], band.value[-1])
         ends.append((*end, f"N = {words.short(value)}", colour))
     ends_of_d = line[[0, -1]]
@@ -423,10 +358,12 @@ PLOTS: dict[str, Callable[[Findings], Sheet | None]] = {
     "loss_against_d": loss_against_d,
     "ladder_of_sizes": ladder_of_sizes,
     "ladder_of_horizons": ladder_of_horizons,
+    "other_data": other_data,
+    "repeated": repeating.repeated,
     "isoflop": isoflop,
     "frontier": frontier,
     "allocation": allocation,
+    "exponents": forest.exponents,
     "algorithms": algorithms,
-    "other_data": other_data,
     "known_entropy": known_entropy,
 }

@@ -22,7 +22,7 @@ p{margin:.5rem 0}
 .soft,.note,figcaption{font-size:.9rem}
 .answers{margin:1.6rem 0 0;display:grid;grid-template-columns:max-content 1fr;gap:.65rem 1.4rem}
 .answers dt{font-weight:650;white-space:nowrap}
-.answers dd{margin:0;overflow-wrap:anywhere}
+.answers dd{grid-column:2;min-width:0;margin:0;overflow-wrap:anywhere}
 .answers .unknown,.warn{color:var(--held)}
 .formula{font-size:1.05rem;margin:.6rem 0;overflow-wrap:anywhere}
 code,.id{font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;font-size:.87em}
@@ -61,6 +61,7 @@ details .answers{margin:.6rem 0 1.4rem;font-size:.92rem;gap:.4rem 1.4rem}
 .cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,26rem),1fr));gap:1rem;margin-top:1rem}
 .card{background:var(--wash);border-radius:8px;padding:.4rem 1.2rem .8rem;min-width:0}
 .card h3{margin:.7rem 0 .1rem;font-size:1.08rem}
+.card details{margin:.2rem 0}
 .study{margin:1.6rem 0 2.4rem;padding-bottom:1.6rem;border-bottom:1px solid var(--hair)}
 .study h3{font-size:1.12rem}
 .beside{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,24rem),1fr));gap:1rem 2.5rem;
@@ -90,13 +91,16 @@ background:var(--paper);border:1px solid var(--soft);border-radius:5px}
 [hidden]{display:none!important}
 summary{cursor:pointer;color:var(--soft);font-size:.9rem;margin:.6rem 0}
 @media (max-width:34rem){main{padding:1.8rem 1rem 3rem}.answers{grid-template-columns:1fr;gap:.1rem}
-.answers dd{margin-bottom:.9rem}
-#said .answers{grid-template-columns:6rem 1fr;gap:.3rem .8rem}#said dd{margin:0}#said dt{white-space:normal}}
+.answers dd{grid-column:1;margin-bottom:.9rem}
+#said .answers{grid-template-columns:6rem 1fr;gap:.3rem .8rem}#said dd{grid-column:2;margin:0}
+#said dt{white-space:normal}}
 @media (prefers-reduced-motion:no-preference){html{scroll-behavior:smooth}}
 @page{margin:15mm}
 @media print{nav,.behind,.save,#ask,.runs-of,.skip,.tip,.stop,.ring{display:none}a{color:inherit;text-decoration:none}
-main{max-width:none;padding:0}body{font-size:10.5pt}figure,tr{break-inside:avoid}h2,h3,h2+p{break-after:avoid}
-.panels{grid-template-columns:1fr 1fr}.scroll{overflow:visible}.runs{font-size:6pt}
+main{max-width:none;padding:0}body{font-size:10.5pt}figure,tr{break-inside:avoid}h2,h3,h2+p,.question{break-after:avoid}
+.panels,.beside{grid-template-columns:1fr 1fr}.study .each{display:none}figure svg{max-height:22cm}
+.beside>div{min-width:0}.beside .answers{grid-template-columns:1fr;gap:.1rem}
+.beside .answers dd{grid-column:1;margin-bottom:.4rem}.scroll{overflow:visible}.runs{font-size:6pt}
 .runs th,.runs td{padding-right:.35rem;white-space:normal}}
 """
 

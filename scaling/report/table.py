@@ -19,6 +19,7 @@ class Line:
     label: str
     text: str
     known: bool = True  # False: the text says why there is no number
+    asked: bool = True  # False: the study does not ask
     runs: tuple[str, ...] = ()  # ids of those behind the number
 
 
@@ -31,20 +32,25 @@ def answers(found: Findings) -> list[Line]:
             for answer in found.answers
             if answer.concept == concept
         ]
-        lines += said or [Line(label=concept, text=_silence(found, concept), known=False)]
+        lines += said or [silence(found, concept)]
     return lines
 
 
-def _silence(found: Findings, concept: Concept) -> str:
+def silence(found: Findings, concept: Concept) -> Line:
+    """Why a study says nothing of a concept."""
+
+    def line(text: str, asked: bool = True) -> Line:
+        return Line(label=concept, text=text, known=False, asked=asked)
+
     if concept == "algorithms":
         if found.study["analysis"]["algorithms"]:
-            return "no answer: " + "; ".join(found.warnings)
-        return "not asked: the study compares none"
+            return line("no answer: " + "; ".join(found.warnings))
+        return line("not asked: the study compares none", asked=False)
     if not found.study["analysis"]["laws"]:
-        return "not asked: the study fits no law of N and D"
+        return line("not asked: the study fits no law of N and D", asked=False)
     if not found.fits:
-        return "not told: " + ("; ".join(found.warnings) or "the study has no runs to fit a law to")
-    return "not told: " + words.unknown(next(iter(found.fits.values())))
+        return line("not told: " + ("; ".join(found.warnings) or "the study has no runs to fit a law to"))
+    return line("not told: " + words.unknown(next(iter(found.fits.values()))))
 
 
 def checks(found: Findings) -> list[Line]:

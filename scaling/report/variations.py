@@ -6,6 +6,7 @@ Counting without the head, long warm-ups and decays that do not match the horizo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
@@ -33,8 +34,10 @@ COUNTS = {
 class Variation:
     name: str  # a group, or a way to count
     words: str
+    counted: bool  # another reading of the study's own runs, and not other runs
     fit: Fit | None  # approach 3, by the law of the study's headline
     isoflop: IsoFlop | None  # approach 2
+    runs: tuple[str, ...]  # ids of those behind it
     warnings: tuple[str, ...]
 
     @property
@@ -49,6 +52,23 @@ class Variation:
         """The same by approach 2."""
         return self.isoflop.exponent_n if self.isoflop else None
 
+    def shift(self, own: Interval | None, other: Interval | None) -> Interval | None:
+        """How far the exponent here, `other`, lies from the study's `own`; None where one is not told.
+
+        The arms of the two intervals are added in quadrature, which is right for independent runs. Another reading of
+        the same runs shares their noise, by how much is not known: it has no interval.
+        """
+        if own is None or other is None:
+            return None
+        value = other.value - own.value
+        if self.counted:
+            return Interval(value=value, se=math.nan, low=math.nan, high=math.nan)
+        return Interval(
+            value=value, se=math.hypot(other.se, own.se),
+            low=value - math.hypot(other.value - other.low, own.high - own.value),
+            high=value + math.hypot(other.high - other.value, own.value - own.low),
+        )  # fmt: skip
+
 
 def vary(
     table: pandas.DataFrame, groups: Mapping[str, str], *, law: str, params: str, level: float
@@ -56,12 +76,12 @@ def vary(
     """Each way to count, read off the fitted runs, then each group instead of them."""
     if not groups:
         return ()
-    found = []
-    for name, (column, words) in COUNTS.items():
-        found.append(_varied(table.drop(columns="flops"), name, words, law=law, level=level, params=column))
+    how = {"law": law, "level": level}
+    counted = table.drop(columns="flops")
+    found = [_varied(counted, name, words, params=column, **how) for name, (column, words) in COUNTS.items()]
     for group, words in groups.items():
         rows = table.loc[table["group"] == group]
-        found.append(_varied(rows, group, words, law=law, level=level, params=params, roles=("fitted", "compare")))
+        found.append(_varied(rows, group, words, params=params, counted=False, **how))
     return tuple(found)
 
 
@@ -73,9 +93,10 @@ def _varied(
     law: str,
     level: float,
     params: str,
-    roles: tuple[str, ...] = ("fitted",),
+    counted: bool = True,
 ) -> Variation:
     warnings: list[str] = []
+    roles = ("fitted",) if counted else ("fitted", "compare")
 
     def told(make: Callable[[], T]) -> T | None:
         try:
@@ -87,4 +108,7 @@ def _varied(
     o = told(lambda: observe(table, params=params, roles=roles))
     surface = told(lambda: fit(o, law, level=level)) if o else None
     valleys = told(lambda: isoflop(o, level=level)) if o else None
-    return Variation(name=name, words=words, fit=surface, isoflop=valleys, warnings=tuple(warnings))
+    return Variation(
+        name=name, words=words, counted=counted, fit=surface, isoflop=valleys, runs=o.run_id if o else (),
+        warnings=tuple(warnings),
+    )  # fmt: skip

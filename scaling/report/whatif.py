@@ -22,7 +22,7 @@ from scaling.fitting.tournament import tournament
 from scaling.fitting.uncertainty import t_quantile
 from scaling.record import Ledger
 from scaling.report import markup
-from scaling.report.findings import PARAMS_COLUMN, Findings
+from scaling.report.findings import PARAMS_COLUMN, Findings, Repetition
 from scaling.spec import Refusal
 
 if TYPE_CHECKING:
@@ -127,19 +127,19 @@ def _grid(low: float, high: float) -> "Array":
     return np.geomspace(low, high, math.ceil(math.log10(high / low) * PER_DECADE) + 1)
 
 
-def _repeated(found: Findings) -> dict[str, Any] | None:
-    """The first law of repeated data that is told, as the script recomputes it; None where the study has none."""
-    told = [one for one in found.repeated if one.fit.law is not None and one.fit.uncertain is not None]
-    if not told:
-        return None
-    law, spread = told[0].fit, told[0].fit.uncertain
+def _repeated(found: Findings) -> list[dict[str, Any]]:
+    """Each law of repeated data that is told, as the script recomputes it."""
+    return [_priced(one) for one in found.repeated if one.fit.law is not None and one.fit.uncertain is not None]
+
+
+def _priced(one: Repetition) -> dict[str, Any]:
+    law, spread = one.fit, one.fit.uncertain
     assert law.law is not None and spread is not None
-    epochs = found.table.loc[found.table["group"] == told[0].group, "epochs"].tolist()
     dofs = np.geomspace(1, max(spread.spare, 8), 48)
     draws = None if law.draws is None else [[_rounded(v) for v in row] for row in law.draws.tolist()]
     return {
-        "law": law.name, "group": told[0].group, "params": law.params,
-        "passes": max((float(cell) for cell in epochs if cell), default=1.0),
+        "law": law.name, "group": one.group, "words": one.words, "params": law.params,
+        "passes": float((one.observations.d / one.observations.unique).max()),
         "theta": law.theta.tolist(), "logs": [name in law.law.positive for name in law.law.names], "cost": law.cost,
         "covariance": spread.covariance.tolist(), "parts": spread.parts.tolist(),
         "variances": spread.variances.tolist(), "spare": max(spread.spare, 1), "dof": spread.dof, "draws": draws,
@@ -176,6 +176,10 @@ def section(found: Findings, ledger: Ledger) -> str:
     laws: dict[str, str] = {law["law"]: law["law"] for each in conventions for law in each["laws"]}
     if ALL in laws:
         laws[ALL] = "all laws, weighted"
+    repeated = {
+        str(i): f"{each['group']}: {each['words']}" if each["words"] else each["group"]
+        for i, each in enumerate(said["repeated"])
+    }
     return (
         f"{markup.heading('What if')}\n"
         '<p class="soft">What a budget would buy by these fits: the numbers and intervals of '
@@ -189,6 +193,7 @@ def section(found: Findings, ledger: Ledger) -> str:
         + _field("chip", _select("chip", {str(i): chip["name"] for i, chip in enumerate(said["chips"])}))
         + _field("% of its peak used", '<input id="used" value="40" inputmode="decimal" autocomplete="off">')
         + _field("unique tokens", '<input id="unique" placeholder="no limit" autocomplete="off" spellcheck="false">')
+        + _field("tokens are repeated as in", _select("repeating", repeated))
         + _field("law", _select("law", laws))
         + _field("parameters that N counts", _select("params", {e["params"]: e["counted"] for e in conventions}))
         + '</div>\n<div id="said" role="status"></div>\n'

@@ -19,7 +19,11 @@ KEPT = 16  # programs, as `program` keeps them
 
 
 def follow(receive: Callable[[], bytes], send: Callable[[bytes], None]) -> None:
-    """Until the lead says that it ends. Raises what a call raises."""
+    """Make the calls that the lead tells, until it says that it ends.
+
+    `receive` gives the lead's next message, as `team.pack` writes it; `send` tells it when a program is compiled.
+    Raises what a call raises.
+    """
     programs: dict[int, Program] = {}
     state: Any = None
     finite: Any = None

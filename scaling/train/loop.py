@@ -44,8 +44,8 @@ OTHER_BYTES = 1 << 20  # that a run puts down beside its weights
 class Watch:
     """What the caller sees and says while a run trains."""
 
-    progress: Callable[[dict[str, Any]], None] = lambda event: None
-    stop: Callable[[], bool] = lambda: False
+    progress: Callable[[dict[str, Any]], None] = lambda event: None  # JSON values: what is done, and how far
+    stop: Callable[[], bool] = lambda: False  # asked between compiled calls; true: save and raise `Interrupted`
     # Called before anything on disk is replaced or deleted. Where it raises, nothing more is written.
     fence: Callable[[], None] = lambda: None
 

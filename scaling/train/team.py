@@ -30,7 +30,10 @@ _programs = [0]  # numbers of those that the others were told to compile
 
 
 def join(coordinator: str, processes: int, process: int) -> None:
-    """Become one of the processes. Before any other call of JAX."""
+    """Become process number `process`, from 0, of `processes` that are one JAX program; they meet at HOST:PORT.
+
+    Before any other call of JAX. Returns when all of them are there.
+    """
     jax.distributed.initialize(
         coordinator, processes, process,
         coordinator_bind_address=coordinator if coordinator.startswith("127.") else None,
@@ -40,12 +43,12 @@ def join(coordinator: str, processes: int, process: int) -> None:
 
 
 def lead(others: Sequence[Peer]) -> None:
-    """From now on what this process calls it tells the others."""
+    """Tell the others, from now on, each call that this process makes on its devices; they are in `follow`."""
     _others.extend(others)
 
 
 def dismiss() -> None:
-    """No more calls."""
+    """End the others' `follow`: this process makes no more calls with them."""
     tell("end")
     _others.clear()
 

@@ -39,10 +39,11 @@ def test_a_planted_multiplier_is_recovered_within_its_interval(study, keep, size
     hits, values = [], []
     for seed in range(40):
         found = compare(study(keep, sizes, seed=seed), "adamw", draws=300)[0]
-        hits.append(found.multiplier.low <= keep <= found.multiplier.high)
+        told = [found.multiplier, found.ends.at(0), found.ends.at(1)]
+        hits.append([item.low <= keep <= item.high for item in told])
         values.append(found.multiplier.value)
     assert np.mean(values) == pytest.approx(keep, rel=0.03)
-    assert np.mean(hits) >= 0.9 - 3 * np.sqrt(0.9 * 0.1 / 40)
+    assert (np.mean(hits, axis=0) >= 0.9 - 3 * np.sqrt(0.9 * 0.1 / 40)).all()
 
 
 def test_without_noise_the_multiplier_is_exact(study):
@@ -64,6 +65,7 @@ def test_a_study_that_stops_too_early_does_not_look_like_a_worse_algorithm(study
 def test_a_gain_that_shrinks_with_scale_is_seen(study):
     found = compare(study(lambda c: 3.0 * (c / 1e10) ** -0.25, sd=0.002), "adamw")[0]
     assert found.slope.high < 0
+    assert found.ends.value[0] > found.multiplier.value > found.ends.value[1]
     assert found.verdict.endswith("the gain shrinks with scale")
 
 

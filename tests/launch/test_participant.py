@@ -77,3 +77,14 @@ def test_workers_keep_to_the_cores_that_their_task_was_given(monkeypatch: pytest
         assert machine.given_cores() == given and machine.cores_are_ours() == (given == 3)
         assert process._cores_in_words(alone=True) == {"NPROC": "1", "SCALING_CORES": "1"}
         assert process._cores_in_words(alone=False) == ({} if given == 3 else {"NPROC": str(given)})
+
+
+def test_workers_that_share_an_accelerator_share_its_memory(monkeypatch: pytest.MonkeyPatch):
+    """JAX would take three quarters of it in the first, and leave the second too little."""
+    monkeypatch.delenv(process.MEMORY_SHARE, raising=False)
+    assert process._memory_in_words(1) == {}
+    for sharers in (2, 3, 8):
+        (share,) = process._memory_in_words(sharers).values()
+        assert 0.8 < sharers * float(share) < 0.95
+    monkeypatch.setenv(process.MEMORY_SHARE, "0.3")
+    assert process._memory_in_words(2) == {}

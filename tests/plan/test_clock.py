@@ -144,7 +144,7 @@ def test_a_plan_says_where_its_estimate_is_from(tmp_path: Path, capsys: pytest.C
         assert main(["plan", "smoke", "--out", str(tmp_path / "out")]) == 0
         return capsys.readouterr().out
 
-    assert "by constants of another machine; `scaling bench EXPERIMENT` measures this one" in said()
+    assert "by constants of another machine's CPU; `scaling bench EXPERIMENT` measures this one" in said()
     from experiments.smoke import STUDY
 
     first = STUDY.plan.runs[0].run

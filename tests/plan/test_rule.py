@@ -1,5 +1,6 @@
 """How an optimizer's numbers move from a reference run to others."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -51,6 +52,18 @@ def test_warm_up_is_a_small_share_of_the_run_and_no_longer_than_its_parameters(r
             run = Rule().apply(reference, replace(reference, model=model), reference.tokens * factor)
             assert 1 <= run.optim.warmup_steps <= max(1, 0.05 * run.steps)
             assert run.optim.warmup_steps * run.batch_tokens <= max(run.batch_tokens, count_params(model).matmul)
+
+
+def test_warm_up_may_be_a_share_of_the_run_alone(reference: RunSpec):
+    long = replace(reference, optim=replace(reference.optim, warmup_steps=10**6))
+    free = Rule(warmup_share=0.2, warmup_tokens=math.inf)
+    for factor in (0.5, 1, 30):
+        run = free.apply(reference, reference, reference.tokens * factor)
+        assert run.optim.warmup_steps == 50
+        run = free.apply(long, long, long.tokens * factor)
+        assert run.optim.warmup_steps == int(0.2 * run.steps)
+    with pytest.raises(Refusal, match="rule.warmup_tokens = 0"):
+        Rule(warmup_tokens=0.0).apply(reference, reference, reference.tokens)
 
 
 def test_the_best_rate_falls_with_the_horizon_at_a_fixed_batch(reference: RunSpec):

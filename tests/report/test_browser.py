@@ -19,6 +19,7 @@ from scaling.fitting.fit import fit
 from scaling.fitting.laws.repeat import DataConstrained
 from scaling.report import findings, markup, overview, whatif
 from scaling.report import page as study_page
+from scaling.report.members import gather
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = [
@@ -28,6 +29,7 @@ pytestmark = [
         not importlib.util.find_spec("playwright"), reason="playwright is not there (./check --browser)"
     ),
 ]
+CHOSEN = ("unit", "chip", "law", "params", "repeating")  # of the panel; the rest is filled in
 WIDE, PHONE = {"width": 1280, "height": 900}, {"width": 360, "height": 740}
 
 
@@ -51,7 +53,7 @@ def study(planted_html, tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def index(planted_ledger, planted_html) -> Path:
     """The page of all studies of a folder with one."""
-    members, faults = overview.gather(planted_ledger.folder.parent)
+    members, faults = gather(planted_ledger.folder.parent)
     assert len(members) == 1 and not faults
     return overview.write(members, planted_ledger.folder.parent)
 
@@ -81,7 +83,7 @@ def ask(page, **fields: str) -> str:
     """Fill in the panel; returns its words."""
     for name, value in fields.items():
         control = page.locator(f"#{name}")
-        control.select_option(value) if name in ("unit", "chip", "law", "params") else control.fill(value)
+        control.select_option(value) if name in CHOSEN else control.fill(value)
     return page.locator("#said").inner_text()
 
 
@@ -260,35 +262,40 @@ def test_too_few_unique_tokens_are_said_and_without_a_law_of_them_not_priced(bro
         assert "a number above 0" in ask(page, unique="many")
 
 
-def test_a_law_of_repeated_data_prices_them(browser, found, planted_ledger, tmp_path, monkeypatch):
-    law = DataConstrained(E=0.95, A=16.0, B=180.0, alpha=0.38, beta=0.46, R_D=15.0, R_N=5.0)
+def test_the_law_of_repeated_data_that_is_chosen_prices_them(browser, found, planted_ledger, tmp_path, monkeypatch):
     o, rng = found.observations, np.random.default_rng(1)
     unique = np.tile([1.0, 0.5, 0.2, 0.1, 0.05], len(o))[: len(o)] * o.d
-    loss = law(o.n, o.d, unique) * np.exp(0.002 * rng.normal(size=len(o)))
-    epochs = dict(zip(o.run_id, (o.d / unique).astype(str), strict=True))
-    table = found.table.assign(epochs=[epochs.get(run, "1.0") for run in found.table["run_id"]])
-    monkeypatch.setattr(whatif, "COUNTED", {"n_params": "one way"})
-    said = whatif.document(found, planted_ledger)
-    for bootstrap in (0, 40):
-        fitted = fit(replace(o, unique=unique, loss=loss), "data_constrained", bootstrap=bootstrap)
-        repeated = findings.Repetition(group="grid", words="", fit=fitted)
-        price = whatif._repeated(replace(found, table=table, repeated=(repeated,)))
-        monkeypatch.setattr(whatif, "document", lambda *_, price=price: said | {"repeated": price})
-        path = tmp_path / f"{bootstrap}.html"
-        section = whatif.section(found, planted_ledger)
-        path.write_text(markup.document("panel", [section], markup.script(*study_page.SCRIPTS)))
-        with opened(browser, path) as page:
+    repeated = []
+    for half, bootstrap in ((15.0, 0), (6.0, 40)):
+        law = DataConstrained(E=0.95, A=16.0, B=180.0, alpha=0.38, beta=0.46, R_D=half, R_N=5.0)
+        loss = law(o.n, o.d, unique) * np.exp(0.002 * rng.normal(size=len(o)))
+        runs = replace(o, unique=unique, loss=loss)
+        fitted = fit(runs, "data_constrained", bootstrap=bootstrap)
+        repeated.append(findings.Repetition(group="grid", words=f"R_D {half:g}", fit=fitted, observations=runs))
+    monkeypatch.setattr(whatif, "COUNTED", {"n_params": "one way", "n_params_total": "another"})
+    said = whatif.document(replace(found, repeated=tuple(repeated)), planted_ledger)
+    monkeypatch.setattr(whatif, "document", lambda *_: said)
+    path = tmp_path / "panel.html"
+    path.write_text(
+        markup.document("panel", [whatif.section(found, planted_ledger)], markup.script(*study_page.SCRIPTS))
+    )
+    with opened(browser, path) as page:
+        assert not page.locator("#repeating").is_visible()
+        for which, one in enumerate(repeated):
             for times, passes in ((0.4, 3.0), (1.0, 9.0), (23, 21.0)):
-                flops = float(f"{times * fitted.flops_max:.6g}")
+                flops = float(f"{times * one.fit.flops_max:.6g}")
                 fresh = (ask(page, flops=str(flops), unique=""), numbers(page)["D*"][0])[1]
                 few = float(f"{fresh / passes:.6g}")
-                words = ask(page, unique=str(few))
-                answered, told = numbers(page), fitted.optimum_intervals(flops, unique=few)
+                ask(page, unique=str(few))
+                words = ask(page, repeating=str(which))
+                answered, told = numbers(page), one.fit.optimum_intervals(flops, unique=few)
                 assert ("20 times at most" in words) is (passes > 20)
                 for name, ours in {"N*": "n", "D*": "d", "L*": "loss"}.items():
                     item = told[ours]
                     expected = [item.value, item.low, item.high]
                     np.testing.assert_allclose(answered[f"{name}, repeated"], expected, rtol=1e-3, err_msg=name)
+        assert page.locator("#repeating option").all_inner_texts() == ["grid: R_D 15", "grid: R_D 6"]
+        assert "counts other parameters" in ask(page, params="n_params_total")
 
 
 def test_without_its_script_the_page_says_the_same(browser, study, found):

@@ -9,7 +9,7 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from scaling.report import figure, plots
+from scaling.report import curves, figure, plots
 from scaling.report.caption import CAPTIONS
 from scaling.report.page import TITLES
 
@@ -82,8 +82,12 @@ def test_no_label_lies_over_another_or_leaves_the_figure(drawn):
 def labels_lie_apart(drawn: Mapping[str, Figure]) -> None:
     for name, made in drawn.items():
         made.draw_without_rendering()
-        axes, page = made.axes[0], made.bbox
-        texts = [*axes.texts, *axes.get_xticklabels(), *axes.get_yticklabels(), axes.xaxis.label]
+        page = made.bbox
+        texts = [
+            text
+            for axes in made.axes
+            for text in (*axes.texts, *axes.get_xticklabels(), *axes.get_yticklabels(), axes.xaxis.label)
+        ]
         # The words of an annotation, without its leader.
         boxes = [(t.get_text(), Text.get_window_extent(t)) for t in texts if t.get_text()]
         for i, (text, box) in enumerate(boxes):
@@ -103,15 +107,15 @@ def test_without_a_law_the_data_are_drawn_alone(found):
 
 def test_many_horizons_are_gathered_into_few_curves():
     values = np.geomspace(1e5, 1e7, 40)
-    distinct, nearest = plots.levels(values)
-    assert len(distinct) <= plots.MOST_CURVES and set(nearest) == set(range(len(distinct)))
-    assert plots.levels(np.array([1e5, 1.01e5, 4e5]))[0] == [1e5, 4e5]
+    distinct, nearest = curves.levels(values)
+    assert len(distinct) <= curves.MOST_CURVES and set(nearest) == set(range(len(distinct)))
+    assert curves.levels(np.array([1e5, 1.01e5, 4e5]))[0] == [1e5, 4e5]
 
 
 def test_figures_are_files_on_white_and_what_is_gone_is_removed(found, tmp_path):
     made = plots.draw(found, tmp_path)
     assert list(plots.PLOTS) == list(CAPTIONS) == list(TITLES)
-    others = ("ladder_of_sizes", "ladder_of_horizons", "other_data")
+    others = ("ladder_of_sizes", "ladder_of_horizons", "exponents", "other_data", "repeated")
     assert list(made) == [name for name in plots.PLOTS if name not in others], "the study asks for none of these"
     for name in made:
         root = ElementTree.fromstring((tmp_path / f"{name}.svg").read_text())

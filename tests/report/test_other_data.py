@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from scaling.cost import at_width
@@ -75,6 +76,13 @@ def test_repeated_tokens_have_the_planted_half_life(found: findings.Findings):
     assert any("worth half of the first after" in answer.text for answer in found.answers)
 
 
+def test_repeated_tokens_may_be_compared_with_a_group_of_their_own(found: findings.Findings):
+    one_size = found.table.loc[found.table["d_model"] == "16"]  # tells no law, which is quick
+    for against, fresh in (({}, "fresh"), ({"repeated": "corrupted"}, "corrupted")):
+        (again,) = findings._repeated(one_size, found.study["analysis"] | {"against": against}, [])
+        assert set(again.observations.group) == {fresh, "repeated"}
+
+
 def test_repeats_of_a_design_hold_the_known_entropy_as_often_as_they_say(tmp_path_factory, plant):
     base = of_data(source="zipf-facts")
     base = replace(base, model=replace(base.model, vocab_size=192, context=33), eval=EvalSpec(tokens=65_538))
@@ -96,6 +104,33 @@ def test_what_other_data_are_worth_is_drawn_with_labels_that_lie_apart(found: fi
         made = plots.other_data(found)
     assert made is not None
     labels_lie_apart({"other_data": made})
+
+
+def test_repeated_tokens_are_drawn_with_their_law_and_that_of_fresh_ones(found: findings.Findings):
+    with figure.matplotlib.rc_context(figure.RC):
+        made = plots.PLOTS["repeated"](found)
+        twice = plots.PLOTS["repeated"](replace(found, repeated=found.repeated * 2))
+    labels_lie_apart({"one group": made, "two groups": twice})
+    (again,), (axes,) = found.repeated, made.axes
+    assert len(twice.axes) == 2
+    mine = again.observations.pick([i for i, group in enumerate(again.observations.group) if group == "repeated"])
+    shown = {(mark.x, mark.y, *mark.runs) for _, mark in made.marks}
+    assert shown == set(zip((mine.d / mine.unique).tolist(), mine.loss.tolist(), mine.run_id, strict=True))
+    lines = [line for line in axes.get_lines() if len(line.get_xdata()) == 50]
+    assert len(lines) == 2 * len(UNIQUE) * len(SIZES)
+    for line in lines:
+        epochs, loss = line.get_xdata(), line.get_ydata()
+        n_and_u = [(n, u) for n in set(mine.n) for u in UNIQUE]
+        law = again.fit.predict
+        of_law = [law(n, u * epochs, u) for n, u in n_and_u]
+        of_fresh = [law(n, u * epochs, u * epochs) for n, u in n_and_u]
+        expected = of_fresh if line.is_dashed() else of_law
+        assert any(np.allclose(loss, one, rtol=1e-9) for one in expected)
+    untold = replace(again, fit=replace(again.fit, law=None))
+    with figure.matplotlib.rc_context(figure.RC):
+        made = plots.PLOTS["repeated"](replace(found, repeated=(untold,)))
+    lines = [line for line in made.axes[0].get_lines() if len(line.get_xdata()) == 50]
+    assert all(line.is_dashed() for line in lines) and lines, "without its law that of the fresh runs alone"
 
 
 def test_the_page_and_the_files_say_so(found: findings.Findings, ledger: Ledger, monkeypatch: pytest.MonkeyPatch):

@@ -9,7 +9,8 @@ import pytest
 
 from scaling.cli.main import main
 from scaling.record.files import commit_json
-from scaling.report import findings, overview, provenance, table
+from scaling.report import concepts, findings, overview, provenance, table
+from scaling.report.members import Member, folders, gather, verdict
 from tests.report.test_page import Reader, plain
 
 
@@ -35,8 +36,8 @@ def folder(planted_ledger, planted_html, plant, small, tmp_path_factory) -> Path
 
 
 @pytest.fixture(scope="module")
-def members(folder) -> list[overview.Member]:
-    found, faults = overview.gather(folder)
+def members(folder) -> list[Member]:
+    found, faults = gather(folder)
     assert not faults
     return found
 
@@ -52,11 +53,11 @@ def test_every_study_below_is_found_once_and_none_inside_another(folder, members
     inner = folder / "published" / "tuning"
     inner.mkdir()
     (inner / "study.json").write_bytes((folder / "published" / "study.json").read_bytes())
-    assert len(overview.folders(folder)) == 3
+    assert len(folders(folder)) == 3
     (folder / "twice").unlink()
     nearer = folder / "missed"
     nearer.symlink_to(folder / "published")
-    assert [each.relative_to(folder).as_posix() for each in overview.folders(folder)] == ["bare", "missed"]
+    assert [each.relative_to(folder).as_posix() for each in folders(folder)] == ["bare", "missed"]
     nearer.unlink()
     (inner / "study.json").unlink()
     inner.rmdir()
@@ -72,12 +73,36 @@ def test_every_answer_stands_under_its_concept_and_every_forecast_in_the_table(m
 
 
 def test_the_share_inside_and_the_median_error_are_those_of_the_scores(members):
-    said = overview.verdict(members)
+    said = verdict(members)
     errors = [abs(one.score.error) for member in members for one in member.found.registered]
     assert len(errors) == 2 and "1 of 2 forecasts (50 %)" in said
     assert f"median error is {sum(errors) / 2:.1%}".replace("%", " %") in said
     assert f"largest {max(errors):.1%}".replace("%", " %") in said
-    assert overview.verdict(members[:1]) == "No study here has registered a forecast."
+    assert verdict(members[:1]) == "No study here has registered a forecast."
+
+
+def test_the_table_of_scores_ends_with_all_of_them(members):
+    html = overview._scores(members)
+    rows = [re.sub(r"<[^>]+>", "|", row).strip("|").split("||") for row in re.findall(r"<tr.*?</tr>", html)]
+    names, every = [row[0] for row in rows], rows[-1]
+    assert names == ["study", *(member.at for member in members), "all"]
+    errors = sorted(abs(one.score.error) for member in members for one in member.found.registered)
+    assert every[1:5] == ["2", "1 (50 %)", *(f"{e:.1%}".replace("%", " %") for e in (sum(errors) / 2, errors[1]))]
+    assert every[5] == f"{sum(member.cost.runs for member in members):,}"
+    hours = [member.cost.hours for member in members if member.cost.hours is not None]
+    assert every[7] == f"{sum(hours):.3g}" and "where they were kept" in html
+
+
+def test_the_study_of_most_runs_speaks_first_and_is_said_to_be_as_sure_as_it_is(members, read):
+    html = concepts.cards(members)
+    model = html[html.index("<h3>model scale") : html.index("<h3>data scale")]
+    assert model.count("twice the parameters") == 2 and "the same by 1 other law" in model
+    assert model.index("twice the parameters") < model.index("<details")
+    sure = plain(re.sub("<[^>]+>", "", model[model.index("How sure") :]))
+    (speaks,) = [member for member in members if member.at in sure]
+    (one,) = speaks.found.registered
+    assert table.forecast(one).rsplit(": ", 1)[1].split(",")[0] in sure
+    assert f"predicted {speaks.found.headline.holdout['error']:.2%} off" in sure
 
 
 def test_the_cost_outlives_the_records(planted_ledger, found, members):
@@ -135,7 +160,7 @@ def test_hostile_names_are_only_text(folder, tmp_path):
     (inner / "runs.csv").write_text(cells)
     study = json.loads((folder / "published" / "study.json").read_text()) | {"name": attack, "question": attack}
     commit_json(inner / "study.json", study)
-    found, _ = overview.gather(tmp_path)
+    found, _ = gather(tmp_path)
     html = overview.write(found, tmp_path).read_text(encoding="utf-8")
     shown = Reader(html)
     assert not {"img"} & {tag for tag, _ in shown.elements} and not any("onerror" in a for _, a in shown.elements)
@@ -147,3 +172,24 @@ def test_the_figure_is_of_what_the_study_varies(found, plant, small, tmp_path):
     wide = findings.find(plant(tmp_path / "n", small(widths=(8, 16, 24, 32, 48, 64), tokens=(5e5, 1e6))))
     long = findings.find(plant(tmp_path / "d", small(widths=(8, 16), tokens=tuple(5e5 * 1.6**k for k in range(6)))))
     assert overview.headline(wide)[0] == "loss_against_n" and overview.headline(long)[0] == "loss_against_d"
+
+
+def test_the_same_in_markdown_for_a_readme(members, folder, capsys):
+    """Every study, forecast and score of the page; a whole table in each row; nothing is written."""
+    before = sorted(folder.rglob("*"))
+    assert main(["report", str(folder), "--markdown"]) == 0
+    text = capsys.readouterr().out
+    assert sorted(folder.rglob("*")) == before and verdict(members) in text
+    for member in members:
+        assert f"[{member.at}]({member.at}/)" in text
+        for one in member.found.registered:
+            row = next(line for line in text.splitlines() if line.startswith(f"| {member.at} | {one.run_id}"))
+            assert f"| {one.score.measured:.3f} |" in row and ("**outside**" in row) != one.score.inside
+        for answer in member.found.answers if len(member.found.answers) <= 3 else ():
+            assert answer.text in text
+    tables = [block for block in text.split("\n\n") if block.startswith("|")]
+    assert len(tables) == 2
+    for block in tables:
+        assert len({line.count("|") for line in block.splitlines()}) == 1
+    assert main(["report", str(folder / "published"), "--markdown"]) == 2
+    assert "brings several together" in capsys.readouterr().err

@@ -24,6 +24,13 @@ NARROWER = (1e-4, 1e-5, 1e-6, 1e-7, 3e-8)  # each starts at the one before: at o
 DROPPED = 5
 DRAWS = 4000
 
+PRINTED = {"E": 1.69, "A": 406.4, "B": 410.7, "alpha": 0.34, "beta": 0.28}  # Hoffmann et al.
+EXPONENT = 0.46  # of N*(C), printed beside them
+MENDED = {  # Besiroglu et al., with 95 % intervals
+    "E": (1.81686, (1.769, 1.871)), "A": (482.006, (285.2, 743.6)), "B": (2085.43, (1042, 5810)),
+    "alpha": (0.34781, (0.317, 0.373)), "beta": (0.36585, (0.331, 0.415)),
+}  # fmt: skip
+
 
 def besiroglu(table: "pandas.DataFrame", seed: int) -> Replication:
     whole = observe(table, params="n_params")
@@ -41,11 +48,9 @@ def besiroglu(table: "pandas.DataFrame", seed: int) -> Replication:
     sampled = "the standard errors are of 4,000 random resamples; theirs end one BFGS each, ours at the minimum"
     quantities = [
         Quantity(name=name, ours=float(value), published=published, interval=interval)
-        for name, value, published, interval in zip(
-            law.names, theta, (1.81686, 482.006, 2085.43, 0.34781, 0.36585),
-            ((1.769, 1.871), (285.2, 743.6), (1042, 5810), (0.317, 0.373), (0.331, 0.415)), strict=True,
-        )
-    ]  # fmt: skip
+        for name, value in zip(law.names, theta, strict=True)
+        for published, interval in [MENDED[name]]
+    ]
     quantities += [
         Quantity(
             name=f"standard error of {name}", ours=float(value), published=published, tolerance=0.15, within=sampled,
@@ -79,7 +84,7 @@ def hoffmann(table: "pandas.DataFrame", seed: int) -> Replication:
     o = observe(table, params="n_params")
     x, law = (o.n, o.d), LAWS["chinchilla"].form(o.n, o.d)
     found = estimate(law, x, o.loss, objective=WIDTH, seed=seed)
-    printed = np.array([1.69, 406.4, 410.7, 0.34, 0.28])
+    printed = np.array([PRINTED[name] for name in law.names])
     at_print = float(_huber(np.log(at(law, printed)(*x) / o.loss), WIDTH.delta).sum())
     early = (
         f"at the printed parameters the objective is {at_print / found.objective:.2g} times the minimum: the paper's "
@@ -90,7 +95,7 @@ def hoffmann(table: "pandas.DataFrame", seed: int) -> Replication:
     values: dict[str, Any] = dict(zip(law.names, found.theta.tolist(), strict=True)) | {"exponent of N*": a}
     quantities = [
         Quantity(name=name, ours=value, published=published, tolerance=0.02, within="printed to two digits", why=early)
-        for (name, value), published in zip(values.items(), (*printed.tolist(), 0.46), strict=True)
+        for (name, value), published in zip(values.items(), (*printed.tolist(), EXPONENT), strict=True)
     ]
     over = Quantity(name="objective at the printed parameters over the least", ours=at_print / found.objective)
     quantities.append(over)
