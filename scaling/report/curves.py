@@ -16,7 +16,7 @@ from scaling.report.findings import Registered
 from scaling.report.marks import mark, said_by
 
 MOST_CURVES = 8
-SAME = 0.1  # of the logarithm along an axis: forecasts nearer to one another share a label
+SAME = 1.5  # of the logarithm along an axis: forecasts nearer to one another share a label
 
 
 def levels(values: Array) -> tuple[list[float], Array]:
@@ -61,7 +61,10 @@ def held_out(axes: Axes, x: float, one: Registered, where: str = "") -> list[flo
     said = one.forecast
     axes.vlines([x], [said.low], [said.high], color=HELD, linewidth=6, alpha=0.3, zorder=2)
     axes.plot([x], [said.loss], marker="_", color=HELD, markersize=8, markeredgewidth=1.2, zorder=4)
-    facts = [("loss", words.of_loss(said.loss, said.low, said.high)), ("C", words.beyond(said.extrapolation))]
+    facts = [
+        ("loss", words.of_loss(said.loss, said.low, said.high)), ("N", words.short(said.n)), ("D", words.short(said.d)),
+        ("C", words.beyond(said.extrapolation)),
+    ]  # fmt: skip
     mark(axes, x, said.loss, f"forecast of {one.run_id}", facts, [one.run_id])
     heights = [said.low, said.high]
     if one.score is not None:
@@ -74,7 +77,7 @@ def held_out(axes: Axes, x: float, one: Registered, where: str = "") -> list[flo
         mark(axes, x, one.score.measured, facts=[("forecast", missed)], runs=[one.run_id])
     label = f"{'held out' if one.score is not None else 'forecast'}{where}"
     beside = (text for text in axes.texts if text.get_text() == label and abs(math.log(text.xy[0] / x)) < SAME)
-    if (said_before := next(beside, None)) is not None:  # of two at one place, below both
+    if (said_before := next(beside, None)) is not None:  # below all of them
         said_before.xy = (x, min(said_before.xy[1], *heights))
         return [*heights, 0.975 * min(heights)]
     axes.annotate(

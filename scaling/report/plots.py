@@ -140,7 +140,8 @@ def _curves(found: Findings, along: Literal["n", "d"]) -> Sheet:
             heights += [band.value[0], band.value[-1]]
         ends.append((*end, f"{'D' if along == 'n' else 'N'} = {words.short(value)}", colour))
     for at, at_other, one in held:
-        where = f", {'D' if along == 'n' else 'N'} = {words.short(at_other)}"
+        alone = f", {'D' if along == 'n' else 'N'} = {words.short(at_other)}"
+        where = alone if len(held) == 1 else ""  # of several each says it on being pointed at
         heights += held_out(axes, at, one, where)
     frame(axes, line, heights)
     label_ends(axes, ends)
