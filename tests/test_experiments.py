@@ -87,6 +87,7 @@ def test_the_published_study_is_the_one_in_the_file(name: str):
 @pytest.mark.parametrize("name", REFERENCES)
 def test_published_fits_follow_from_the_published_table(name: str):
     from scaling.report import findings
+    from scaling.report.digest import answers
 
     folder = ROOT / "results/reference" / name
     found = findings.find(Ledger(folder))
@@ -98,8 +99,10 @@ def test_published_fits_follow_from_the_published_table(name: str):
                 law,
                 parameter,
             )
+    said = (ROOT / "results/reference/README.md").read_text(encoding="utf-8")
     for registered in found.registered:
-        assert registered.score
+        assert registered.score and f"| {registered.score.measured:.3f} |" in said
+    assert all(line in said for line in answers(found)), f"scaling report results/reference --markdown, for {name}"
 
 
 @pytest.mark.parametrize("name", TUNINGS)
