@@ -3,12 +3,11 @@
 import ast
 import json
 import re
-import runpy
 from pathlib import Path
 
 import pytest
 
-from scaling.cli.locate import study_of
+from scaling.cli.locate import studies_in, study_of
 from scaling.plan.design import design
 from scaling.record import Ledger
 from scaling.spec import RunSpec, from_json, to_json
@@ -37,7 +36,7 @@ def test_a_study_is_sound(name: str):
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_size_of_a_study_is_sound_but_for_a_text_of_ones_own(name: str):
-    sizes = runpy.run_path(str(ROOT / f"experiments/{name}.py")).get("STUDIES", {})
+    sizes = studies_in(ROOT / f"experiments/{name}.py")
     assert len({study.question for study in sizes.values()}) <= 1
     for size, study in sizes.items():
         assert study.name == (name if study == next(iter(sizes.values())) else f"{name}-{size}")
@@ -76,8 +75,7 @@ def test_the_published_study_is_the_one_in_the_file(name: str):
     published = json.loads((ROOT / f"results/reference/{name}/study.json").read_text())
     said = re.fullmatch(r"scaling run (\w+)(?: --size (\w+))?", published.pop("command"))
     assert said and name == "-".join(filter(None, said.groups()))
-    defined = runpy.run_path(str(ROOT / f"experiments/{said[1]}.py"))  # unchecked: the text may be on another machine
-    studies = defined.get("STUDIES") or {"": defined["STUDY"]}
+    studies = studies_in(ROOT / f"experiments/{said[1]}.py")  # unchecked: the text may be on another machine
     study = studies[said[2] or next(iter(studies))]
     for planned in published["plan"]:  # a later version may have more fields, at defaults that change nothing
         planned["run"] = to_json(from_json(RunSpec, planned["run"]))
@@ -89,6 +87,7 @@ def test_the_published_study_is_the_one_in_the_file(name: str):
 @pytest.mark.parametrize("name", REFERENCES)
 def test_published_fits_follow_from_the_published_table(name: str):
     from scaling.report import findings
+    from scaling.report.digest import answers
 
     folder = ROOT / "results/reference" / name
     found = findings.find(Ledger(folder))
@@ -100,8 +99,10 @@ def test_published_fits_follow_from_the_published_table(name: str):
                 law,
                 parameter,
             )
+    said = (ROOT / "results/reference/README.md").read_text(encoding="utf-8")
     for registered in found.registered:
-        assert registered.score
+        assert registered.score and f"| {registered.score.measured:.3f} |" in said
+    assert all(line in said for line in answers(found)), f"scaling report results/reference --markdown, for {name}"
 
 
 @pytest.mark.parametrize("name", TUNINGS)

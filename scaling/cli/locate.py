@@ -17,7 +17,7 @@ def study_of(experiment: str, changes: list[str], size: str | None = None) -> tu
     """The checked study that EXPERIMENT names, of the `size` given or its first, with `--set` applied, and its file;
     `Refusal` has every fault."""
     path = _file_of(experiment)
-    study = _sized(_loaded(path), path, size)
+    study = _sized(studies_in(path), path, size)
     faults = study.ill_typed()
     bare = [change for change in changes if "=" not in change]
     faults += [f"--set {change}: must be FIELD=VALUE, e.g. optim.peak_lr=1e-3" for change in bare]
@@ -77,7 +77,7 @@ def _sized(studies: dict[str, Study], path: Path, size: str | None) -> Study:
     return studies[size]
 
 
-def _loaded(path: Path) -> dict[str, Study]:
+def studies_in(path: Path) -> dict[str, Study]:
     """The studies of a file by size: of `STUDIES`, or the one `STUDY` under no name."""
     described = importlib.util.spec_from_file_location(f"experiment_{path.stem}", path)
     assert described and described.loader

@@ -208,7 +208,10 @@ def _compare(
     log_m = log_m[np.isfinite(log_m).sum(axis=1) > 1]  # where the noise leaves no overlap, a draw says nothing
     v = log_c[0] - log_c[0].mean()
     slope, ends = _nan_line(v, log_m)
-    multiplier = _exp(_interval(np.nanmean(log_m, axis=1)[:, None], level, noise)).at(0)
+    told = np.isfinite(log_m)
+    total, count = np.where(told, log_m, 0.0).sum(axis=1), told.sum(axis=1)
+    mean = np.divide(total, count, out=np.full(len(total), np.nan), where=count > 0)  # no overlap in that draw
+    multiplier = _exp(_interval(mean[:, None], level, noise)).at(0)
     slope_interval = _interval(slope[:, None], level, noise).at(0)
     return replace(
         found, multiplier=multiplier, slope=slope_interval, ends=_exp(_interval(ends, level, noise)), loss=loss_G,

@@ -42,13 +42,19 @@ def answers_of(found: "Findings") -> tuple[Answer, ...]:
         best, further = law.optimum(law.flops_max), law.optimum(2 * law.flops_max)
         n, d = float(best.n), float(best.d)
         exponents = law.optimum_intervals(law.flops_max)
-        at = f"at N = {short(n)}, D = {short(d)}, the best split of {power(law.flops_max)} FLOPs ({law.name} law)"
+        at = f"at N = {short(n)}, D = {short(d)}"
         grow = ", ".join(f"{x}* ~ C^{interval(exponents[f'exponent_{x.lower()}'])}" for x in "ND")
+        best_of = f"the best split of {power(law.flops_max)} FLOPs ({law.name} law)"
         steps = {"n": (2 * n, d), "d": (n, 2 * d), "c": (float(further.n), float(further.d))}
         bought = {name: _change([law, *_others(found)], (n, d), to) for name, to in steps.items()}
         answers += [
-            Answer(concept="model scale", kind="law", text=f"twice the parameters: {bought['n']} {at}", runs=runs),
-            Answer(concept="data scale", kind="law", text=f"twice the tokens: {bought['d']} there", runs=runs),
+            Answer(
+                concept="model scale",
+                kind="law",
+                text=f"twice the parameters: {bought['n']} {at}, {best_of}",
+                runs=runs,
+            ),
+            Answer(concept="data scale", kind="law", text=f"twice the tokens: {bought['d']} {at}", runs=runs),
             Answer(
                 concept="compute",
                 kind="law",

@@ -21,7 +21,7 @@ FEW = 2  # answers of one kind that stand by themselves; more are folded under w
 
 
 def cards(members: Sequence[Member]) -> str:
-    """A card for each concept: every answer, the one that rests on most runs first, and what stands behind them."""
+    """A card for each concept: every answer, that of most compute first, and what stands behind them."""
     made = []
     for concept in get_args(Concept):
         telling = [member for member in members if _of(member.found, concept)]
@@ -52,9 +52,9 @@ def told(found: Findings, concept: Concept, link: str = "") -> list[str]:
 
 
 def _speaking(members: Sequence[Member], concept: Concept) -> list[Member]:
-    """Those whose answers are not folded under another's: of the laws of N and D, that of most runs speaks."""
+    """Those whose answers are not folded under another's: of the laws of N and D, that of most compute speaks."""
     by_law = [member for member in members if any(a.kind == "law" for a in _of(member.found, concept))]
-    first = max(by_law, key=_fitted, default=None)
+    first = max(by_law, key=_reach, default=None)
     return [
         member
         for member in members
@@ -63,9 +63,9 @@ def _speaking(members: Sequence[Member], concept: Concept) -> list[Member]:
 
 
 def _items(members: Sequence[Member], concept: Concept) -> list[str]:
-    """The answers of a law of N and D are one question asked again: the study of most runs speaks first."""
+    """The answers of a law of N and D are one question asked again: the study of most compute speaks first."""
     laws, rest = [], []
-    for member in sorted(members, key=_fitted, reverse=True):
+    for member in sorted(members, key=_reach, reverse=True):
         of_law = [answer for answer in _of(member.found, concept) if answer.kind == "law"]
         laws += [f"{prose(answer.text)} {member.link()}" for answer in of_law]
         rest += told(member.found, concept, member.link())[len(of_law) :]
@@ -85,8 +85,9 @@ def _of(found: Findings, concept: Concept) -> list[Answer]:
     return sorted(mine, key=lambda answer: get_args(Kind).index(answer.kind))
 
 
-def _fitted(member: Member) -> int:
-    return len(member.found.observations) if member.found.observations is not None else 0
+def _reach(member: Member) -> float:
+    """The largest fitted compute."""
+    return float(member.found.observations.flops.max()) if member.found.observations is not None else 0.0
 
 
 def _sure(member: Member, concept: Concept) -> str:

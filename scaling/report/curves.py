@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.text import Annotation
 
 from scaling.fitting.fitted import Fit
 from scaling.fitting.laws import Array
@@ -76,7 +77,8 @@ def held_out(axes: Axes, x: float, one: Registered, where: str = "") -> list[flo
         missed = f"{words.error(one.score.error)}, {'inside' if one.score.inside else 'outside'} its interval"
         mark(axes, x, one.score.measured, facts=[("forecast", missed)], runs=[one.run_id])
     label = f"{'held out' if one.score is not None else 'forecast'}{where}"
-    beside = (text for text in axes.texts if text.get_text() == label and abs(math.log(text.xy[0] / x)) < SAME)
+    named = (text for text in axes.texts if isinstance(text, Annotation) and text.get_text() == label)
+    beside = (text for text in named if abs(math.log(text.xy[0] / x)) < SAME)
     if (said_before := next(beside, None)) is not None:  # below all of them
         said_before.xy = (x, min(said_before.xy[1], *heights))
         return [*heights, 0.975 * min(heights)]

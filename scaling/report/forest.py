@@ -80,7 +80,11 @@ def forest(rows: Sequence[Row], label: str, key: Sequence[tuple[Dot, str]], *, l
     low, top = _limits([dot for row in rows for dot in row.dots], at, log)
     axes.set_xlim(low, top)
     axes.set_ylim(high, 0)
-    places = ticks(low, top) if log else [float(v) for v in MaxNLocator(6).tick_values(low, top) if low <= v <= top]
+    places = (
+        ticks(low, top)
+        if log
+        else [float(v) for v in MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]).tick_values(low, top) if low <= v <= top]
+    )
     axes.xaxis.set_ticks(places, [f"{v:.4g}" for v in places])
     axes.xaxis.set_ticks([], minor=True)
     axes.set_yticks([])
