@@ -205,7 +205,6 @@ def _compare(
         return replace(found, bound=bound, verdict=verdict, warnings=tuple(warnings))
     if math.log(loss_G[0] / loss_G[-1]) < 0.02:
         warnings.append("the losses of the two groups overlap by less than 2 %: the multiplier rests on little")
-    log_m = log_m[np.isfinite(log_m).sum(axis=1) > 1]  # where the noise leaves no overlap, a draw says nothing
     v = log_c[0] - log_c[0].mean()
     slope, ends = _nan_line(v, log_m)
     told = np.isfinite(log_m)
