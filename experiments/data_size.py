@@ -2,13 +2,13 @@
 
 scaling run data_size      745 runs, 2.7e13 FLOPs, 40 minutes on 2 shared cores
 Result: twice the tokens buy 0.097 nats a byte [0.079, 0.115] at 73k parameters and 3M bytes. A repeated token is worth
-half of the first pass's after 8.9 repetitions [6.3, 12.4]; under weight decay the runs do not tell, but 32 passes over
-100k bytes end at 1.57 nats with it and at 1.77 without (68k parameters, one seed). With a twentieth of the bytes drawn
-anew one is worth 0.62 fresh ones [0.55, 0.70], with a fifth 0.20 [0.18, 0.23]; with 60 % copies 0.63 [0.52, 0.77]. Code
-is worth 0.05 of prose for prose, prose 0.08 of code for code. On a source of known entropy, 1.126, the fitted floor is
-1.129 [1.119, 1.139]; of 50 repeats 42 tell a floor, and 36 of their 90 % intervals, 86 %, hold the truth. The forecasts
-of twice the largest compute were 5.6 % too low, outside the interval of the ladder of tokens, and 5.4 % too low,
-inside. Seen after: without its lowest rung, 32k bytes, the ladder would have been 2.4 % too low.
+half of the first pass's after 7.3 repetitions [5.8, 9.7], 22 at 4k parameters and 4 at 68k: 4 passes are worth 3.6
+fresh ones, 32 are worth 11. Under weight decay 0.3 it is 8.9 or more: 32 passes are worth 20. With a twentieth of the
+bytes drawn anew one is worth 0.62 fresh ones [0.55, 0.70], with a fifth 0.20 [0.18, 0.23]; with 60 % copies 0.63 [0.52,
+0.77]. Code is worth 0.05 of prose for prose, prose 0.08 of code for code. On a source of known entropy, 1.126, the
+fitted floor is 1.129 [1.119, 1.139]; of 50 repeats 42 tell a floor, and 36 of their 90 % intervals, 86 %, hold the
+truth. The forecasts of twice the largest compute were 5.6 % too low, outside the interval of the ladder of tokens, and
+5.4 % too low, inside. Seen after: without its lowest rung, 32k bytes, the ladder would have been 2.4 % too low.
 """
 
 from collections.abc import Sequence

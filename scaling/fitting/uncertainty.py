@@ -12,9 +12,11 @@ import numpy as np
 
 from scaling.fitting.components import Components, components
 from scaling.fitting.laws import Array
-from scaling.fitting.robust import M_CUT, Estimate, at, influence, jacobian, polish, positive
+from scaling.fitting.robust import M_CUT, Estimate, at, influence, jacobian, m_scale, polish, positive
 
 MANY = 40  # runs more than parameters
+HALVINGS = 20  # of a step that would not lower the generalised sum of squares
+APART = 2.0  # times the scale of the robust fit that the generalised one's residuals may have
 LANES = 100  # refits at once: what a processor's cache holds
 
 
@@ -211,8 +213,8 @@ def generalised(
     """The MM-estimate by generalised least squares under the components of its own residuals, and these.
 
     What runs share is predicted (Henderson, Biometrics 31 (1975) 423), and each run's weight is that of the rest of its
-    residual, so that a wrong run is rejected and a size that lies off is not. With nothing shared, or from another
-    objective than "mm", it is the estimate itself and None.
+    residual, so that a wrong run is rejected and a size that lies off is not. With nothing shared, from another
+    objective than "mm", or where it would leave the runs far from the law, it is the estimate itself and None.
     """
     space = estimate.minimised.space
     width = np.ones(len(y)) if estimate.spread is None else np.asarray(estimate.spread, float)
@@ -230,13 +232,24 @@ def generalised(
         step = np.zeros(len(theta))
         step[free] = np.linalg.lstsq(j.T @ solved[:, :-1], -(j.T @ solved[:, -1]), rcond=1e-14)[0]
         step *= min(1.0, 1.0 / max(np.abs(step).max(), 1e-300))
-        theta = move(form, theta, step)
-        law = at(form, theta)(*x)
-        residual = (np.log(law) if space == "log" else law) - target
+        least = float(residual @ solved[:, -1])
+        for _ in range(HALVINGS):
+            moved = move(form, theta, step)
+            law = at(form, moved)(*x)
+            left = (np.log(law) if space == "log" else law) - target
+            if float(left @ weighted.solve(left)) <= least * (1 + 1e-9):
+                break
+            step /= 2
+        else:
+            break
+        theta, residual = moved, left
         weight = _bisquare((residual - weighted.predict(residual)) / own)
         if np.abs(step).max() < 1e-8:
             break
     if not np.isfinite(theta).all() or (weight > 0).sum() <= len(theta):  # the runs' own noise vanishes: no weights
+        return estimate, None
+    spread = float(m_scale((residual / width)[None], len(y) - int(free.sum()))[0])
+    if spread > APART * estimate.scale:  # a law so far from its runs follows from the components and not from them
         return estimate, None
     return replace(estimate, theta=theta, residual=residual, weight=weight), replace(noise, weight=weight)
 

@@ -120,11 +120,29 @@ def worth(found: "Findings", other: Comparison) -> str:
 
 
 def repeating(one: "Repetition") -> str:
+    """After how many passes a token is worth half, at equal loss; by the law where the runs allow no more."""
     name = f"{one.group} ({one.words})" if one.words else one.group
-    if (half := one.half_life) is None:
+    half, equal = one.half_life, one.equal
+    if half is None and (equal is None or not 0 < equal.rate.high < math.inf):
         why = "R_D rests on the edge of its range" if one.fit.law else unknown(one.fit)
         return f"{name}: what a repetition is worth is not told: {why}"
-    return f"{name}: one more pass is worth half of the first after {interval(half)} repetitions"
+    if equal is None:
+        assert half is not None
+        return f"{name}: by the law one more pass is worth half of the first after {interval(half)} repetitions"
+    after = interval(half) if half else f"{math.log(2) / equal.rate.high:.2g} or more"
+    few, most = min(4.0, float(equal.epochs.max())), float(equal.epochs.max())
+    text = (
+        f"{name}: at equal loss one more pass is worth half of the first after {after} repetitions; "
+        f"{few:.2g} passes are worth {equal.passes(few):.2g} fresh ones, {most:.2g} are worth {equal.passes(most):.2g}"
+    )
+    sizes = {size: [rate for (of, _), rate in equal.rates.items() if of == size] for size, _ in equal.rates}
+    ends = [sum(rates) / len(rates) for rates in (next(iter(sizes.values())), [*sizes.values()][-1])]
+    if half is not None and len(sizes) > 1 and min(ends) > 0:
+        text += (
+            f"; from {math.log(2) / ends[0]:.2g} repetitions at the smallest size to {math.log(2) / ends[1]:.2g} at "
+            "the largest"
+        )
+    return text
 
 
 def _climbed(ladder: Ladder) -> str:

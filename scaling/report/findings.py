@@ -22,6 +22,7 @@ from scaling.fitting.forecast import Forecast, Score, forecast, forecast_from_js
 from scaling.fitting.isoflop import IsoFlop, isoflop
 from scaling.fitting.ladder import Ladder, climb
 from scaling.fitting.observe import Observations, observe, read_table
+from scaling.fitting.repetition import Repeating, repeating
 from scaling.fitting.table import plain
 from scaling.fitting.uncertainty import Interval
 from scaling.record import Ledger
@@ -68,16 +69,20 @@ class Floor:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Repetition:
-    """The law of repeated data, of a group that repeats its tokens and of runs that do not."""
+    """What a group that repeats its tokens says of them, beside runs that do not."""
 
     group: str
     words: str  # how it repeats them
-    fit: Fit
+    fit: Fit  # the law of repeated data
     observations: Observations  # what it was fitted to, the fresh runs among them
+    equal: Repeating | None = None  # at equal loss, whatever the law
 
     @property
     def half_life(self) -> Interval | None:
-        """After how many repetitions one more is worth half of the first pass: R_D ln 2; None where it is not told."""
+        """After how many repetitions one more is worth half of the first pass: R_D ln 2, at equal loss where that is
+        told, else by the law; None where neither tells it."""
+        if self.equal is not None:
+            return self.equal.half_life
         found = self.fit.estimates().get("R_D")  # where other parameters are not told, it may be
         if found is None or "R_D" in self.fit.at_bound:
             return None
@@ -163,7 +168,7 @@ def find(ledger: Ledger) -> Findings:
         noise=noise,
         comparisons=_compared(table, analysis, analysis["algorithms"], noise, warnings),
         data=_compared(table, analysis, analysis.get("data", {}), noise, warnings),
-        repeated=_repeated(table, analysis, warnings),
+        repeated=_repeated(table, analysis, noise, warnings),
         varied=(),
         ladders=_ladders(table, analysis, warnings),
         floor=_floor(table, analysis, params, warnings),
@@ -352,7 +357,9 @@ def _compared(
     return tuple(found)
 
 
-def _repeated(table: "pandas.DataFrame", analysis: Mapping[str, Any], warnings: list[str]) -> tuple[Repetition, ...]:
+def _repeated(
+    table: "pandas.DataFrame", analysis: Mapping[str, Any], noise: Noise | None, warnings: list[str]
+) -> tuple[Repetition, ...]:
     """Each group that repeats its tokens, fitted with fresh runs, the fitted ones or those of the group that the study
     names: without these nothing tells what is lost."""
     found, params, level = [], PARAMS_COLUMN[analysis["params"]], analysis["level"]
@@ -363,10 +370,21 @@ def _repeated(table: "pandas.DataFrame", analysis: Mapping[str, Any], warnings: 
         try:
             both = observe(rows, params=params, needs=("n", "d", "u"), roles=("fitted", "compare"))
             law = fit(both, "data_constrained", level=level)
-            found.append(Repetition(group=group, words=how, fit=law, observations=both))
+            equal = _equal(both, group, level, noise, warnings)
+            found.append(Repetition(group=group, words=how, fit=law, observations=both, equal=equal))
         except Refusal as refusal:
             warnings += [f"{group}: {fault}" for fault in refusal.faults]
     return tuple(found)
+
+
+def _equal(
+    observations: Observations, group: str, level: float, noise: Noise | None, warnings: list[str]
+) -> Repeating | None:
+    try:
+        return repeating(observations, group, level=level, noise=noise)
+    except Refusal as refusal:
+        warnings += refusal.faults
+        return None
 
 
 def _ladders(table: "pandas.DataFrame", analysis: Mapping[str, Any], warnings: list[str]) -> tuple[Ladder, ...]:
@@ -416,7 +434,11 @@ def write(found: Findings, ledger: Ledger) -> None:
             commit_json(folder / f"{name}.json", [comparison.to_json() for comparison in comparisons])
     if found.repeated:
         commit_json(
-            folder / "repeated.json", [{"group": one.group, "fit": one.fit.to_json()} for one in found.repeated]
+            folder / "repeated.json",
+            [
+                {"group": one.group, "equal_loss": one.equal and one.equal.to_json(), "fit": one.fit.to_json()}
+                for one in found.repeated
+            ],
         )
     if found.splits:
         commit_json(folder / "frontier.json", [split.to_json() for split in found.splits])

@@ -79,7 +79,7 @@ def test_repeated_tokens_have_the_planted_half_life(found: findings.Findings):
 def test_repeated_tokens_may_be_compared_with_a_group_of_their_own(found: findings.Findings):
     one_size = found.table.loc[found.table["d_model"] == "16"]  # tells no law, which is quick
     for against, fresh in (({}, "fresh"), ({"repeated": "corrupted"}, "corrupted")):
-        (again,) = findings._repeated(one_size, found.study["analysis"] | {"against": against}, [])
+        (again,) = findings._repeated(one_size, found.study["analysis"] | {"against": against}, found.noise, [])
         assert set(again.observations.group) == {fresh, "repeated"}
 
 
