@@ -11,6 +11,7 @@ influence                the fit without each run
 tournament, baseline     which law predicts the runs of most compute, and what it must beat
 forecast                 what laws say of runs not yet trained
 rescale, compare         one algorithm priced in the compute of another, with a law and without
+ladder, repetition       one thing that grows alone; what repeated tokens are worth at equal loss
 isoflop, envelope, approaches    approaches 2 and 1, and all of them side by side
 published/               procedures of papers, whole
 curves                   whole training curves
