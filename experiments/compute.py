@@ -8,7 +8,7 @@ of training lower it: one rate and batch for all to 0.48 [0.44, 0.52], an unmatc
 0.53; 6ND moves it by 0.01. The forecasts of two runs of 3 times the largest fitted compute were 1.3 and 1.7 % too low
 and those of 10 times 5.8 %, all inside their intervals.
 
-scaling run compute --size gpu      100 runs, 1.6e16 FLOPs, 9 minutes on an H100 with 16 cores
+scaling run compute --size gpu --workers 10 --population 5      100 runs, 1.6e16 FLOPs, 9 minutes on an H100, 16 cores
 Result: from 3e12 to 3e14 FLOPs N* ~ C^0.54 [0.48, 0.60], and four forecasts, of 3.3 and of 10 times the largest fitted
 compute, were 0.3 to 0.9 % too high. A first run, whose warm-ups the rule held to 5 % of the run and to one token a
 parameter, said 0.43 [0.34, 0.51], and a "long" warm-up of 4M tokens made that 0.54: its table is kept as first_run.csv.

@@ -119,7 +119,8 @@ def study(name: str, base: RunSpec, widths: Sequence[int], scale: int = 1) -> St
     )
 
 
-# Any text of 70 MB or more will do: --set data.source=text:PATH. As many tokens a step as above at 1.2M.
+# Any text of 70 MB or more, at corpus.txt: --set data.source would replace every source. As many tokens a step as above
+# at 1.2M.
 BYTES = replace(
     of(BASE, source="text:corpus.txt"),
     model=replace(MODEL, n_layers=4, d_head=32, context=256, compute_dtype="bfloat16"),

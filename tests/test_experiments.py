@@ -105,6 +105,51 @@ def test_published_fits_follow_from_the_published_table(name: str):
     assert all(line in said for line in answers(found)), f"scaling report results/reference --markdown, for {name}"
 
 
+def test_what_is_said_of_the_first_tables_follows_from_them():
+    """Exponents without and with a long warm-up on the GPU, what short ones cost, and what heads of four cost."""
+    import numpy as np
+    import pandas
+
+    from scaling.fitting.fit import fit
+    from scaling.fitting.observe import observe, read_table
+
+    def exponent(table: pandas.DataFrame) -> float:
+        law = fit(observe(table, params="n_params", roles=("fitted", "compare")), "interaction")
+        return law.optimum_intervals(law.flops_max)["exponent_n"].value
+
+    ratios = {}
+    for name in ("compute", "compute-gpu"):
+        first, now = (pandas.read_csv(ROOT / f"results/reference/{name}/{file}.csv") for file in ("first_run", "runs"))
+        alone = [table[(table.group == "tuned") & (table.seed == 0)] for table in (now, first)]
+        both = alone[0].merge(alone[1], on="d_model", suffixes=("", "_first"))
+        both = both[np.abs(np.log(both.tokens / both.tokens_first)) < 0.02]
+        ratios[name] = both.loss_first / both.loss - 1
+    table = read_table(ROOT / "results/reference/compute-gpu/first_run.csv")
+    groups = {group: table[table["group"] == group] for group in ("tuned", "long warm-up")}
+    assert ratios["compute"].median() == pytest.approx(0.045, abs=0.005)
+    assert ratios["compute-gpu"].max() == pytest.approx(0.037, abs=0.0005)
+    assert exponent(groups["tuned"]) == pytest.approx(0.425, abs=0.0005)
+    assert exponent(groups["long warm-up"]) == pytest.approx(0.540, abs=0.0005)
+    registered = json.loads((ROOT / "results/reference/compute/first_forecast.json").read_text())
+    losses = pandas.read_csv(ROOT / "results/reference/compute/first_run.csv").set_index("run_id").loss
+    errors = {one["run_id"]: one["loss"] / losses[one["run_id"]] - 1 for one in registered if one["run_id"] in losses}
+    assert sorted(errors.values()) == pytest.approx([-0.078, -0.026, -0.013], abs=0.0005)
+
+
+def test_a_law_fitted_under_shared_noise_stays_with_its_runs():
+    """Runs that overfit, which the law of repeated data has no term for, once drew it 30 % off whole sizes."""
+    import numpy as np
+
+    from scaling.fitting.fit import fit
+    from scaling.fitting.observe import observe, read_table
+
+    table = read_table(ROOT / "results/reference/data_size/runs.csv")
+    rows = table[(table["role"] == "fitted") | (table["group"] == "repeated")]
+    o = observe(rows, params="n_params", needs=("n", "d", "u"), roles=("fitted", "compare"))
+    found = fit(o, "data_constrained")
+    assert np.median(np.abs(found.residuals)) < 2 * found.scale
+
+
 @pytest.mark.parametrize("name", TUNINGS)
 def test_published_optima_follow_from_the_published_runs(name: str):
     import pandas
