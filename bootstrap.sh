@@ -1,7 +1,8 @@
 #!/bin/sh
-# bootstrap.sh run|check: makes .venv ready for ./run or ./check; silent and instant when it is.
+# bootstrap.sh run|check|tpu: makes .venv ready for ./run, for ./check, or for a host of a TPU slice; silent and instant
+# when it is.
 #
-# .venv/state says what .venv holds: the clone, the interpreter, the checksum of what was asked for, and run or check.
+# .venv/state says what .venv holds: the clone, the interpreter, the checksum of what was asked for, and for what.
 # It says "incomplete" while an installation is under way, so that one which was cut short is made again from nothing.
 # A .venv without that file was made by hand (for a GPU, say): it is used as it is and never changed.
 
@@ -19,16 +20,17 @@ base() { # what an installation cannot outlive
 }
 
 wanted() {
-    echo "$(base) $(cat pyproject.toml requirements.lock requirements-dev.lock | cksum)"
+    echo "$(base) $(cat pyproject.toml requirements.lock requirements-dev.lock requirements-tpu.lock | cksum)"
 }
 
 ready() {
     [ -f .venv/state ] && [ -x .venv/bin/python ] || return
     state=$(cat .venv/state) && now=$(wanted) || return
-    [ "$state" = "$now check" ] || [ "$state" = "$now $for" ]
+    [ "$state" = "$now $for" ] && return
+    [ "$for" = run ] && { [ "$state" = "$now check" ] || [ "$state" = "$now tpu" ]; }
 }
 
-find_python() { # sets python to one that has wheels in the locks and can make an environment, or refuses
+find_python() { # sets python to one that has wheels in the locks and can make an environment, or to uv, or refuses
     found="there is no python3"
     bare=
     for python in python3.13 python3.12 python3.11 python3; do
@@ -41,6 +43,8 @@ find_python() { # sets python to one that has wheels in the locks and can make a
             return
         fi
     done
+    python=uv
+    python3 -m pip --version >/dev/null 2>&1 && return # it fetches uv, and uv brings a newer Python
     [ -z "$bare" ] ||
         refuse "Python $bare is here without venv: apt install python$bare-venv, or install uv (docs.astral.sh/uv)"
     apt="apt install python3.12-venv (Ubuntu 22.04: from ppa:deadsnakes/ppa)"
@@ -48,9 +52,17 @@ find_python() { # sets python to one that has wheels in the locks and can make a
 }
 
 install() {
-    lock=requirements.lock
-    [ "$for" = run ] || lock=requirements-dev.lock
+    case $for in
+    run) lock=requirements.lock ;;
+    check) lock=requirements-dev.lock ;;
+    tpu) lock=requirements-tpu.lock ;;
+    esac
     if [ "$python" = uv ]; then
+        if ! uv --version; then
+            python3 -m pip install --quiet --disable-pip-version-check --upgrade --target .venv/uv \
+                --require-hashes -r requirements-uv.lock || return
+            PATH=$root/.venv/uv/bin:$PATH
+        fi
         [ -x .venv/bin/python ] || uv venv --quiet --allow-existing --python '>=3.11,<3.14' .venv || return
         set -- uv pip install --quiet --python .venv/bin/python
     else
@@ -65,7 +77,7 @@ install() {
 ready && exit
 if [ -f .venv/pyvenv.cfg ] && ! [ -f .venv/state ]; then
     command=scaling
-    [ "$for" = run ] || command=pytest
+    [ "$for" != check ] || command=pytest
     [ -x .venv/bin/$command ] && exit
     refuse ".venv was made by hand and has no $command: pip install -e '.[cpu,dev]' in it, or move it away"
 fi

@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-SCRIPTS = ("run", "check", "bootstrap.sh", ".ci/run", "pyproject.toml", "requirements.lock", "requirements-dev.lock")
+LOCKS = ("requirements.lock", "requirements-dev.lock", "requirements-tpu.lock")
+SCRIPTS = ("run", "check", "bootstrap.sh", ".ci/run", "pyproject.toml", "requirements-uv.lock", *LOCKS)
 TOOLS = ("sh", "cat", "cksum", "cp", "dirname", "flock", "mkdir", "perl", "readlink", "rm", "sleep", "tail")
 
 INSTALL = """install() { # leaves what an installation leaves
@@ -35,6 +36,8 @@ echo "@name@ $*" >>"$LOG"
 case "$*" in
 "-c "*) exec "{sys.executable}" -ISc "import sys; sys.version_info = @version@; sys.modules.update(@modules@); $2" ;;
 "-m venv .venv") mkdir -p .venv/bin && cp "$0" .venv/bin/python && echo >.venv/pyvenv.cfg ;;
+"-m pip --version") exit @pip@ ;;
+"-m pip install "*"--target .venv/uv "*) mkdir -p .venv/uv/bin && cp "@uv@" .venv/uv/bin/uv ;;
 "-m pip install "*) install "$@" ;;
 "-m pytest"* | "-m pyright"*) echo "$*" ;;
 esac
@@ -55,10 +58,11 @@ def write_script(path: Path, text: str) -> None:
     path.chmod(0o755)
 
 
-def python_script(name: str, version: tuple[int, int], venv: bool = True) -> str:
+def python_script(name: str, version: tuple[int, int], venv: bool = True, uv: Path | None = None) -> str:
+    """`uv`: what its pip would install; without it there is no pip where there is no venv."""
     modules = {} if venv else {"ensurepip": None}  # None: importing it fails, as on Debian without python3-venv
     filled = PYTHON.replace("@name@", name).replace("@version@", str((*version, 0)))
-    return filled.replace("@modules@", str(modules))
+    return filled.replace("@modules@", str(modules)).replace("@uv@", str(uv)).replace("@pip@", "0" if uv else "1")
 
 
 class Machine:
@@ -77,14 +81,18 @@ class Machine:
             if where := shutil.which(tool):
                 (self.bin / tool).symlink_to(where)
 
-    def add_python(self, name: str, version: tuple[int, int], *, venv: bool = True) -> None:
-        write_script(self.bin / name, python_script(name, version, venv))
+    def add_python(
+        self, name: str, version: tuple[int, int], *, venv: bool = True, uv: Path | None = None
+    ) -> None:
+        write_script(self.bin / name, python_script(name, version, venv, uv))
 
-    def add_uv(self) -> None:
-        """uv, and out of the PATH an interpreter that it finds."""
+    def add_uv(self, folder: Path | None = None) -> Path:
+        """uv on the PATH or in a folder, and out of the PATH an interpreter that it finds."""
         python = self.bin.parent / "python"
         write_script(python, python_script("python", (3, 12)))
-        write_script(self.bin / "uv", UV.replace("@python@", str(python)))
+        uv = (folder or self.bin) / "uv"
+        write_script(uv, UV.replace("@python@", str(python)))
+        return uv
 
     def start(self, script: str | Path, *args: str, **environ: str) -> subprocess.Popen:
         environ = {"PATH": str(self.bin), "LOG": str(self.log), **environ}
@@ -168,6 +176,21 @@ def test_a_machine_without_means_is_told_in_one_line_what_to_install(machine, py
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert said in err
     assert not (machine.clone / ".venv").exists()
+
+
+def test_a_python_that_is_too_old_fetches_uv_which_brings_a_newer_one(machine, tmp_path):
+    """As the images of TPU VMs have it: 3.10, with pip."""
+    machine.add_python("python3", (3, 10), uv=machine.add_uv(tmp_path))
+    status, _, err = machine.call("bootstrap.sh", "tpu")
+    assert (status, err) == (0, SETTING_UP)
+    calls = machine.calls()
+    fetched = next(i for i, call in enumerate(calls) if "--target .venv/uv" in call)
+    assert "--require-hashes -r requirements-uv.lock" in calls[fetched]
+    made = next(i for i, call in enumerate(calls) if call.startswith("uv venv ") and ">=3.11" in call)
+    assert fetched < made and any("--require-hashes -r requirements-tpu.lock" in call for call in calls[made:])
+    assert not (machine.bin / "uv").exists()  # it goes with .venv
+    assert machine.call("bootstrap.sh", "tpu") == (0, "", "") == machine.call("bootstrap.sh", "run")
+    assert machine.calls() == []
 
 
 def test_the_second_call_does_nothing_from_any_folder_or_link(ready, tmp_path):
@@ -277,12 +300,17 @@ def pins(lock: str) -> dict[str, str]:
 
 
 def test_every_pin_has_a_hash_and_no_lock_names_an_index():
-    for lock in ("requirements.lock", "requirements-dev.lock"):
+    for lock in (*LOCKS, "requirements-uv.lock"):
         text = (ROOT / lock).read_text()
         entries = re.split(r"^(?=\w)", text, flags=re.MULTILINE)[1:]
-        assert len(entries) == len(pins(lock)) > 30
+        assert len(entries) == len(pins(lock)) > (0 if "uv" in lock else 30)
         assert all("--hash=sha256:" in entry for entry in entries)
         assert not re.search(r"://|index-url|find-links|^/", text, flags=re.MULTILINE)
+
+
+def test_a_host_of_a_slice_has_the_versions_of_every_machine():
+    lean, slice_ = pins("requirements.lock"), pins("requirements-tpu.lock")
+    assert lean.items() <= slice_.items() and {"libtpu", "gcsfs"} <= slice_.keys() - lean.keys()
 
 
 def test_both_locks_agree_and_hold_all_that_the_project_asks_for():
