@@ -81,9 +81,7 @@ class Machine:
             if where := shutil.which(tool):
                 (self.bin / tool).symlink_to(where)
 
-    def add_python(
-        self, name: str, version: tuple[int, int], *, venv: bool = True, uv: Path | None = None
-    ) -> None:
+    def add_python(self, name: str, version: tuple[int, int], *, venv: bool = True, uv: Path | None = None) -> None:
         write_script(self.bin / name, python_script(name, version, venv, uv))
 
     def add_uv(self, folder: Path | None = None) -> Path:

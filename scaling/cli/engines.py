@@ -1,7 +1,7 @@
 """Sweeps on other people's engines, `scaling run --on slurm|ray`: options, refusals, and following the sweep from here.
 
 The engine starts participants, claims in the results folder decide who trains what, and this process only watches the
-folder: it may leave and come back.
+folder: it may leave and come back. Slices of TPUs are in `scaling.cli.tpu`.
 """
 
 import argparse
@@ -10,15 +10,14 @@ import json
 import shlex
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.live import Live
 from rich.markup import escape
-from rich.text import Text
 
+from scaling.cli import tpu
+from scaling.cli.follow import Following
 from scaling.cli.sweep import unfit_team
 from scaling.launch import ray, slurm
 from scaling.launch.local import Outcome
@@ -29,24 +28,24 @@ from scaling.record.files import commit_json, on_store
 from scaling.report.words import plain
 from scaling.spec import Refusal
 
-ENGINES = ("local", "slurm", "ray")
+ENGINES = ("local", "slurm", "ray", *tpu.ENGINES)
 AT_ONCE = 32
-POLL_SECONDS = 3.0
-LOOK_SHARE = 0.05  # of the time, at most, that looking takes
 
 # Options of engines, with the engines that they are for; None means not given.
 OF = {
     "partition": ("slurm",), "at_once": ("slurm",), "hours": ("slurm",), "account": ("slurm",), "qos": ("slurm",),
-    "constraint": ("slurm",), "slurm": ("slurm",), "nodes": ("slurm",), "setup": ("slurm",),
+    "constraint": ("slurm",), "slurm": ("slurm",), "nodes": ("slurm",), "setup": ("slurm", "tpu-vm"),
     "detach": ("slurm",), "address": ("ray",),
     "cpus": ("slurm", "ray"), "gpus": ("slurm", "ray"), "memory_gb": ("slurm", "ray"), "workers": ("local",),
+    **tpu.OF,
 }  # fmt: skip
 
 
 def engine_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("engines", "docs/clusters.md says what each does on preemption and node death")
     add = group.add_argument
-    add("--on", default="local", metavar="ENGINE", help="local (default), slurm or ray: where the runs are trained")
+    names = f"{', '.join(ENGINES[:-1])} or {ENGINES[-1]}"
+    add("--on", default="local", metavar="ENGINE", help=f"{names}: where the runs are trained (default: local)")
     add("--nodes", type=int, metavar="N", help="slurm: of a task, which trains each run on all of them (default 1)")
     add(
         "--cpus", type=int, metavar="N", help="slurm, ray: cores of a task (of each node), a worker on each (default 1)"
@@ -60,12 +59,16 @@ def engine_options(parser: argparse.ArgumentParser) -> None:
     add("--qos", metavar="Q", help="slurm")
     add("--constraint", metavar="C", help="slurm")
     add("--slurm", action="append", metavar="KEY[=VALUE]", help="slurm: another option of sbatch; may be repeated")
-    add("--setup", action="append", metavar="LINE", help="slurm: a shell line before each task; may be repeated")
+    add(
+        "--setup", action="append", metavar="LINE",
+        help="slurm, tpu-vm: a shell line before each task, or on every host; may be repeated",
+    )  # fmt: skip
     add("--detach", action="store_true", default=None, help="slurm: return when the tasks are submitted")
     add("--address", metavar="A", help="ray: auto (default), HOST:PORT, or local for a Ray of this sweep's own")
+    tpu.slice_options(group)
 
 
-def unfit(arguments: argparse.Namespace, plan: Plan, folder: Path) -> list[str]:
+def unfit(arguments: argparse.Namespace, plan: Plan, folder: Path, experiment: Path) -> list[str]:
     """What is wrong with the engine and its options, all of it."""
     engine = arguments.on
     if engine not in ENGINES:
@@ -77,6 +80,8 @@ def unfit(arguments: argparse.Namespace, plan: Plan, folder: Path) -> list[str]:
     ]
     if engine == "local":
         return lines
+    if engine in tpu.ENGINES:
+        return lines + tpu.unfit(arguments, experiment)
     if on_store(folder):
         return [*lines, f"--on {engine}: needs a folder on a disk that all see; start `scaling work {folder}` there"]
     if arguments.cpus is not None and arguments.cpus < 1:
@@ -290,43 +295,3 @@ def _stopped() -> Iterator[threading.Event]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-class Following:
-    """How far a sweep is, from its folder alone: a line that changes on a terminal, elsewhere a line when it does."""
-
-    def __init__(self, plan: Plan, ledger: Ledger, console: Console):
-        self._plan, self._ledger, self._console = plan, ledger, console
-        self._left, self._last = plan, ""
-        self.pause, self._due = (
-            POLL_SECONDS,
-            0.0,
-        )  # seconds between looks, which ask for every run left
-        self._live = Live(console=console, auto_refresh=False, transient=True)
-
-    def __enter__(self) -> "Following":
-        if self._console.is_terminal:
-            self._live.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._live.stop()
-
-    def pending(self) -> Plan:
-        """The runs without a record, as they are now; one that had a record is not looked at again."""
-        began = time.monotonic()
-        self._left = self._left.pending(self._ledger)
-        self.pause = max(POLL_SECONDS, (time.monotonic() - began) / LOOK_SHARE)
-        self._due = began + self.pause
-        return self._left
-
-    def show(self, engine: str = "") -> None:
-        if time.monotonic() >= self._due:
-            self.pending()
-        done = len(self._plan) - len(self._left)
-        line = f"{done}/{len(self._plan)} runs" + (f"; {engine}" if engine else "")
-        if self._console.is_terminal:
-            self._live.update(Text.from_markup(line), refresh=True)
-        elif line != self._last:
-            self._console.print(line, highlight=False, soft_wrap=True)
-        self._last = line

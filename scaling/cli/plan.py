@@ -3,7 +3,7 @@
 import argparse
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Container
 
 from rich.console import Console
 from rich.markup import escape
@@ -51,7 +51,8 @@ def as_json(study: Study, ledger: Ledger, workers: int) -> dict:
     }
 
 
-def show(study: Study, ledger: Ledger, workers: int, console: Console) -> None:
+def show(study: Study, ledger: Container[str], workers: int, console: Console) -> None:
+    """`ledger` has what is done; no `workers` are a machine whose speed this one cannot tell."""
     workers = min(workers, len(study.runs))
     pending = study.runs.pending(ledger)
     console.print(f"[bold]{study.name}[/bold]: {escape(study.question)}", soft_wrap=True)
@@ -89,10 +90,14 @@ def show(study: Study, ledger: Ledger, workers: int, console: Console) -> None:
     if not pending.runs:
         console.print(f"cost: nothing left to train: all {done} runs are done", highlight=False, soft_wrap=True)
         return
+    so_far = f", of which {done} are done" if done else ""
+    if not workers:
+        said = f"cost: {power(study.runs.flops)} FLOPs in {len(study.runs)} runs{so_far}"
+        console.print(said, highlight=False, soft_wrap=True)
+        return
     clock = estimator(workers)
     if clock.fault:
         console.print(f"[yellow]{escape(clock.fault)}[/yellow]", highlight=False, soft_wrap=True)
-    so_far = f", of which {done} are done" if done else ""
     hands = f"{workers} worker{'s' * (workers > 1)}"
     console.print(
         f"cost: {power(study.runs.flops)} FLOPs in {len(study.runs)} runs{so_far}; about "

@@ -3,11 +3,12 @@
 import argparse
 import shlex
 import sys
+from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 
-from scaling.cli import engines
+from scaling.cli import engines, tpu
 from scaling.cli.exits import DONE, FAILED, INTERRUPTED
 from scaling.cli.locate import results_of, study_of
 from scaling.cli.options import dry_run_option, study_options, sweep_options, typed
@@ -19,6 +20,7 @@ from scaling.cli.sweep import (
     say_unfinished,
     sweep,
     unfit,
+    unfit_options,
     unfit_sinks,
     workers_of,
     write_table,
@@ -44,11 +46,17 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    study, path = study_of(arguments.experiment, arguments.changes, arguments.size)
+    elsewhere = arguments.on in tpu.ENGINES
+    study, path = study_of(arguments.experiment, arguments.changes, arguments.size, sources=not elsewhere)
+    if elsewhere:
+        faults = _unknown_laws(study) + engines.unfit(arguments, study.runs, Path(), path)
+        if faults := faults + unfit_options(1, arguments.population, arguments.patience):
+            raise Refusal(faults)
+        return tpu.run(arguments, study, path, shlex.join(["scaling", *sys.argv[1:]]), _close)
     folder = results_of(study, path, arguments.out)
     ledger = Ledger(folder)
     workers = workers_of(arguments, ledger)
-    _refuse_unfit(study, ledger, workers, arguments)
+    _refuse_unfit(study, ledger, workers, arguments, path)
     console = Console(stderr=True)
     if arguments.on != "local":
         return _on_engine(arguments, study, ledger, console)
@@ -109,16 +117,19 @@ def _command(arguments: argparse.Namespace) -> str:
     return shlex.join(["scaling", "run", typed(arguments.experiment), *size, *changes])
 
 
-def _refuse_unfit(study: Study, ledger: Ledger, workers: int, arguments: argparse.Namespace) -> None:
+def _unknown_laws(study: Study) -> list[str]:
     from scaling.fitting.laws import SURFACES
 
-    faults = [
+    return [
         f"analysis.laws = {law!r}: no such law; there are {', '.join(SURFACES)}"
         for law in study.analysis.laws
         if law not in SURFACES
     ]
-    faults += missing(arguments.sinks) + unfit_sinks(ledger, arguments.sinks)
-    faults += engines.unfit(arguments, study.runs, ledger.folder)
+
+
+def _refuse_unfit(study: Study, ledger: Ledger, workers: int, arguments: argparse.Namespace, experiment: Path) -> None:
+    faults = _unknown_laws(study) + missing(arguments.sinks) + unfit_sinks(ledger, arguments.sinks)
+    faults += engines.unfit(arguments, study.runs, ledger.folder, experiment)
     if faults := faults + unfit(study, ledger, workers, arguments.population, arguments.patience):
         raise Refusal(faults)
 

@@ -38,13 +38,13 @@ def unfit(study: Study, ledger: Ledger, workers: int, population: str, patience:
     faults = unfit_options(workers, population, patience)
     if on_store(ledger.folder):
         try:
-            return faults + (_other_study(study, ledger) or changed_texts(study.runs, ledger))
+            return faults + (other_study(study, ledger) or changed_texts(study.runs, ledger))
         except OSError as error:
             return [*faults, f"--out = {ledger.folder}: cannot be read ({error})"]
     if why := unwritable(ledger.folder):
         faults.append(f"--out = {ledger.folder}: {why}; give another --out")
     else:
-        faults += _other_study(study, ledger) or changed_texts(study.runs, ledger)
+        faults += other_study(study, ledger) or changed_texts(study.runs, ledger)
     return faults
 
 
@@ -83,7 +83,7 @@ def unfit_team(plan: Plan, option: str, processes: int, population: str, folder:
     return faults
 
 
-def _other_study(study: Study, ledger: Ledger) -> list[str]:
+def other_study(study: Study, ledger: Ledger) -> list[str]:
     """A results folder keeps one study: it may gain runs, and loses none of those that were made."""
     if not (ledger.folder / "study.json").exists():
         return []
@@ -154,7 +154,7 @@ def lay_down(study: Study, ledger: Ledger, holder: Holder, command: str, workers
     path = ledger.folder / "study.json"
     before = ledger.study() if path.exists() else {}
     if before and holder.others():
-        if faults := _other_study(study, ledger):
+        if faults := other_study(study, ledger):
             raise Refusal(faults)
         return
     begun = _begun(study.runs, ledger)

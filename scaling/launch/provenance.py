@@ -23,6 +23,11 @@ def code() -> dict[str, str]:
     return _commit() | _lock(ROOT / "requirements.lock")
 
 
+def committed(file: Path) -> bool:
+    """Whether a file of the checkout is in its last commit."""
+    return _git("cat-file", "-e", f"HEAD:{file.relative_to(ROOT).as_posix()}") is not None
+
+
 def _commit() -> dict[str, str]:
     if not (ROOT / ".git").exists():
         return {}
