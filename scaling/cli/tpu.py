@@ -42,7 +42,7 @@ NEEDED = {
         "name": "sweep-1",
         "accelerator": "v5litepod-16",
         "bucket": "gs://my-bucket",
-        "image": "REGISTRY/scaling:1",
+        "image": "my-registry/scaling:1",
     },
 }
 

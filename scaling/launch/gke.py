@@ -56,7 +56,7 @@ class Request:
                 f"--accelerator = {self.accelerator}: is not to be had in GKE; take v4, v5litepod, v5p, v6e or tpu7x"
             )
         if not IMAGE.fullmatch(self.image):
-            lines.append(f"--image = {self.image}: must be the name of a container image, e.g. REGISTRY/scaling:1")
+            lines.append(f"--image = {self.image}: must be the name of a container image, e.g. my-registry/scaling:1")
         if self.zone and not ZONE.fullmatch(self.zone):
             lines.append(f"--zone = {self.zone}: must be a zone of Google Cloud, e.g. us-west4-a")
         if self.project and not PROJECT.fullmatch(self.project):

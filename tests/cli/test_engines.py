@@ -31,7 +31,7 @@ def test_every_fault_of_an_engine_is_refused_at_once(capsys: pytest.CaptureFixtu
 @pytest.mark.parametrize(
     "words, fault",
     [
-        (("--on", "moon"), "--on = moon: must be local, slurm or ray"),
+        (("--on", "moon"), "--on = moon: must be local, slurm, ray, tpu-vm or gke"),
         (("--hours", "3"), "--hours: is for --on slurm, not for --on local"),
         (("--cpus", "3"), "--cpus: is for --on slurm and --on ray, not for --on local"),
         (("--on", "ray", "--dry-run", "--detach"), "--detach: is for --on slurm, not for --on ray"),

@@ -2,10 +2,11 @@
 """A stand-in for gcloud, in a folder that $GCLOUD_FAKE names.
 
 calls    the words of every call, a JSON list a line
-state    {"alive": the queued resource there is, or null, "next": [states that it will show, the last one for ever]}
+state    {"alive": the queued resource there is, or null, "next": [states that it will show, the last one
+             for ever], "node": that of its node}
 lives    a JSON list of such lists: of every queued resource that will be created
 fail     {"create": [what it says on standard error instead of working, ...], ...}; an empty text works
-runs     a JSON list: what each `ssh ... run` does: text said by the hosts and {"status": n, "state": then shown}
+runs     a JSON list: what each `ssh ... run` does: text said by the hosts and {"status": n, "next": ..., "node": ...}
 hosts    where it is there, its folders are the homes of hosts on which files are copied and commands are run
 """
 
@@ -83,10 +84,7 @@ def main(words):
         said, then = read("runs", [])[0]
         write("runs", read("runs", [])[1:])
         print(said, flush=True)
-        if "state" in then:
-            write("state", state | {"next": [then["state"]]})
-        if "node" in then:
-            write("state", state | {"node": then["node"]})
+        write("state", state | {name: then[name] for name in ("next", "node") if name in then})
         sys.exit(then.get("status", 0))
 
 

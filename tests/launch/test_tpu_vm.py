@@ -1,7 +1,4 @@
-"""Jobs on TPU VMs by a stand-in for gcloud (tests/launch/gcloud.py), which keeps what it was asked and does as it is told.
-
-No TPU and no Google Cloud has been asked.
-"""
+"""Jobs on TPU VMs by a stand-in for gcloud (tests/launch/gcloud.py), which keeps what it was asked and does as told."""
 
 import json
 import os
@@ -125,7 +122,8 @@ def test_every_fault_of_a_request_is_told_at_once():
         options=options,
     )
     faults = bad.faults()
-    told = ["--name", "--zone", "--accelerator", "--project", "--runtime-version", "--setup", "zone: has", "labels: is", "'B!'", "network ="]  # fmt: skip
+    told = ["--name", "--zone", "--accelerator", "--project", "--runtime-version", "--setup"]
+    told += ["zone: has", "labels: is", "'B!'", "network ="]
     assert len(faults) == len(told) and all(word in line for word, line in zip(told, faults, strict=True))
     assert request().faults() == []
     assert "--runtime-version" in request(accelerator="tpu7x-8").faults()[0]
@@ -153,19 +151,10 @@ def test_a_job_from_its_slice_to_its_end(fake: Fake, tmp_path: Path):
 
 def test_a_slice_that_is_taken_away_is_asked_for_again(fake: Fake, tmp_path: Path):
     """Whether the queued resource says so, or its node alone."""
-    taken, lost = ["w0 step 7", {"status": 255, "state": "SUSPENDING"}], ["", {"status": 255, "node": "PREEMPTED"}]
-    fake.tell(
-        lives=[["ACTIVE", "ACTIVE", "SUSPENDING", "SUSPENDED"], ["ACTIVE"], ["ACTIVE"]], runs=[taken, lost, [DONE, {}]]
-    )
-    fake.tell(state={"alive": None, "next": []})
+    taken = ["w0 step 7", {"status": 255, "next": ["SUSPENDING", "SUSPENDING", "SUSPENDED"]}]
+    lost = ["", {"status": 255, "node": "PREEMPTED"}]
+    fake.tell(runs=[taken, lost, [DONE, {}]])
     made, said = job(tmp_path)
-
-    def suspended() -> None:  # it is taken away while nobody looks
-        state = json.loads((fake.folder / "state").read_text())
-        if state["next"] == ["SUSPENDING"]:
-            fake.tell(state=state | {"next": ["SUSPENDING", "SUSPENDED"]})
-
-    made._look = suspended
     assert made.run() == 0 and made.leave(keep=False)
     assert fake.verbs() == [*["create", "scp", "setup", "run", "delete"] * 3]
     assert sum("asked for again" in line for line in said) == 2
@@ -226,7 +215,9 @@ def test_after_a_create_that_may_have_worked_the_slice_is_looked_for_and_deleted
 
 
 def test_nobody_elses_slice_is_touched(fake: Fake, tmp_path: Path):
-    for node, why in (({"acceleratorType": "v4-16"}, "did not make"), ({"acceleratorType": "v4-8", "labels": {"made-by": "scaling"}}, "of v4-8")):  # fmt: skip
+    stranger = {"acceleratorType": "v4-16"}
+    other = {"acceleratorType": "v4-8", "labels": {"made-by": "scaling"}}
+    for node, why in ((stranger, "did not make"), (other, "of v4-8")):
         fake.tell(state={"alive": node, "next": ["ACTIVE"]})
         made, _ = job(tmp_path)
         with pytest.raises(Refusal, match=why):
@@ -269,7 +260,8 @@ def test_what_is_asked_to_stop_has_the_hosts_save_and_is_deleted(fake: Fake, tmp
 def test_a_slice_that_stays_is_said_with_the_command_that_deletes_it(fake: Fake, tmp_path: Path):
     """Kept on purpose, out of reach, or left in a hurry."""
     by_hand = shlex.join(request().delete())
-    for keep, fails, hurry, given_back in ((True, [], 0, True), (False, ["ERROR: Connection reset"] * 3, 0, False), (False, [], 2, False)):  # fmt: skip
+    lost = ["ERROR: Connection reset"] * 3
+    for keep, fails, hurry, given_back in ((True, [], 0, True), (False, lost, 0, False), (False, [], 2, False)):
         fake.tell(runs=[[DONE, {}]], fail={"delete": fails}, state={"alive": None, "next": []})
         stop = Stop()
         made, said = job(tmp_path, stop)
@@ -282,8 +274,10 @@ def test_a_slice_that_stays_is_said_with_the_command_that_deletes_it(fake: Fake,
 
 def test_a_setting_up_that_fails_says_what_the_host_said(fake: Fake, tmp_path: Path):
     (fake.folder / "hosts" / "0").mkdir(parents=True)
+    tpu_vm.stage("sweep-1").mkdir(parents=True)
+    (tpu_vm.stage("sweep-1") / "scaling.tgz").write_text("no archive")
     made, _ = job(tmp_path)
-    with pytest.raises(Over, match="w0 .*tar.*scaling.tgz.*w0 setting up failed"):
+    with pytest.raises(Over, match="w0 tar: .*: w0 setting up failed; all of it is in"):
         made.run()
     assert made.leave(keep=False) and not fake.left()
 
@@ -293,17 +287,27 @@ def test_one_process_follows_a_name(fake: Fake):
         pass
 
 
+BOOTSTRAP = """#!/bin/sh
+cd -- "$(dirname -- "$0")"
+echo "$1" >>"$HOME/bootstraps"
+mkdir -p .venv/bin
+cat >.venv/bin/scaling <<'END'
+#!/bin/sh
+printf '%s\\n' "$@" >"$HOME/words"
+echo started
+exec sh "$HOME/then"
+END
+chmod +x .venv/bin/scaling
+"""
+
+
 @pytest.fixture
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A repository whose bootstrap.sh makes a `scaling` that leaves marks."""
     root = tmp_path / HOSTILE
     (root / "experiments").mkdir(parents=True)
     (root / "experiments" / "study.py").write_text("STUDY = 1\n")
-    scaling = 'printf "%s\\n" "$@" >"$HOME/words"; echo started; cat "$HOME/then"; exec sh "$HOME/then"'
-    made = f"mkdir -p .venv/bin && printf '%s\\n' '#!/bin/sh' {shlex.quote(scaling)} >.venv/bin/scaling && chmod +x .venv/bin/scaling"
-    (root / "bootstrap.sh").write_text(
-        f'#!/bin/sh\ncd -- "$(dirname -- "$0")"\necho "$1" >>"$HOME/bootstraps"\n{made}\n'
-    )
+    (root / "bootstrap.sh").write_text(BOOTSTRAP)
     (root / "bootstrap.sh").chmod(0o755)
     for words in (
         ["init", "--quiet"],
