@@ -14,6 +14,7 @@ from flax import nnx
 
 from scaling.spec import ModelSpec, OptimSpec
 from scaling.train.attention import attention_here, rotate
+from scaling.train.placement import laid
 from scaling.train.parametrization import Role, init_std, output_multiplier, residual_multiplier
 
 
@@ -40,8 +41,10 @@ class Transformer(nnx.Module):
         if self.spec.positions == "learned":
             x_DxT += jnp.tile(self.position_LxD[...][:L].T, (1, B))
         x_DxT = x_DxT.astype(self.spec.compute_dtype)
+        x_DxT = laid(x_DxT, None, "batch")
         for block in self.blocks:
             x_DxT = jax.checkpoint(block, static_argnums=1)(x_DxT, B) if remat else block(x_DxT, B)
+            x_DxT = laid(x_DxT, None, "batch")
         x_DxT = _rms_norm(x_DxT, self.norm_D[...])
         head_VxD = self.embed_VxD if self.spec.tied else self.head_VxD
         if x_DxT.dtype != jnp.float32:

@@ -90,6 +90,24 @@ def sharding(mesh: Mesh, *axes: str | None) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(*(RULES[axis] for axis in axes)))
 
 
+def laid(x: jax.Array, *axes: str | None) -> jax.Array:
+    """The same tensor, whose logical axes are to lie on the mesh that is set as `RULES` says: where the compiler would
+    rather cut it otherwise. Axes that the mesh does not cut, or not evenly, are left to it."""
+    mesh = jax.sharding.get_abstract_mesh()
+
+    def cut(axis: str | None, size: int) -> Any:
+        named = RULES[axis] or ()
+        names = [name for name in ((named,) if isinstance(named, str) else named) if name in mesh.auto_axes]
+        parts = math.prod(mesh.shape[name] for name in names)
+        return tuple(names) if parts > 1 and size % parts == 0 else PartitionSpec.UNCONSTRAINED
+
+    spec = [cut(axis, size) for axis, size in zip(axes, x.shape, strict=True)]
+    if all(axis is PartitionSpec.UNCONSTRAINED for axis in spec):
+        return x
+    spec = [None if axis is None else how for axis, how in zip(axes, spec, strict=True)]
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))
+
+
 def fitting(mesh: Mesh, axes: tuple[str | None, ...], shape: tuple[int, ...]) -> NamedSharding:
     """`sharding`, with the dimensions that the mesh cannot cut evenly left whole."""
 
