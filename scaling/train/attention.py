@@ -7,6 +7,7 @@ rows, and every product that meets the scores, forwards and backwards, has a lon
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,15 +19,23 @@ CAUSAL_BLOCK = 64
 
 
 def attention_here() -> Callable[[jax.Array, jax.Array, jax.Array], jax.Array]:
-    """What computes attention on the devices of this process."""
-    return causal_attention if jax.default_backend() == "cpu" else fused_attention
+    """What computes attention on the devices of the mesh that is set, or of this process where none is."""
+    return causal_attention if device_here().platform == "cpu" else fused_attention
+
+
+def device_here() -> Any:
+    """What the traced program is for: platform and kind, and more where that is a device of this process."""
+    described = jax.sharding.get_abstract_mesh().abstract_device
+    here = jax.devices()[0]
+    return here if described is None or described.device_kind == here.device_kind else described
 
 
 def fused_attention(q_BxHxKxL: jax.Array, k_BxGxKxL: jax.Array, v_BxGxKxL: jax.Array) -> jax.Array:
     """`causal_attention` by `jax.nn.dot_product_attention`: cuDNN's kernel on a GPU at 16 bits, XLA's elsewhere."""
     q, k, v = (x.transpose(0, 3, 1, 2) for x in (q_BxHxKxL, k_BxGxKxL, v_BxGxKxL))
-    fused = jax.default_backend() == "gpu" and q.dtype == jnp.bfloat16 and q.shape[-1] in range(8, 129, 8)
-    fused = fused and float(getattr(jax.devices()[0], "compute_capability", 0)) >= 8.0  # no such kernel before Ampere
+    device = device_here()
+    fused = device.platform == "gpu" and q.dtype == jnp.bfloat16 and q.shape[-1] in range(8, 129, 8)
+    fused = fused and float(getattr(device, "compute_capability", 0)) >= 8.0  # no such kernel before Ampere
     out_BxLxHxK = jax.nn.dot_product_attention(q, k, v, is_causal=True, implementation="cudnn" if fused else "xla")
     return out_BxLxHxK.transpose(0, 2, 3, 1)
 

@@ -41,11 +41,11 @@ class Placement:
     microbatches: int = 0  # equal parts that a copy takes its rows in; 0: on a CPU as many as its cache wants, else 1
     remat: bool = False  # keep only the stream between blocks for the backward pass, and compute the rest again
 
-    def mesh(self) -> Mesh:
+    def mesh(self, devices: Sequence[Any] | None = None) -> Mesh:
         """The first member * data * fsdp * tensor devices, of every process equally many where that can be; raises
-        ValueError when there are fewer."""
+        ValueError when there are fewer. `devices` are those here, or those of a slice that is not."""
         sizes = (self.member, self.data, self.fsdp, self.tensor)
-        devices = jax.devices()
+        devices = jax.devices() if devices is None else devices
         if math.prod(sizes) > len(devices):
             raise ValueError(f"placement {sizes} needs {math.prod(sizes)} devices, here are {len(devices)}")
         each, rest = divmod(math.prod(sizes), jax.process_count())
@@ -55,14 +55,19 @@ class Placement:
         # Auto on purpose: with explicit axes each contraction over a split dimension would have to name its result.
         return Mesh(grid, MESH_AXES, axis_types=(jax.sharding.AxisType.Auto,) * len(MESH_AXES))
 
-    def part_rows(self, batch: int, context: int) -> int:
+    def part_rows(self, batch: int, context: int, platform: str) -> int:
         """The most rows of a batch that one copy takes at once; raises ValueError where microbatches do not divide."""
         rows = batch // self.data
         if self.microbatches:
             if rows % self.microbatches:
                 raise ValueError(f"microbatches = {self.microbatches}: must divide the {rows} rows of a copy")
             return rows // self.microbatches
-        return max(1, CPU_PART_TOKENS // context) if jax.default_backend() == "cpu" else rows
+        return max(1, CPU_PART_TOKENS // context) if platform == "cpu" else rows
+
+
+def platform_of(mesh: Mesh) -> str:
+    """cpu, gpu or tpu: what a step on this mesh is compiled for, whatever devices this process has."""
+    return mesh.devices.flat[0].platform
 
 
 def copies(run: RunSpec, members: int = 1) -> Placement:

@@ -22,7 +22,7 @@ from scaling.train import team
 from scaling.train.failures import out_of_memory
 from scaling.train.host import compiled_once, memory_limit
 from scaling.train.optim import Knobs
-from scaling.train.placement import Placement, copies, fitting, sharding
+from scaling.train.placement import Placement, copies, fitting, platform_of, sharding
 from scaling.train.step import Chunk, Cut, StepMetrics, TrainState, graph, init_state, train_steps, window_losses
 
 # Of one compiled call: long enough to hide its dispatch, short enough to stop within a second, on a core or a chip.
@@ -56,7 +56,9 @@ def program(
 ) -> Program:
     """Compile for one shape; `optim` is what `compiled_in` gave."""
     mesh, graphdef = placement.mesh(), graph(model, optim)
-    cut = Cut(mesh if members == 1 else None, placement.part_rows(batch, model.context), placement.remat)
+    platform = platform_of(mesh)
+    part_rows = placement.part_rows(batch, model.context, platform)
+    cut = Cut(mesh if members == 1 else None, part_rows, placement.remat)
     stacked = functools.partial(_stacked, members=members)
     single, layout = _layout(model, optim, placement, members)
     leading = () if members == 1 else ("member",)
@@ -64,7 +66,7 @@ def program(
     everywhere = sharding(mesh)
     width = np.min_scalar_type(model.vocab_size - 1)
     step_flops = members * batch * model.context * flops_per_token(model, "exact")
-    most_flops = CHUNK_FLOPS.get(jax.default_backend(), CHIP_CHUNK_FLOPS)
+    most_flops = CHUNK_FLOPS.get(platform, CHIP_CHUNK_FLOPS)
     longest = MAX_CHUNK if jax.process_count() == 1 else TEAM_CHUNK
     chunk = max(1, min(longest, round(most_flops / step_flops)))
     shape_CxBxM = _eval_shape(eval_tokens, model, placement, members, most_flops)
@@ -73,7 +75,7 @@ def program(
     loss = functools.partial(window_losses, graphdef=graphdef)
     if members > 1:
         loss = jax.vmap(loss, in_axes=(0, None))
-    with _precision(model):
+    with jax.set_mesh(mesh), _precision(model, platform):
         steps = jax.jit(
             step,
             in_shardings=(layout, each, Chunk(rows_KxBxM, each, each, everywhere, everywhere), each),
@@ -138,9 +140,9 @@ def _across(made: Program, each: NamedSharding, chunks: Chunk, windows: NamedSha
     return made._replace(initial=initial, put=put, steps=steps, losses=losses, host=team.whole)
 
 
-def _precision(model: ModelSpec) -> contextlib.AbstractContextManager[object]:
+def _precision(model: ModelSpec, platform: str) -> contextlib.AbstractContextManager[object]:
     """float32 is float32: accelerators would multiply it in fewer bits. A CPU does not, and is left alone."""
-    if model.compute_dtype != "float32" or jax.default_backend() == "cpu":
+    if model.compute_dtype != "float32" or platform == "cpu":
         return contextlib.nullcontext()
     return jax.default_matmul_precision("float32")
 
@@ -179,9 +181,10 @@ def _initial(
 ) -> Callable[[jax.Array], TrainState]:
     """One member's first state from a key; the same for every batch."""
     _, layout = _layout(model, optim, placement, members)
-    alone = layout if members == 1 else sharding(placement.mesh())
+    mesh = placement.mesh()
+    alone = layout if members == 1 else sharding(mesh)
     # It runs once, and optimizing it fully took a quarter of a shape's compilation; the bits are the same.
-    quick = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
+    quick = {"xla_backend_optimization_level": 1} if platform_of(mesh) == "cpu" else None
     begin = jax.jit(functools.partial(init_state, model, optim), out_shardings=alone, compiler_options=quick)
     return begin.lower(jax.eval_shape(lambda: jax.random.key(0))).compile()
 
@@ -236,7 +239,7 @@ def finer(run: RunSpec, placement: Placement) -> Iterator[Placement]:
 def _parts(run: RunSpec, placement: Placement) -> tuple[int, int]:
     """(rows of a copy, parts that it takes them in)."""
     rows = run.batch // placement.data
-    return rows, -(-rows // placement.part_rows(run.batch, run.model.context))
+    return rows, -(-rows // placement.part_rows(run.batch, run.model.context, jax.default_backend()))
 
 
 def needed(*shape: Any, **members: int) -> float:
