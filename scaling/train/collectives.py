@@ -16,7 +16,7 @@ _TENSOR = re.compile(r"(\w+)\[([\d,<=]*)\]")
 _CALLED = re.compile(r"\b(calls|to_apply|body|true_computation|false_computation)=%?([\w.\-]+)")
 _BRANCHES = re.compile(r"\b(branch_computations|called_computations)=\{([^}]*)\}")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
-_AXES = re.compile(r"replica_groups=@?\w*(?:mesh)?\[([^\]]*)\]\s*\{([^}]*)\}")
+_AXES = re.compile(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}")
 _AXIS = re.compile(r"'([\w.\-]+)'(?::\(\d+\)(\d+))?")
 
 

@@ -95,22 +95,26 @@ def sharding(mesh: Mesh, *axes: str | None) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(*(RULES[axis] for axis in axes)))
 
 
-def laid(x: jax.Array, *axes: str | None) -> jax.Array:
-    """The same tensor, whose logical axes are to lie on the mesh that is set as `RULES` says: where the compiler would
-    rather cut it otherwise. Axes that the mesh does not cut, or not evenly, are left to it."""
+def laid(x: jax.Array, *axes: str | None, rows: int = 0) -> jax.Array:
+    """The same tensor, held to lie on the mesh that is set as its logical axes say, where a step leaves the rest to the
+    compiler. An axis that the mesh cannot cut evenly is left to it too; one of `rows` whole rows is cut between them.
+
+    Without it the compiler takes the stream for another matrix: of weights that are cut along d_model it then gathers
+    and sums activations, which are many, in the place of weights (docs/training.md).
+    """
     mesh = jax.sharding.get_abstract_mesh()
+    left_to_us = {name: mesh.shape[name] for name in MESH_AXES if name in mesh.auto_axes and name != "member"}
+    if math.prod(left_to_us.values()) == 1:
+        return x
 
     def cut(axis: str | None, size: int) -> Any:
         named = RULES[axis] or ()
-        names = [name for name in ((named,) if isinstance(named, str) else named) if name in mesh.auto_axes]
-        parts = math.prod(mesh.shape[name] for name in names)
-        return tuple(names) if parts > 1 and size % parts == 0 else PartitionSpec.UNCONSTRAINED
+        names = tuple(name for name in ((named,) if isinstance(named, str) else named) if name in left_to_us)
+        parts = math.prod(left_to_us[name] for name in names)
+        return names if (rows if axis == "batch" and rows else size) % parts == 0 else PartitionSpec.UNCONSTRAINED
 
-    spec = [cut(axis, size) for axis, size in zip(axes, x.shape, strict=True)]
-    if all(axis is PartitionSpec.UNCONSTRAINED for axis in spec):
-        return x
-    spec = [None if axis is None else how for axis, how in zip(axes, spec, strict=True)]
-    return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))
+    spec = PartitionSpec(*(cut(axis, size) for axis, size in zip(axes, x.shape, strict=True)))
+    return jax.lax.with_sharding_constraint(x, spec)
 
 
 def fitting(mesh: Mesh, axes: tuple[str | None, ...], shape: tuple[int, ...]) -> NamedSharding:
