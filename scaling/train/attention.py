@@ -29,8 +29,8 @@ KEPT = "attention"  # the name of its result, for rematerialisation that keeps i
 
 
 def attend(q_BxHxKxL: jax.Array, k_BxGxKxL: jax.Array, v_BxGxKxL: jax.Array) -> jax.Array:
-    """`causal_attention` by what serves the devices that the program is traced for: its own blocks on a CPU, a kernel on
-    a TPU or a GPU for the shapes that it takes, and else `jax.nn.dot_product_attention` as XLA compiles it."""
+    """`causal_attention` by what serves the devices that the program is traced for: itself on a CPU, a kernel on a TPU or
+    a GPU for the shapes that it takes, and else `jax.nn.dot_product_attention` as XLA compiles it."""
     device, (K, L) = device_here(), q_BxHxKxL.shape[2:]
     if device.platform == "tpu" and K >= LEAST_TILED_HEAD and L % TILES[-1] == 0:
         return splash_attention(q_BxHxKxL, k_BxGxKxL, v_BxGxKxL)
@@ -45,8 +45,8 @@ def attend(q_BxHxKxL: jax.Array, k_BxGxKxL: jax.Array, v_BxGxKxL: jax.Array) -> 
 
 
 def device_here() -> Any:
-    """What the program is traced for: the devices of the mesh that is set (`jax.set_mesh`), or of this process where none
-    is. Platform and kind, and more where it is a device of this process."""
+    """What the program is traced for: the devices of the mesh that is set (`jax.set_mesh`), or where none is, of this
+    process. Platform and kind, and more where it is a device of this process."""
     described = jax.sharding.get_abstract_mesh().abstract_device
     here = jax.devices()[0]
     return here if described is None or described.device_kind == here.device_kind else described
