@@ -98,7 +98,7 @@ def summed_gradients(
     another, and added up.
     """
     mesh = cut.mesh
-    copies = mesh.shape["data"] if mesh and mesh.size == mesh.shape["data"] else 1
+    copies = mesh.shape["data"] if mesh and mesh.shape["fsdp"] == mesh.shape["tensor"] == 1 else 1
     gradients = jax.value_and_grad(functools.partial(mean_loss, graphdef=graphdef, remat=cut.remat))
 
     parts = _parts(window_BxM.shape[0] // shares(mesh), cut.part_rows)
@@ -223,8 +223,7 @@ def train_steps(
         return TrainState(params, opt_state, average), finite, values
 
     # Whether a step is probed is one for all members: a branch for each would be taken both ways by all.
-    alone, axes = one_step, (0, 0, 0, 0, 0, 0, None)
-    step = alone if members == 1 else jax.vmap(alone, in_axes=axes, spmd_axis_name="member")
+    step = one_step if members == 1 else jax.vmap(one_step, (0, 0, 0, 0, 0, 0, None), spmd_axis_name="member")
     axis = 0 if members == 1 else 1  # of the steps
 
     def body(carry: tuple[jax.Array, TrainState, jax.Array, StepMetrics]) -> tuple:
