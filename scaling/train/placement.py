@@ -46,7 +46,9 @@ class Placement:
     data: int = 1  # copies of the weights, each with its share of the batch
     fsdp: int = 1  # weights and optimizer state are cut along d_model, the batch too
     tensor: int = 1  # heads, MLP hidden units and vocabulary are cut
-    microbatches: int = 0  # equal parts of a device's rows, taken in turn; 0: on a CPU as many as its cache wants, else 1
+    microbatches: int = (
+        0  # equal parts of a device's rows, taken in turn; 0: on a CPU as many as its cache wants, else 1
+    )
     remat: bool = False  # keep only the stream between blocks for the backward pass, and compute the rest again
 
     @property
@@ -74,8 +76,8 @@ class Placement:
         devices = jax.devices() if devices is None else devices
         if self.devices > len(devices):
             raise ValueError(
-                f"--mesh {self}: needs {self.devices} devices, and there are {len(devices)}; give sizes whose product is "
-                f"at most {len(devices)}, or --placement auto"
+                f"--mesh {self}: needs {self.devices} devices, and there are {len(devices)}; give sizes whose product "
+                f"is at most {len(devices)}, or --placement auto"
             )
         each, rest = divmod(self.devices, jax.process_count())
         if not rest:
@@ -85,7 +87,7 @@ class Placement:
         return Mesh(grid, MESH_AXES, axis_types=(jax.sharding.AxisType.Auto,) * len(MESH_AXES))
 
     def part_rows(self, batch: int, context: int, platform: str) -> int:
-        """The most rows of a batch that one device takes at once; raises ValueError where microbatches do not divide."""
+        """The most rows of a batch that a device takes at once; raises ValueError where microbatches do not divide."""
         rows = batch // self.shares
         if self.microbatches:
             if rows % self.microbatches:
@@ -126,9 +128,9 @@ def auto(run: RunSpec, devices: Devices, members: int = 1, how: How = "auto") ->
     3. Where `least_bytes` of a copy does not fit, not even with a row at a time and rematerialised, the state is cut:
        `fsdp` is the smallest divisor of the devices, of d_model and of the batch with which it does, since weights that
        are cut have to be gathered in every pass; copies share the rest. So data * fsdp stays, and only memory moves.
-    4. `tensor` comes last, for it exchanges activations twice a block and waits for them: where the batch has fewer rows
-       than there are devices, as many as find one (not on a CPU, whose cores share one memory), or where no fsdp is
-       enough, as for a block, a table or a single row that is too large. It divides the heads, d_ff and the
+    4. `tensor` comes last, for it exchanges activations twice a block and waits for them: where the batch has fewer
+       rows than there are devices, as many as find one (not on a CPU, whose cores share one memory), or where no fsdp
+       is enough, as for a block, a table or a single row that is too large. It divides the heads, d_ff and the
        vocabulary, and leaves a device TENSOR_UNITS hidden units at least.
     5. Within each of them: the whole batch at once, then twice the microbatches and so on to a row at a time, and at
        last rematerialisation, which costs a third more compute.

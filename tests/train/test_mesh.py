@@ -1,5 +1,5 @@
-"""One run on every kind of mesh of eight devices: the same batches, the same curve, checkpoints that go from each to each
-other, and on the wires what belongs there."""
+"""One run on every kind of mesh of eight devices: the same batches, the same curve, checkpoints that go from each to
+each other, and on the wires what belongs there."""
 
 import hashlib
 from collections import Counter
@@ -118,7 +118,7 @@ def test_placement_never_changes_the_curve(steady: RunSpec, alone: np.ndarray, p
 def test_a_run_goes_from_mesh_to_mesh_with_the_batches_and_the_curve_of_one_device(
     steady: RunSpec, alone: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """In a cycle through all of them, so any may follow any: each finds the bits that the one before it had, and goes on
+    """In a cycle through all of them, so any may follow any: each finds the bits that the one before had, and goes on
     as one device would. The other member of a population is brought to the same step by one device."""
     watched, hop = Watched(loop.program), 2
     for leg, place in enumerate([ONE, *PLACES]):

@@ -89,7 +89,9 @@ def test_every_placement_of_the_rule_divides_what_it_cuts():
             run = replace(LARGE, batch=batch)
             for one in auto(run, slice_of(count, 8 * GIB)):
                 assert one.devices <= count and batch % (one.shares * max(1, one.microbatches)) == 0
-                assert run.model.d_model % one.fsdp == run.model.n_heads % one.tensor == run.model.d_ff % one.tensor == 0
+                assert (
+                    run.model.d_model % one.fsdp == run.model.n_heads % one.tensor == run.model.d_ff % one.tensor == 0
+                )
 
 
 def test_nothing_that_fits_is_ruled_out(tiny: RunSpec, monkeypatch: pytest.MonkeyPatch):
