@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -26,8 +26,11 @@ RULES: Mapping[str | None, str | tuple[str, ...] | None] = {
     "ff": "tensor",
     "vocab": "tensor",
     "positions": None,
+    "layers": None,
     None: None,
 }
+
+Remat = Literal["none", "dots", "blocks"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +42,9 @@ class Placement:
     fsdp: int = 1  # weights and optimizer state are cut along d_model, the batch too
     tensor: int = 1  # heads, MLP hidden units and vocabulary are cut
     microbatches: int = 0  # equal parts that a copy takes its rows in; 0: on a CPU as many as its cache wants, else 1
-    remat: bool = False  # keep only the stream between blocks for the backward pass, and compute the rest again
+    # What the backward pass computes again, so as not to keep it: all but the dense products and attention of a block
+    # (dots), or all but the stream between blocks (blocks).
+    remat: Remat = "none"
 
     def mesh(self, devices: Sequence[Any] | None = None) -> Mesh:
         """The first member * data * fsdp * tensor devices, of every process equally many where that can be; raises

@@ -214,7 +214,7 @@ def roomy(run: RunSpec, members: int = 1) -> Placement:
     cuts = [placement]
     finer = [n for n in range(at_first + 1, rows + 1) if rows % n == 0]
     cuts += [replace(placement, microbatches=n) for n in finer if n == finer[-1] or n >= 2 * at_first]
-    cuts.append(replace(cuts[-1], remat=True))
+    cuts += [replace(cuts[-1], remat=remat) for remat in ("dots", "blocks")]
     for cut in cuts:
         need = needed(run.model, compiled_in(run.optim), run.batch, run.eval.tokens, cut, members=members)
         if need <= memory_limit():
@@ -232,8 +232,8 @@ def finer(run: RunSpec, placement: Placement) -> Iterator[Placement]:
             break
         placement = replace(placement, microbatches=parts)
         yield placement
-    if not placement.remat:
-        yield replace(placement, remat=True)
+    harder = {"none": ("dots", "blocks"), "dots": ("blocks",), "blocks": ()}[placement.remat]
+    yield from (replace(placement, remat=remat) for remat in harder)
 
 
 def _parts(run: RunSpec, placement: Placement) -> tuple[int, int]:

@@ -139,7 +139,7 @@ def test_all_eight_devices_are_here():
 
 
 PLACES = [
-    dict(data=8), dict(data=2, fsdp=2, tensor=2), dict(microbatches=4), dict(remat=True),
+    dict(data=8), dict(data=2, fsdp=2, tensor=2), dict(microbatches=4), dict(remat="blocks"),
     *(pytest.param(place, marks=pytest.mark.long) for place in (
         dict(fsdp=4), dict(tensor=2), dict(data=2, microbatches=2),
     )),
@@ -283,13 +283,16 @@ def test_a_step_that_does_not_fit_is_cut_finer_and_then_rematerialised(tiny: Run
 
     def planted(model, optim, batch, evaluation, placement, members):
         tried.append(placement)
-        return SimpleNamespace(memory=1000 / max(1, placement.microbatches) / (2 if placement.remat else 1))
+        share = {"none": 1, "dots": 0.8, "blocks": 0.4}[placement.remat]
+        return SimpleNamespace(memory=share * 1000 / max(1, placement.microbatches))
 
     run = replace(tiny, batch=8 * 43)
     monkeypatch.setattr(program, "program", planted)
-    for limit, wanted in ((1000, Placement(data=8)), (100, Placement(data=8, microbatches=43)), (12, None)):
+    finest = Placement(data=8, microbatches=43)
+    dots, blocks = replace(finest, remat="dots"), replace(finest, remat="blocks")
+    for limit, wanted in ((1000, Placement(data=8)), (100, finest), (20, dots), (12, blocks), (1, blocks)):
         monkeypatch.setattr(program, "memory_limit", lambda limit=limit: limit)
-        assert program.roomy(run) == (wanted or Placement(data=8, microbatches=43, remat=True))
+        assert program.roomy(run) == wanted
     assert all(placement.microbatches in (0, 43) for placement in tried)
 
 
