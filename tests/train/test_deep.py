@@ -63,12 +63,14 @@ def two_steps(model: ModelSpec, optim: OptimSpec, stack: bool, members: int = 1)
     return state.params, after.params, metrics
 
 
+RECURRENT = replace(MODEL, attention="recurrent", positions="none", weight_bits=4)
 VARIANTS = {
     "adamw, grouped heads, swiglu": (replace(MODEL, n_kv_heads=1, mlp="swiglu"), OPTIM),
-    "muon, four bits": (replace(MODEL, weight_bits=4), replace(OPTIM, name="muon")),
-    "recurrent": (replace(MODEL, attention="recurrent", positions="none"), replace(OPTIM, name="sgd")),
-    "window": (replace(MODEL, attention="window", window=2), replace(OPTIM, name="schedule_free", schedule="constant")),
-}
+    "muon, recurrent, four bits": (RECURRENT, replace(OPTIM, name="muon")),
+    "schedule_free, window": (
+        replace(MODEL, attention="window", window=2), replace(OPTIM, name="schedule_free", schedule="constant")
+    ),
+}  # fmt: skip
 
 
 def test_more_than_eight_layers_are_a_stack():
