@@ -19,7 +19,7 @@ from scaling.spec import ModelSpec, OptimSpec
 from scaling.train import attention
 from scaling.train.attention import attend, rotate
 from scaling.train.parametrization import Role, init_std, output_multiplier, residual_multiplier
-from scaling.train.placement import Remat
+from scaling.train.placement import Remat, laid
 
 # Layers that are compiled one by one, which a small model's step wants (benchmarks/README.md). More are one loop over a
 # stack of weights, whose compilation takes as long for forty layers as for one.
@@ -59,10 +59,11 @@ class Transformer(nnx.Module):
     def stream(self, token_BxL: jax.Array, *, remat: Remat = "none") -> jax.Array:
         """The residual stream after the last block, [D, B * L]."""
         B, L = token_BxL.shape
-        x_DxT = self.embed_VxD[...][token_BxL.reshape(B * L)].T
+        x_DxT = laid(self.embed_VxD[...], "vocab", None)[token_BxL.reshape(B * L)].T
         if self.spec.positions == "learned":
             x_DxT += jnp.tile(self.position_LxD[...][:L].T, (1, B))
         x_DxT = x_DxT.astype(self.spec.compute_dtype)
+        x_DxT = laid(x_DxT, None, "batch", rows=B)
         through = functools.partial(_through, batch=B, remat=remat)
         if isinstance(self.blocks, nnx.List):
             for block in self.blocks:
@@ -74,11 +75,14 @@ class Transformer(nnx.Module):
 
 
 def _through(block: "Block", x_DxT: jax.Array, *, batch: int, remat: Remat, looped: bool = False) -> jax.Array:
-    if remat == "none":
+    def layer(x_DxT: jax.Array) -> jax.Array:
         return block(x_DxT, batch)
-    policy = jax.checkpoint_policies.save_only_these_names(*KEPT) if remat == "dots" else None
-    # XLA would join what is computed again with what was computed before, where they are not in two loops.
-    return jax.checkpoint(lambda x_DxT: block(x_DxT, batch), policy=policy, prevent_cse=not looped)(x_DxT)
+
+    if remat != "none":
+        policy = jax.checkpoint_policies.save_only_these_names(*KEPT) if remat == "dots" else None
+        # XLA would join what is computed again with what was computed before, where they are not in two loops.
+        layer = jax.checkpoint(layer, policy=policy, prevent_cse=not looped)
+    return laid(layer(x_DxT), None, "batch", rows=batch)
 
 
 class Block(nnx.Module):
