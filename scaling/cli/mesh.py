@@ -69,18 +69,17 @@ def unfit_devices(arguments: argparse.Namespace, plan: Plan, workers: int, proce
     needed = size["member"] * size["data"] * size["fsdp"] * size["tensor"]
     engine = getattr(arguments, "on", "local")
     if engine == "local":
-        there, way_out = devices_of_a_worker(plan, workers, processes), ""
-        if there == 1 and needed > 1:
-            way_out = "; with --workers 1 it has every core"
+        there, way_out = devices_of_a_worker(plan, workers, processes), "give smaller sizes"
+        if there == 1:
+            way_out = "with --workers 1 it has every core"
     else:
         gpus = arguments.gpus or 0
         there = gpus * (getattr(arguments, "nodes", None) or 1) if gpus else None
-        way_out = "; give more --gpus or --nodes"
+        way_out = "give more --gpus or --nodes"
     if there is None or needed <= there:
         return []
-    return [
-        f"--mesh = {arguments.mesh}: needs {needed} devices, and a worker has {there}{way_out}, or --placement auto"
-    ]
+    said = f"needs {needed} devices, and a worker has {there}"
+    return [f"--mesh = {arguments.mesh}: {said}; {way_out}, or leave it to --placement auto"]
 
 
 def _malformed(mesh: str) -> list[str]:

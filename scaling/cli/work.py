@@ -74,7 +74,7 @@ def _run(arguments: argparse.Namespace) -> int:
     ]
     faults += _unfit_team(arguments, workers, plan.pending(ledger), ledger.folder)
     faults += mesh.unfit(arguments, (p.run for p in plan.runs))
-    faults += mesh.unfit_devices(arguments, plan, workers, 1 if arguments.team else arguments.processes)
+    faults += [] if arguments.team else mesh.unfit_devices(arguments, plan, workers, arguments.processes)
     if arguments.process and not faults:
         return _attend(ledger, arguments)
     faults = faults or unfit_texts(plan, ledger)

@@ -84,7 +84,7 @@ def test_all_faults_are_said_at_once_and_before_jax_is_imported(folder: Path):  
     words = ["work", str(folder), "--mesh", "data=3,tensor=64", "--placement", "pmap", "--workers", "0"]
     code = f"import sys; from scaling.cli import main; s = main({words!r}); sys.exit(9 if 'jax' in sys.modules else s)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 2 and len(done.stderr.splitlines()) == 6, done.stderr
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 7, done.stderr
 
 
 def test_a_placement_reaches_every_worker(folder: Path, monkeypatch: pytest.MonkeyPatch):  # noqa: F811
