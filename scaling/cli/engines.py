@@ -16,7 +16,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from scaling.cli import tpu
+from scaling.cli import mesh, tpu
 from scaling.cli.follow import Following
 from scaling.cli.sweep import unfit_team
 from scaling.launch import ray, slurm
@@ -68,20 +68,23 @@ def engine_options(parser: argparse.ArgumentParser) -> None:
     tpu.slice_options(group)
 
 
-def unfit(arguments: argparse.Namespace, plan: Plan, folder: Path, experiment: Path) -> list[str]:
-    """What is wrong with the engine and its options, all of it."""
+def misplaced(arguments: argparse.Namespace) -> list[str]:
+    """Options of other engines than the one asked for."""
+    return [
+        f"--{name.replace('_', '-')}: is for --on {' and --on '.join(engines)}, not for --on {arguments.on}"
+        for name, engines in OF.items()
+        if getattr(arguments, name) is not None and arguments.on not in engines
+    ]
+
+
+def unfit(arguments: argparse.Namespace, plan: Plan, folder: Path) -> list[str]:
+    """What is wrong with the engine and its options, all of it. Of slices `scaling.cli.tpu` says the rest."""
     engine = arguments.on
     if engine not in ENGINES:
         return [f"--on = {engine}: must be {', '.join(ENGINES[:-1])} or {ENGINES[-1]}"]
-    lines = [
-        f"--{name.replace('_', '-')}: is for --on {' and --on '.join(engines)}, not for --on {engine}"
-        for name, engines in OF.items()
-        if getattr(arguments, name) is not None and engine not in engines
-    ]
+    lines = misplaced(arguments)
     if engine == "local":
         return lines
-    if engine in tpu.ENGINES:
-        return lines + tpu.unfit(arguments, experiment)
     if on_store(folder):
         return [*lines, f"--on {engine}: needs a folder on a disk that all see; start `scaling work {folder}` there"]
     if arguments.cpus is not None and arguments.cpus < 1:
@@ -160,6 +163,7 @@ def dry_run(arguments: argparse.Namespace, study: Study, ledger: Ledger) -> None
 
 def _participant(arguments: argparse.Namespace, ledger: Ledger, *options: str) -> list[str]:
     ours = ["--population", arguments.population, "--patience", f"{arguments.patience:g}"]
+    ours += mesh.words(arguments)
     ours += [word for sink in arguments.sinks for word in ("--log", sink)]
     return work(ledger.folder, *ours, *(["--retry"] if arguments.retry else []), *options)
 

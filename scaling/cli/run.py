@@ -3,12 +3,11 @@
 import argparse
 import shlex
 import sys
-from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 
-from scaling.cli import engines, tpu
+from scaling.cli import engines, mesh, tpu
 from scaling.cli.exits import DONE, FAILED, INTERRUPTED
 from scaling.cli.locate import results_of, study_of
 from scaling.cli.options import dry_run_option, study_options, sweep_options, typed
@@ -46,17 +45,13 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    elsewhere = arguments.on in tpu.ENGINES
-    study, path = study_of(arguments.experiment, arguments.changes, arguments.size, sources=not elsewhere)
-    if elsewhere:
-        faults = _unknown_laws(study) + engines.unfit(arguments, study.runs, Path(), path)
-        if faults := faults + unfit_options(1, arguments.population, arguments.patience):
-            raise Refusal(faults)
-        return tpu.run(arguments, study, path, shlex.join(["scaling", *sys.argv[1:]]), _close)
+    if arguments.on in tpu.ENGINES:
+        return _on_slice(arguments)
+    study, path = study_of(arguments.experiment, arguments.changes, arguments.size)
     folder = results_of(study, path, arguments.out)
     ledger = Ledger(folder)
     workers = workers_of(arguments, ledger)
-    _refuse_unfit(study, ledger, workers, arguments, path)
+    _refuse_unfit(study, ledger, workers, arguments)
     console = Console(stderr=True)
     if arguments.on != "local":
         return _on_engine(arguments, study, ledger, console)
@@ -81,6 +76,16 @@ def _run(arguments: argparse.Namespace) -> int:
         console.print(f"stopped; what is done is kept. To go on: {again}", highlight=False, soft_wrap=True)
         return INTERRUPTED
     return _close(study, ledger, outcome, console)
+
+
+def _on_slice(arguments: argparse.Namespace) -> int:
+    """The texts are there, not here."""
+    study, path = study_of(arguments.experiment, arguments.changes, arguments.size, sources=False)
+    faults = _unknown_laws(study) + engines.misplaced(arguments) + tpu.unfit(arguments, path)
+    faults += unfit_options(1, arguments.population, arguments.patience)
+    if faults := faults + mesh.unfit(arguments, (p.run for p in study.runs.runs)):
+        raise Refusal(faults)
+    return tpu.run(arguments, study, path, shlex.join(["scaling", *sys.argv[1:]]), _close)
 
 
 def _on_engine(arguments: argparse.Namespace, study: Study, ledger: Ledger, console: Console) -> int:
@@ -127,9 +132,11 @@ def _unknown_laws(study: Study) -> list[str]:
     ]
 
 
-def _refuse_unfit(study: Study, ledger: Ledger, workers: int, arguments: argparse.Namespace, experiment: Path) -> None:
+def _refuse_unfit(study: Study, ledger: Ledger, workers: int, arguments: argparse.Namespace) -> None:
     faults = _unknown_laws(study) + missing(arguments.sinks) + unfit_sinks(ledger, arguments.sinks)
-    faults += engines.unfit(arguments, study.runs, ledger.folder, experiment)
+    faults += engines.unfit(arguments, study.runs, ledger.folder)
+    faults += mesh.unfit(arguments, (p.run for p in study.runs.runs))
+    faults += mesh.unfit_devices(arguments, study.runs, workers)
     if faults := faults + unfit(study, ledger, workers, arguments.population, arguments.patience):
         raise Refusal(faults)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from scaling.cli import mesh
 from scaling.cli.exits import DONE, FAILED, INTERRUPTED
 from scaling.cli.follow import Following
 from scaling.cli.plan import show
@@ -152,6 +153,7 @@ def command(arguments: argparse.Namespace, study: Study, experiment: Path) -> li
     words += ["--out", results(arguments, study)]
     words += ["--distributed", "auto"] if hosts > 1 and not arguments.apart else []
     words += ["--population", arguments.population] if arguments.population != "auto" else []
+    words += mesh.words(arguments)
     words += ["--patience", f"{arguments.patience:g}"] if arguments.patience != PATIENCE_SECONDS else []
     words += ["--retry"] if arguments.retry else []
     return [*tpu_vm.apart(chips), *words] if arguments.apart else words
