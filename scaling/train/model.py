@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 
 from scaling.spec import ModelSpec, OptimSpec
-from scaling.train.attention import attention_here, rotate
+from scaling.train.attention import attend, rotate
 from scaling.train.parametrization import Role, init_std, output_multiplier, residual_multiplier
 
 
@@ -105,7 +105,7 @@ class Block(nnx.Module):
         q = jnp.stack(q, axis=2).reshape(batch, D // K, K, T // batch) if shared > 1 else q[0]
         if self.spec.positions == "rotary":
             q, k = rotate(q), rotate(k)
-        y_BxHxKxL = attention_here()(q, k, v)
+        y_BxHxKxL = attend(q, k, v)
         return self._product(self.out_HKxD, y_BxHxKxL.transpose(1, 2, 0, 3).reshape(D, T))
 
     def _average(self, x_DxT: jax.Array, batch: int) -> jax.Array:

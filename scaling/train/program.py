@@ -74,7 +74,7 @@ def program(
     step = functools.partial(train_steps, graphdef=graphdef, model=model, optim=optim, cut=cut, members=members)
     loss = functools.partial(window_losses, graphdef=graphdef)
     if members > 1:
-        loss = jax.vmap(loss, in_axes=(0, None))
+        loss = jax.vmap(loss, in_axes=(0, None), spmd_axis_name="member")
     with jax.set_mesh(mesh), _precision(model, platform):
         steps = jax.jit(
             step,

@@ -217,7 +217,7 @@ def train_steps(
         return TrainState(params, opt_state, average), finite, values
 
     # Whether a step is probed is one for all members: a branch for each would be taken both ways by all.
-    step = one_step if members == 1 else jax.vmap(one_step, in_axes=(0, 0, 0, 0, 0, 0, None))
+    step = one_step if members == 1 else jax.vmap(one_step, (0, 0, 0, 0, 0, 0, None), spmd_axis_name="member")
     axis = 0 if members == 1 else 1  # of the steps
 
     def body(carry: tuple[jax.Array, TrainState, jax.Array, StepMetrics]) -> tuple:
