@@ -45,12 +45,13 @@ class Placement:
         """The first member * data * fsdp * tensor devices, of every process equally many where that can be; raises
         ValueError when there are fewer. `devices` are those here, or those of a slice that is not."""
         sizes = (self.member, self.data, self.fsdp, self.tensor)
+        processes = jax.process_count() if devices is None else 1 + max(d.process_index for d in devices)
         devices = jax.devices() if devices is None else devices
         if math.prod(sizes) > len(devices):
             raise ValueError(f"placement {sizes} needs {math.prod(sizes)} devices, here are {len(devices)}")
-        each, rest = divmod(math.prod(sizes), jax.process_count())
+        each, rest = divmod(math.prod(sizes), processes)
         if not rest:
-            devices = [d for k in range(jax.process_count()) for d in _of_process(devices, k)[:each]]
+            devices = [d for k in range(processes) for d in _of_process(devices, k)[:each]]
         grid = np.array(devices[: math.prod(sizes)]).reshape(sizes)
         # Auto on purpose: with explicit axes each contraction over a split dimension would have to name its result.
         return Mesh(grid, MESH_AXES, axis_types=(jax.sharding.AxisType.Auto,) * len(MESH_AXES))
