@@ -83,8 +83,9 @@ class Study:
                 lines.append(f"analysis.{field} = {value!r}: is of the wrong type ({type(value).__name__})")
         return lines or [*dict.fromkeys(self.plan.ill_typed() + self.held_out.ill_typed())]
 
-    def faults(self) -> list[str]:
-        """Everything that is wrong, one line each; no run is started while there is any."""
+    def faults(self, *, sources: bool = True) -> list[str]:
+        """Everything that is wrong, one line each; no run is started while there is any. Without `sources` no text is
+        opened, and none has to be here."""
         if lines := self.ill_typed():
             return lines
         lines = self.runs.faults()
@@ -150,9 +151,9 @@ class Study:
             if p.role not in ("held_out", "trunk")
         ]
         # Texts are opened for runs of sound types; a bad number of one field does not hide a bad text.
-        typed = [p.run for p in self.runs.runs if not ill_typed(p.run)]
+        typed = [p.run for p in self.runs.runs if sources and not ill_typed(p.run)]
         lines += dict.fromkeys(fault for run in typed for fault in data.faults(run))
-        if self.analysis.known_entropy and not lines:
+        if self.analysis.known_entropy and sources and not lines:
             lines += self._entropy_faults()
         return lines
 
