@@ -21,14 +21,17 @@ from scaling.spec import RunSpec, compiled_in
 from scaling.train.collectives import Collective, collectives
 from scaling.train.failures import out_of_memory
 from scaling.train.hlo import splash_flops, work
-from scaling.train.placement import Placement
+from scaling.train.placement import Devices, Placement, auto
 from scaling.train.program import traced
 
 # Of a device's memory that a placement may need by `roofline.expected` to be worth compiling: the formula leaves out
 # what a compiler adds.
 HEADROOM = 0.85
 
-_NEEDED = re.compile(r"[Uu]sed ([\d.]+)([KMGT])i?B? of ([\d.]+)([KMGT])i?B? hbm")
+_NEEDED = (  # two places of the compiler say it
+    re.compile(r"[Uu]sed ([\d.]+)([KMGT])i?B? of ([\d.]+)([KMGT])i?B? hbm"),
+    re.compile(r"\(([\d.]+)([KMGT])i?B?\) exceeds available HBM \(([\d.]+)([KMGT])i?B?\)"),
+)
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
@@ -53,7 +56,7 @@ class Memory:
 
 @dataclass(frozen=True, kw_only=True)
 class Compiled:
-    """What one placement of a run comes to on a slice; `estimate` and what it rests on are None where it does not fit."""
+    """What one placement of a run comes to on a slice; `estimate` and its grounds are None where it does not fit."""
 
     placement: Placement
     memory: Memory
@@ -140,11 +143,21 @@ def _memory(steps: Any, losses: Any, topology: Topology) -> Memory:
 
 def _refused(message: str, topology: Topology) -> Memory:
     """What a compiler that ran out of memory said of it."""
-    said = _NEEDED.search(message)
+    said = next((found for one in _NEEDED if (found := one.search(message))), None)
     if not said:
         raise RuntimeError(f"the compiler ran out of memory and does not say by how much: {message[:200]}")
     used, limit = (round(float(said[i]) * _UNITS[said[i + 1]]) for i in (1, 3))
     return Memory(fits=False, limit=limit, peak=used)
+
+
+def by_rule(run: RunSpec, topology: Topology) -> list[Placement]:
+    """What `--placement auto` would try on the slice, one after another, from the first that fits by formula."""
+    found = auto(
+        run,
+        Devices(count=topology.devices, memory=topology.device_hbm, platform="tpu", processes=topology.hosts),
+    )
+    fit = [n for n, cut in enumerate(found) if expected(run, cut, topology).hbm <= HEADROOM * topology.device_hbm]
+    return list(found[fit[0] if fit else -1 :])
 
 
 def candidates(run: RunSpec, topology: Topology) -> list[Placement]:

@@ -18,8 +18,9 @@ _TENSOR = re.compile(r"(\w+)\[([\d,<=]*)\]")
 _CALLED = re.compile(r"\b(calls|to_apply|body|true_computation|false_computation)=%?([\w.\-]+)")
 _BRANCHES = re.compile(r"\b(branch_computations|called_computations)=\{([^}]*)\}")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
-_AXES = re.compile(r"replica_groups=@?\w*(?:mesh)?\[([^\]]*)\]\s*\{([^}]*)\}")
+_AXES = re.compile(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}")
 _AXIS = re.compile(r"'([\w.\-]+)'(?::\((\d+)\)(\d+))?")
+_ORDER = re.compile(r"device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\)")
 _COUNTED = re.compile(r"replica_groups=\[\d+,(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
 
 
@@ -198,14 +199,21 @@ def _group(attributes: str, everybody: int) -> tuple[int, ...]:
     if listed := re.search(r"replica_groups=\{\{([\d,]*)\}", attributes):
         return tuple(int(device) for device in listed[1].split(","))
     if counted := _COUNTED.search(attributes):
-        size = int(counted[1])
-        shape = [int(n) for n in counted[2].split(",")]
-        order = [int(axis) for axis in counted[3].split(",")] if counted[3] else range(len(shape))
-        devices = np.arange(math.prod(shape)).reshape(shape).transpose(order)
-        return tuple(devices.ravel()[:size].tolist())
+        return tuple(_counted(counted[2], counted[3])[: int(counted[1])].tolist())
     if axes := _AXES.search(attributes):
-        return _along(dict(re.findall(r"'([\w.\-]+)'=(\d+)", axes[1])), _AXIS.findall(axes[2]))
+        along = _along(dict(re.findall(r"'([\w.\-]+)'=(\d+)", axes[1])), _AXIS.findall(axes[2]))
+        if not (order := _ORDER.search(axes[0])):
+            return along
+        devices = _counted(order[1], order[2])
+        return tuple(devices[list(along)].tolist())
     return tuple(range(everybody))
+
+
+def _counted(shape: str, order: str | None) -> np.ndarray:
+    """0, 1, ... in a grid, read with its axes in another order."""
+    sizes = [int(n) for n in shape.split(",")]
+    grid = np.arange(math.prod(sizes)).reshape(sizes)
+    return grid.transpose([int(axis) for axis in order.split(",")] if order else range(len(sizes))).ravel()
 
 
 def _along(sizes: dict[str, str], axes: list[tuple[str, str, str]]) -> tuple[int, ...]:

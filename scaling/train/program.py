@@ -20,9 +20,9 @@ from scaling.cost import flops_per_token
 from scaling.spec import ModelSpec, OptimSpec, RunSpec, compiled_in, to_json
 from scaling.train import team
 from scaling.train.failures import out_of_memory
-from scaling.train.host import compiled_once, memory_limit
+from scaling.train.host import compiled_once
 from scaling.train.optim import Knobs
-from scaling.train.placement import Placement, copies, fitting, platform_of, sharding
+from scaling.train.placement import Devices, How, Placement, auto, fitting, platform_of, sharding
 from scaling.train.step import Chunk, Cut, StepMetrics, TrainState, graph, init_state, train_steps, window_losses
 
 # Of one compiled call: long enough to hide its dispatch, short enough to stop within a second, on a core or a chip.
@@ -69,7 +69,7 @@ def traced(
     """What `program` compiles; `mesh` is of this process's devices, or of a slice that is not here."""
     graphdef, platform = graph(model, optim), platform_of(mesh)
     part_rows = placement.part_rows(batch, model.context, platform)
-    cut = Cut(mesh if members == 1 else None, part_rows, placement.remat)
+    cut = Cut(mesh, part_rows, placement.remat)
     stacked = functools.partial(_stacked, members=members)
     single, layout = _layout(model, optim, mesh, members)
     leading = () if members == 1 else ("member",)
@@ -224,22 +224,18 @@ def part(tree: Any, member: int, members: int) -> Any:
     return tree if members == 1 else jax.tree.map(lambda leaf: leaf[member], tree)
 
 
-def roomy(run: RunSpec, members: int = 1) -> Placement:
-    """`placement.copies`, with as many microbatches, and at last rematerialisation, as a step needs to fit the device.
+def roomy(run: RunSpec, members: int = 1, how: How = "auto") -> Placement:
+    """The first of `placement.auto` whose step fits the devices here.
 
     Found by compiling and asking XLA, not by running out. Where nothing fits, the thriftiest.
     """
-    placement = copies(run, members)
-    rows, at_first = _parts(run, placement)
-    cuts = [placement]
-    finer = [n for n in range(at_first + 1, rows + 1) if rows % n == 0]
-    cuts += [replace(placement, microbatches=n) for n in finer if n == finer[-1] or n >= 2 * at_first]
-    cuts.append(replace(cuts[-1], remat=True))
-    for cut in cuts:
-        need = needed(run.model, compiled_in(run.optim), run.batch, run.eval.tokens, cut, members=members)
-        if need <= memory_limit():
-            return cut
-    return cuts[-1]
+    devices = Devices.here()
+    found = auto(run, devices, members, how)
+    for placement in found:
+        need = needed(run.model, compiled_in(run.optim), run.batch, run.eval.tokens, placement, members=members)
+        if need <= devices.memory:
+            return placement
+    return found[-1]
 
 
 def finer(run: RunSpec, placement: Placement) -> Iterator[Placement]:
@@ -257,8 +253,8 @@ def finer(run: RunSpec, placement: Placement) -> Iterator[Placement]:
 
 
 def _parts(run: RunSpec, placement: Placement) -> tuple[int, int]:
-    """(rows of a copy, parts that it takes them in)."""
-    rows = run.batch // placement.data
+    """(rows of a device, parts that it takes them in)."""
+    rows = run.batch // placement.shares
     return rows, -(-rows // placement.part_rows(run.batch, run.model.context, jax.default_backend()))
 
 
@@ -310,8 +306,7 @@ def _eval_shape(
 ) -> tuple[int, int, int]:
     """(C batches, B windows of each, M tokens of a window) of one call; the calls that it takes to cover the held-out
     windows are equally long, and the last is padded."""
-    cut = placement.data * placement.fsdp
-    windows = max(1, EVAL_TOKENS // members // model.context // cut) * cut
+    windows = max(1, EVAL_TOKENS // members // model.context // placement.shares) * placement.shares
     batches = math.ceil(eval_tokens // model.context / windows)
     batch_flops = members * windows * model.context * flops_per_token(model, "exact") / 3  # a forward pass
     calls = math.ceil(batches / max(1, round(most_flops / batch_flops)))
