@@ -1,39 +1,36 @@
-"""`scaling compile`: whether a run fits a slice of TPUs, what it exchanges there and how long it takes at least; compiled
-here, with no TPU."""
+"""`scaling compile`: whether a run fits a slice of TPUs, what it exchanges there, how long it takes at least. Compiled on
+this machine, which needs none."""
 
 import argparse
-import dataclasses
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.table import Table
 
 from scaling.chips import Topology, topology
 from scaling.cli.exits import DONE, FAILED
 from scaling.cli.locate import study_of
 from scaling.cli.options import json_option, size_option
 from scaling.cost import count_params, train_flops
-from scaling.report.words import power, several, short
-from scaling.roofline import gib, mfu
+from scaling.report.compiled import shape_name, show, verdict
 from scaling.spec import Refusal, RunSpec, compiled_in
 
 if TYPE_CHECKING:
-    from scaling.train.ahead import Compiled
     from scaling.train.placement import Placement
 
-TRIES = 2  # placements that are compiled beside the one asked for
+TRIES = 2
+# JAX itself stays on the CPU; libtpu asks no metadata server, and lets other processes compile at the same time.
+ENVIRONMENT = {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
 ASSUMED = (
-    "seconds are a lower bound by documented rates: a step takes at least its largest term, as if the others hid behind "
-    "it, and `seconds_in_turn` where nothing hides; latency, small matrices and late hosts are not in it",
-    "hours of a run are its steps at that bound; evaluation, checkpoints and compilation come on top",
-    "FLOPs are of matrix products, loops by their turns; attention kernels by formula; the step that measures gradient "
-    "noise now and then is not counted, but has to fit",
+    "estimates are lower bounds by documented rates: a step takes at least its largest term, as if the others hid "
+    "behind it; latency, small matrices and hosts that are late come on top",
+    "of a run the steps alone are counted: evaluation, checkpoints, data and compilation come on top",
+    "FLOPs are of matrix products, loops by their turns, attention kernels by formula; the extra pass that measures "
+    "gradient noise now and then has to fit and is not in the time",
 )
-WIDTH = 120  # characters that the table may take, whatever the terminal
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,66 +43,71 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="replace a field of every run, as `scaling run` would",
     )  # fmt: skip
     parser.add_argument(
-        "--topology", required=True, metavar="SLICE", help="generation and shape of a slice, e.g. v5e:4x4 or v5p:4x4x4"
+        "--topology", required=True, metavar="SLICE", help="generation and shape of a slice: v5e:4x4, v5p:4x4x4"
     )
-    parser.add_argument("--slices", type=int, default=1, metavar="N", help="that many slices, joined by the network")
+    parser.add_argument("--slices", type=int, default=1, metavar="N", help="that many, joined by the network")
     parser.add_argument(
         "--run", default="largest", metavar="largest|all|ID", dest="which",
-        help="which runs: the one of most parameters (default), every shape of the study once, or one or more ids with "
-        "commas between",
+        help="the run of most parameters (default), every shape of the study once, or ids with commas between",
     )  # fmt: skip
     parser.add_argument(
         "--mesh", metavar="AXIS=N,...",
-        help="the placement to judge, e.g. data=8,fsdp=4,microbatches=2 (default: the best by formula)",
+        help="the placement to judge, e.g. data=8,fsdp=4,microbatches=2,remat=true (default: that of the written rule)",
     )  # fmt: skip
     parser.add_argument(
         "--tries", type=int, default=TRIES, metavar="N",
-        help="other placements to compile beside it, the best by formula, for a proposal (default: %(default)d)",
+        help="other placements to compile beside it for a proposal, the best by formula (default: %(default)d)",
     )  # fmt: skip
     json_option(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    slice_of, runs = _asked(arguments)
-    os.environ |= {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
+    slice_of, runs, mesh = _asked(arguments)
+    os.environ |= ENVIRONMENT
     from scaling.train import ahead
 
-    say = Console(stderr=True)
-    found = []
+    say, found = Console(stderr=True), []
     for number, alike in enumerate(runs, 1):
-        head = f"{number}/{len(runs)} {name(alike[0])}"
-        found.append(judge(alike, slice_of, _mesh(arguments.mesh), arguments.tries, say, head))
-    document = as_json(found, slice_of) | {"versions": ahead.versions()}
+
+        def compiling(run: RunSpec, placement: "Placement", slice_of: Topology, number: int = number) -> ahead.Compiled:
+            head = f"{number}/{len(runs)} {_name(run)}"
+            with say.status(f"{head}: {placement}, compiling for {slice_of.name}"):
+                one = ahead.compile_for(run, placement, slice_of)
+            say.print(f"{head}: {verdict(one.to_json(run, slice_of))}", highlight=False, soft_wrap=True)
+            return one
+
+        found.append(judged(alike, slice_of, mesh, arguments.tries, compiling))
+    document = described(slice_of) | {"versions": ahead.versions(), "shapes": found}
     if arguments.json:
         print(json.dumps(document, indent=1))
     else:
         show(document, Console())
-    return DONE if all(one["fits"] for one in document["shapes"]) else FAILED
+    return DONE if all(one["fits"] for one in found) else FAILED
 
 
-def _asked(arguments: argparse.Namespace) -> tuple[Topology, list[list[RunSpec]]]:
-    """The slices, and the runs by shape. `Refusal` has every fault; nothing of JAX is imported."""
+def _asked(arguments: argparse.Namespace) -> tuple[Topology, list[list[RunSpec]], dict[str, Any] | None]:
+    """The slices, the runs by shape, the placement. `Refusal` has every fault; nothing of JAX is imported."""
     faults: list[str] = []
 
-    def tried(ask: Any, *words: Any) -> Any:
+    def tried(ask: Callable[[], Any]) -> Any:
         try:
-            return ask(*words)
+            return ask()
         except Refusal as refusal:
             faults.extend(refusal.faults)
 
-    slice_of = tried(topology, arguments.topology, arguments.slices)
-    tried(_mesh, arguments.mesh)
+    slice_of = tried(lambda: topology(arguments.topology, arguments.slices))
+    mesh = tried(lambda: sizes_of(arguments.mesh) if arguments.mesh else None)
     if arguments.tries < 0:
         faults.append(f"--tries = {arguments.tries}: must be at least 0")
     study = tried(lambda: study_of(arguments.experiment, arguments.changes, arguments.size, sources=False)[0])
-    runs = tried(chosen, [p.run for p in study.runs.runs], arguments.which) if study else []
+    runs = tried(lambda: chosen([p.run for p in study.runs.runs], arguments.which)) if study else []
+    if mesh and runs and slice_of:
+        faults += [fault for one in runs for fault in unfit(one, mesh, slice_of)]
     if find_spec("libtpu") is None:
-        faults.append(
-            "libtpu is not installed: it compiles for TPUs; pip install 'scaling[tpu]' in an environment of its own"
-        )
+        faults.append("libtpu, which compiles for TPUs, is not installed: pip install 'scaling[tpu]', best elsewhere")
     if faults:
         raise Refusal(dict.fromkeys(faults))
-    return slice_of, shapes(runs)
+    return slice_of, shapes(runs), mesh
 
 
 def chosen(runs: Sequence[RunSpec], which: str) -> list[RunSpec]:
@@ -115,11 +117,8 @@ def chosen(runs: Sequence[RunSpec], which: str) -> list[RunSpec]:
     if which == "largest":
         return [max(runs, key=lambda run: (count_params(run.model).total, train_flops(run)))]
     ids = {run.id: run for run in runs}
-    unknown = [word for word in which.split(",") if word not in ids]
-    if unknown:
-        raise Refusal(
-            f"--run = {word}: is largest, all or the id of a run; `scaling plan --json` has them" for word in unknown
-        )
+    if unknown := [word for word in which.split(",") if word not in ids]:
+        raise Refusal(f"--run {word}: is no run of this study; `scaling plan --json` has their ids" for word in unknown)
     return [ids[word] for word in which.split(",")]
 
 
@@ -132,10 +131,8 @@ def shapes(runs: Sequence[RunSpec]) -> list[list[RunSpec]]:
     return sorted(by_length, key=lambda alike: (count_params(alike[0].model).total, alike[0].batch))
 
 
-def _mesh(text: str | None) -> dict[str, Any] | None:
+def sizes_of(text: str) -> dict[str, Any]:
     """Sizes of a placement by name. Raises `Refusal`."""
-    if text is None:
-        return None
     names = ("data", "fsdp", "tensor", "microbatches", "remat")
     sizes, faults = {}, []
     for part in text.split(","):
@@ -153,86 +150,49 @@ def _mesh(text: str | None) -> dict[str, Any] | None:
     return sizes
 
 
-def judge(
-    alike: list[RunSpec], slice_of: Topology, mesh: dict[str, Any] | None, tries: int, say: Console, head: str
-) -> tuple[list[RunSpec], "Compiled", list["Compiled"]]:
-    """(the runs, what was asked for, what was compiled beside it) of one shape."""
+def unfit(run: RunSpec, sizes: dict[str, Any], slice_of: Topology) -> list[str]:
+    """What keeps a run from being placed so, one line each."""
+    data, fsdp, tensor, parts = (sizes.get(name, 1) for name in ("data", "fsdp", "tensor", "microbatches"))
+    faults = []
+    if data * fsdp * tensor > slice_of.devices:
+        faults.append(
+            f"--mesh: data x fsdp x tensor = {data * fsdp * tensor} devices; {slice_of.slices} x {slice_of.name} has "
+            f"{slice_of.devices}"
+        )
+    if run.batch % (data * fsdp * parts):
+        faults.append(
+            f"--mesh: data x fsdp x microbatches = {data * fsdp * parts} must divide the batch of {run.batch} rows"
+        )
+    if run.model.d_model % fsdp:
+        faults.append(f"--mesh fsdp={fsdp}: must divide model.d_model = {run.model.d_model}")
+    return faults
+
+
+def judged(
+    alike: list[RunSpec], slice_of: Topology, mesh: dict[str, Any] | None, tries: int, compiling: Callable[..., Any]
+) -> dict[str, Any]:
+    """One shape of the document. Where no placement was asked for, that some placement fits is enough."""
     from scaling.train import ahead
     from scaling.train.placement import Placement
 
     of = alike[0]
-    best = ahead.candidates(of, slice_of)
-    asked = Placement(**mesh) if mesh else best[0]
-    faults = unfit(of, asked, slice_of)
-    if faults:
-        raise Refusal(faults)
-
-    def compiled(placement: "Placement") -> "Compiled":
-        with say.status(f"{head}: compiling for {slice_of.name}, {words(placement)}"):
-            one = ahead.compile_for(of, placement, slice_of)
-        say.print(f"{head}: {verdict(one)}", highlight=False, soft_wrap=True)
-        return one
-
-    first = compiled(asked)
-    return alike, first, [compiled(other) for other in [one for one in best if one != asked][:tries]]
-
-
-def unfit(run: RunSpec, placement: "Placement", slice_of: Topology) -> list[str]:
-    """What keeps a run from being placed so, one line each."""
-    p, model = placement, run.model
-    faults = []
-    if p.data * p.fsdp * p.tensor > slice_of.devices:
-        faults.append(
-            f"--mesh {words(p)}: needs {p.data * p.fsdp * p.tensor} devices; {slice_of.name} has {slice_of.devices}"
-        )
-    rows = p.data * p.fsdp * max(1, p.microbatches)
-    if run.batch % rows:
-        faults.append(
-            f"--mesh {words(p)}: data x fsdp x microbatches = {rows} must divide the batch of {run.batch} rows"
-        )
-    if model.d_model % p.fsdp:
-        faults.append(f"--mesh fsdp={p.fsdp}: must divide d_model = {model.d_model}")
-    return faults
+    first, others = ahead.judge(of, slice_of, Placement(**mesh) if mesh else None, tries, compiling)
+    best = ahead.proposed(first, others)
+    return {
+        "name": _name(of),
+        "n_params": count_params(of.model).total,
+        "batch_tokens": of.batch_tokens,
+        "exact_flops": ahead.step_flops(of),
+        "runs": [{"id": one.id, "steps": one.steps, "flops": train_flops(one)} for one in alike],
+        "fits": first.memory.fits if mesh else best is not None,
+        "asked": first.to_json(of, slice_of),
+        "tried": [one.to_json(of, slice_of) for one in others],
+        "proposed": str(best.placement) if best else None,
+    }
 
 
-def proposed(first: "Compiled", others: list["Compiled"]) -> "Compiled | None":
-    """The one with the best estimate among those that fit."""
-    fit = [one for one in (first, *others) if one.estimate]
-    return min(fit, key=lambda one: (one.estimate.seconds, one.estimate.seconds_in_turn), default=None)  # type: ignore[union-attr]
-
-
-def words(placement: "Placement") -> str:
-    """As `--mesh` takes it."""
-    sizes = {name: getattr(placement, name) for name in ("data", "fsdp", "tensor", "microbatches", "remat")}
-    said = [f"{name}={size}".lower() for name, size in sizes.items() if size not in (1, 0, False) or size is True]
-    return ",".join(said) or "data=1"
-
-
-def name(run: RunSpec) -> str:
-    m = run.model
-    return f"{short(count_params(m).total)} parameters, {m.n_layers} x {m.d_model}, {run.batch} x {m.context}"
-
-
-def verdict(one: "Compiled") -> str:
-    memory = one.memory
-    if not memory.fits:
-        return (
-            f"{words(one.placement)} does not fit: needs {gib(memory.peak)} of {gib(memory.limit)} a device, "
-            f"{gib(memory.over)} too much"
-        )
-    assert one.estimate
-    return (
-        f"{words(one.placement)} fits: {gib(memory.peak)} of {gib(memory.limit)} a device; a step takes at least "
-        f"{seconds(one.estimate.seconds)}, bound by {one.estimate.bound} (compiled in {one.seconds:.0f} s)"
-    )
-
-
-def seconds(value: float) -> str:
-    return f"{value:.3g} s" if value >= 1 else f"{1000 * value:.3g} ms"
-
-
-def as_json(found: Sequence[tuple[list[RunSpec], "Compiled", list["Compiled"]]], slice_of: Topology) -> dict[str, Any]:
-    """The one document of `--json`, and all that is printed."""
+def described(slice_of: Topology) -> dict[str, Any]:
+    """The slices and the rates that estimates rest on."""
     of = slice_of.of
     return {
         "topology": slice_of.name,
@@ -241,126 +201,19 @@ def as_json(found: Sequence[tuple[list[RunSpec], "Compiled", list["Compiled"]]],
         "devices": slice_of.devices,
         "hosts": slice_of.hosts,
         "chip": {
-            "kind": of.kind, "peak_flops": dict(slice_of.chip.peaks), "devices": slice_of.chip.devices, "hbm": of.hbm,
-            "hbm_bandwidth": of.hbm_bandwidth, "link_bandwidth": of.link, "links": 2 * of.axes,
-            "network_bandwidth": of.dcn, "source": of.source,
+            "kind": of.kind,
+            "devices": slice_of.chip.devices,
+            "peak_flops": {dtype: peak * slice_of.chip.devices for dtype, peak in slice_of.chip.peaks.items()},
+            "hbm": of.hbm,
+            "hbm_bandwidth": of.hbm_bandwidth,
+            "links": 2 * of.axes,
+            "link_bandwidth": of.link,
+            "network_bandwidth": of.dcn,
+            "source": of.source,
         },
         "assumptions": list(ASSUMED),
-        "shapes": [_shape(*one, slice_of) for one in found],
-    }  # fmt: skip
-
-
-def _shape(alike: list[RunSpec], first: "Compiled", others: list["Compiled"], slice_of: Topology) -> dict[str, Any]:
-    of, best = alike[0], proposed(first, others)
-    return {
-        "name": name(of),
-        "n_params": count_params(of.model).total,
-        "batch_tokens": of.batch_tokens,
-        "exact_flops": train_flops(of) / of.steps,
-        "fits": first.memory.fits,
-        "asked": placed(first, alike, slice_of),
-        "tried": [placed(one, alike, slice_of) for one in others],
-        "proposed": words(best.placement) if best else None,
     }
 
 
-def placed(one: "Compiled", alike: list[RunSpec], slice_of: Topology) -> dict[str, Any]:
-    """One placement, in numbers; seconds, hours and bytes."""
-    of, p = alike[0], one.placement
-    used = p.data * p.fsdp * p.tensor
-    said: dict[str, Any] = {
-        "mesh": words(p),
-        "placement": {field: getattr(p, field) for field in ("data", "fsdp", "tensor", "microbatches", "remat")},
-        "devices": used,
-        "fits": one.memory.fits,
-        "over": one.memory.over,
-        "hbm": {k: v for k, v in dataclasses.asdict(one.memory).items() if k != "fits"},
-        "compile_seconds": round(one.seconds, 1),
-    }
-    if not (one.estimate and one.flops and one.moved is not None and one.kernel_flops is not None):
-        return said
-    exact = train_flops(of) / of.steps
-    bound = one.estimate.seconds
-    return said | {
-        "flops": {
-            "compiled": one.flops * used, "kernels": one.kernel_flops * used, "ratio": one.flops * used / exact,
-        },
-        "hbm_traffic": one.moved,
-        "collectives": exchanged(one),
-        "estimate": {
-            **one.estimate.terms, "network": one.estimate.network, "bound": one.estimate.bound, "seconds": bound,
-            "seconds_in_turn": one.estimate.seconds_in_turn, "mfu": mfu(of, used, slice_of, bound),
-            "mfu_in_turn": mfu(of, used, slice_of, one.estimate.seconds_in_turn),
-        },
-        "runs": [{"id": run.id, "steps": run.steps, "hours": run.steps * bound / 3600} for run in alike],
-    }  # fmt: skip
-
-
-def exchanged(one: "Compiled") -> dict[str, dict[str, float]]:
-    """Collectives of a step by kind: how many operations, bytes of their tensors, bytes that a device sends."""
-    kinds: dict[str, dict[str, float]] = {}
-    for kind in sorted({tensor.kind for tensor in one.exchanged}):
-        of_kind = [tensor for tensor in one.exchanged if tensor.kind == kind]
-        kinds[kind] = {
-            "count": sum({(t.name, t.times): t.times for t in of_kind}.values()),
-            "bytes": sum(t.bytes * t.times for t in of_kind),
-            "sent": round(sum(t.sent * t.times for t in of_kind)),
-        }
-    return kinds
-
-
-def show(document: dict[str, Any], console: Console) -> None:
-    console.width = max(console.width, WIDTH)
-    chips = f"{several(document['slices'], 'slice')} of {document['topology']}, {several(document['chips'], 'chip')}"
-
-    def line(text: str) -> None:
-        console.print(text, highlight=False, soft_wrap=True)
-
-    for shape in document["shapes"]:
-        line(f"[bold]{shape['name']}[/bold] on {chips}")
-        table = Table(box=None, header_style="dim", pad_edge=False)
-        names = (
-            "placement",
-            "fits",
-            "HBM",
-            "argument",
-            "temporary",
-            "compute",
-            "memory",
-            "exchange",
-            "step >=",
-            "MFU <=",
-        )
-        for column in names:
-            table.add_column(column, justify="left" if column in ("placement", "fits") else "right", no_wrap=True)
-        for one in (shape["asked"], *shape["tried"]):
-            hbm, estimate = one["hbm"], one.get("estimate")
-            row = [one["mesh"], "yes" if one["fits"] else f"no: {gib(one['over'])} over", gib(hbm["peak"])]
-            if estimate:
-                row += [gib(hbm["argument"]), gib(hbm["temporary"])]
-                row += [seconds(estimate[term]) for term in ("compute", "memory", "interconnect", "seconds")]
-                row.append(f"{estimate['mfu']:.0%}")
-            table.add_row(*row)
-        console.print(table)
-        _say_best(shape, line)
-    for text in document["assumptions"]:
-        console.print(f"[dim]{text}[/dim]", highlight=False, soft_wrap=True)
-
-
-def _say_best(shape: dict[str, Any], line: Any) -> None:
-    best = next((o for o in (shape["asked"], *shape["tried"]) if o["mesh"] == shape["proposed"]), None)
-    if best is None:
-        line("[red]none of these fits[/red]: a larger slice, or --tries for more placements")
-        return
-    estimate, flops = best["estimate"], best["flops"]
-    line(
-        f"proposed: --mesh {best['mesh']}, bound by {estimate['bound']}; {seconds(estimate['seconds'])} a step if all else "
-        f"hides behind it, {seconds(estimate['seconds_in_turn'])} if nothing does"
-    )
-    line(f"FLOPs a step: {power(flops['compiled'])} compiled, {flops['ratio']:.2f} times the exact count")
-    for kind, of in best["collectives"].items():
-        line(f"{kind}: {of['count']:.0f} a step, {gib(of['bytes'])} of tensors, {gib(of['sent'])} sent by each device")
-    for one in best["runs"][:3]:
-        line(f"run {one['id']}: {one['steps']:,} steps, at least {one['hours']:.2g} hours")
-    if len(best["runs"]) > 3:
-        line(f"and {len(best['runs']) - 3} more runs of this shape; --json has them all")
+def _name(run: RunSpec) -> str:
+    return shape_name(run.model, count_params(run.model).total, run.batch)

@@ -5,28 +5,27 @@ What is compiled is what the run would execute, `program.traced`, for devices th
 this process.
 """
 
-import itertools
+import importlib.metadata
 import re
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from jax.experimental import topologies
 
 from scaling.chips import Topology
-from scaling.cost import flops_per_token
-from scaling.roofline import Cut, Estimate, Exchange, Place, estimate, expected
+from scaling.cost import train_flops
+from scaling.roofline import Estimate, Exchange, Place, estimate, mfu
 from scaling.spec import RunSpec, compiled_in
 from scaling.train.collectives import Collective, collectives
 from scaling.train.failures import out_of_memory
 from scaling.train.hlo import splash_flops, work
-from scaling.train.placement import Devices, Placement, auto
+from scaling.train.placement import Placement
 from scaling.train.program import traced
+from scaling.train.rank import by_rule, candidates
 
-# Of a device's memory that a placement may need by `roofline.expected` to be worth compiling: the formula leaves out
-# what a compiler adds.
-HEADROOM = 0.85
+RULE_TRIES = 3  # placements of the rule that are compiled, until one fits
 
 _NEEDED = (  # two places of the compiler say it
     re.compile(r"[Uu]sed ([\d.]+)([KMGT])i?B? of ([\d.]+)([KMGT])i?B? hbm"),
@@ -66,6 +65,50 @@ class Compiled:
     moved: float | None = None  # bytes to and from the memory of one device in a step
     exchanged: tuple[Collective, ...] = ()  # in a step
     estimate: Estimate | None = None
+
+    def to_json(self, run: RunSpec, topology: Topology) -> dict[str, Any]:
+        """In numbers: bytes of one device, FLOPs of all, seconds of a step."""
+        said: dict[str, Any] = {
+            "mesh": str(self.placement),
+            "placement": asdict(self.placement),
+            "devices": self.placement.devices,
+            "fits": self.memory.fits,
+            "over": self.memory.over,
+            "hbm": {name: size for name, size in asdict(self.memory).items() if name != "fits"},
+            "compile_seconds": round(self.seconds, 1),
+        }
+        if self.estimate is None or self.flops is None or self.kernel_flops is None:
+            return said
+        of, all_of = self.estimate, self.placement.devices
+        return said | {
+            "flops": {
+                "compiled": self.flops * all_of,
+                "kernels": self.kernel_flops * all_of,
+                "ratio": self.flops * all_of / step_flops(run),
+            },
+            "hbm_traffic": self.moved,
+            "collectives": self._by_kind(),
+            "estimate": {
+                **of.terms,
+                "network": of.network,
+                "bound": of.bound,
+                "seconds": of.seconds,
+                "seconds_in_turn": of.seconds_in_turn,
+                "mfu": mfu(run, all_of, topology, of.seconds),
+                "mfu_in_turn": mfu(run, all_of, topology, of.seconds_in_turn),
+            },
+        }
+
+    def _by_kind(self) -> dict[str, dict[str, float]]:
+        """Collectives of a step: how many operations, bytes of their tensors, bytes that a device sends for them."""
+        kinds: dict[str, dict[str, float]] = {}
+        for one in sorted(self.exchanged, key=lambda one: one.kind):
+            of_kind = kinds.setdefault(one.kind, {"count": 0, "bytes": 0, "sent": 0.0})
+            of_kind["bytes"] += one.bytes * one.times
+            of_kind["sent"] += one.sent * one.times
+        for kind, of_kind in kinds.items():
+            of_kind["count"] = sum({one.name: one.times for one in self.exchanged if one.kind == kind}.values())
+        return kinds
 
 
 def devices(topology: Topology) -> list[Any]:
@@ -111,6 +154,30 @@ def compile_for(run: RunSpec, placement: Placement, topology: Topology) -> Compi
     )
 
 
+def judge(
+    run: RunSpec, topology: Topology, asked: Placement | None, tries: int, compiling: Callable[..., Any] = compile_for
+) -> tuple[Compiled, list[Compiled]]:
+    """(the placement asked for, what was compiled beside it). Without one it is that of `by_rule`, the first that fits;
+    beside it are up to `tries` others, the best by formula, of those that may fit."""
+    missed: list[Compiled] = []
+    for placement in [asked] if asked else by_rule(run, topology):
+        first = compiling(run, placement, topology)
+        if first.memory.fits or len(missed) == RULE_TRIES - 1:
+            break
+        missed.append(first)
+    else:
+        first = missed.pop()
+    seen = {first.placement, *(one.placement for one in missed)}
+    others = [one for one in candidates(run, topology) if one not in seen][:tries]
+    return first, missed + [compiling(run, placement, topology) for placement in others]
+
+
+def proposed(first: Compiled, others: list[Compiled]) -> Compiled | None:
+    """The one with the best estimate among those that fit."""
+    fit = [(one.estimate.seconds, one.estimate.seconds_in_turn, one) for one in (first, *others) if one.estimate]
+    return min(fit, key=lambda of: of[:2])[2] if fit else None
+
+
 def lowered_for_tpu(run: RunSpec, placement: Placement) -> str:
     """StableHLO of a run's step for a TPU, over a mesh of this process's devices: what of a compile is checked without
     libtpu, the kernels' own lowering included."""
@@ -150,76 +217,10 @@ def _refused(message: str, topology: Topology) -> Memory:
     return Memory(fits=False, limit=limit, peak=used)
 
 
-def by_rule(run: RunSpec, topology: Topology) -> list[Placement]:
-    """What `--placement auto` would try on the slice, one after another, from the first that fits by formula."""
-    found = auto(
-        run,
-        Devices(count=topology.devices, memory=topology.device_hbm, platform="tpu", processes=topology.hosts),
-    )
-    fit = [n for n, cut in enumerate(found) if expected(run, cut, topology).hbm <= HEADROOM * topology.device_hbm]
-    return list(found[fit[0] if fit else -1 :])
-
-
-def candidates(run: RunSpec, topology: Topology) -> list[Placement]:
-    """Every placement on as many devices of a topology as can share the run, the best first by `roofline.expected`, of
-    those that fit by it: each with the fewest microbatches that do, rematerialised and not. Where none does, the
-    thriftiest."""
-    model = run.model
-    heads = (model.n_heads, model.kv_heads) if model.attention == "causal" else (model.d_model,)
-    cuts = [
-        (data, fsdp, tensor)
-        for data, fsdp, tensor in itertools.product(_divisors(run.batch), _divisors(run.batch), _divisors(model.d_ff))
-        if data * fsdp * tensor <= topology.devices and run.batch % (data * fsdp) == 0 == model.d_model % fsdp
-        and all(size % tensor == 0 for size in (*heads, model.vocab_size))
-    ]  # fmt: skip
-    most = max(data * fsdp * tensor for data, fsdp, tensor in cuts)
-    found, thrifty = [], []
-    for data, fsdp, tensor in cuts:
-        if data * fsdp * tensor < most:
-            continue
-        for remat in (False, True):
-            whole = Placement(data=data, fsdp=fsdp, tensor=tensor, remat=remat)
-            finer = [replace(whole, microbatches=n) for n in _divisors(run.batch // (data * fsdp)) if n > 1]
-            needs = {cut: expected(run, cut, topology).hbm for cut in (whole, *finer)}
-            fit = next((cut for cut in needs if needs[cut] <= HEADROOM * topology.device_hbm), None)
-            if fit:
-                found.append(fit)
-            thrifty.append(min(needs, key=lambda cut: needs[cut]))
-    if not found:
-        return [min(thrifty, key=lambda cut: expected(run, cut, topology).hbm)]
-    return sorted(found, key=lambda cut: _worth(run, cut, topology))
-
-
-def formula(run: RunSpec, cut: Cut, topology: Topology) -> Estimate:
-    """Of a step, before anything is compiled."""
-    of = expected(run, cut, topology)
-    return estimate(topology, run.model.compute_dtype, of.flops, of.memory, of.exchanges)
-
-
-def exact_flops(run: RunSpec) -> float:
-    """Of a step, by our count, over all devices."""
-    return run.batch_tokens * flops_per_token(run.model, "exact")
-
-
-def _worth(run: RunSpec, cut: Placement, topology: Topology) -> tuple[float, float]:
-    found = formula(run, cut, topology)
-    return found.seconds, found.seconds_in_turn
-
-
-def _divisors(n: int) -> list[int]:
-    return [k for k in range(1, n + 1) if n % k == 0]
-
-
-def seen() -> bool:
-    """Whether libtpu can describe a slice on this machine."""
-    try:
-        devices(Topology(generation="v5e", shape=(2, 2)))
-    except RuntimeError:
-        return False
-    return True
+def step_flops(run: RunSpec) -> float:
+    """Of a step over all devices, by our exact count."""
+    return train_flops(run) / run.steps
 
 
 def versions() -> dict[str, str]:
-    import importlib.metadata
-
     return {name: importlib.metadata.version(name) for name in ("jax", "libtpu")}
