@@ -137,30 +137,6 @@ def test_all_eight_devices_are_here():
     assert jax.device_count() == 8
 
 
-PLACES = [
-    dict(data=8), dict(data=2, fsdp=2, tensor=2), dict(microbatches=4), dict(remat=True),
-    *(pytest.param(place, marks=pytest.mark.long) for place in (
-        dict(fsdp=4), dict(tensor=2), dict(data=2, microbatches=2),
-    )),
-]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def steady(tiny: RunSpec, tmp_path_factory: pytest.TempPathFactory) -> tuple[RunSpec, RunRecord, list[float]]:
-    """150 steps below the edge of stability: above it any rounding grows tenfold in tens of them (docs/training.md)."""
-    run = replace(tiny, steps=150, optim=replace(tiny.optim, peak_lr=2e-3))
-    folder = tmp_path_factory.mktemp("steady")
-    return run, made(run, folder), losses(folder, run)
-
-
-@pytest.mark.parametrize("place", PLACES, ids=str)
-def test_placement_never_changes_the_curve(steady, tmp_path: Path, place: dict[str, int]):
-    run, alone, curve = steady
-    spread = made(run, tmp_path, placement=Placement(**place))
-    np.testing.assert_allclose(losses(tmp_path, run), curve, rtol=1e-5)
-    assert spread.loss == pytest.approx(alone.loss, rel=1e-5)
-
-
 def test_weights_and_moments_are_born_in_their_shards(tiny: RunSpec):
     spread = Placement(data=2, fsdp=2, tensor=2)
     compiled = program.program(tiny.model, compiled_in(tiny.optim), 8, tiny.eval.tokens, spread)
