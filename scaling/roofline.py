@@ -154,7 +154,7 @@ class Cut(Protocol):
     @property
     def microbatches(self) -> int: ...
     @property
-    def remat(self) -> bool: ...
+    def remat(self) -> str: ...  # none, dots, blocks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,19 +186,21 @@ def expected(run: RunSpec, cut: Cut, topology: Topology) -> Expected:
 
     flops = count_flops(model)
     blocks = flops.attention + flops.scores_causal + flops.mlp
-    executed = flops.exact + (blocks / 3 if cut.remat else 0)
+    again = cut.remat == "blocks"
+    executed = flops.exact + (blocks / 3 if again else 0)
 
     kept = each * (6 * D + (4 * D + 3 * F) / cut.tensor)  # of a token in a block, for its backward pass
-    stream = each * D
-    in_blocks = (layers * stream + kept) if cut.remat else layers * kept
+    products = each * (2 * D + (4 * D + F) / cut.tensor)  # of it, the results of products and of attention
+    held = {"none": kept, "dots": products, "blocks": each * D}[cut.remat]
+    in_blocks = layers * held + (0 if cut.remat == "none" else kept)
     gradients = 4 * n / of_state * (2 if parts > 1 else 1)
     state = (1 + MOMENTS[run.optim.name]) * 4 * n / of_state
     gathered = each * n / cut.tensor / layers if cut.fsdp > 1 else 0
     hbm = state + gradients + gathered + tokens / parts * (in_blocks + 10 * vocab)
 
-    weights = parts * (3 if cut.remat else 2) * 4 * n / cut.tensor
+    weights = parts * (3 if again else 2) * 4 * n / cut.tensor
     update = (3 + 2 * MOMENTS[run.optim.name] + 2) * 4 * n / of_state
-    moved = weights + update + tokens * (layers * kept * (4 if cut.remat else 3) + 16 * vocab)
+    moved = weights + update + tokens * (layers * kept * (4 if again else 3) + 16 * vocab)
 
     return Expected(
         hbm=hbm,
@@ -222,12 +224,12 @@ def _exchanges(
     if cut.data > 1:
         yield Exchange(kind="all-reduce", bytes=4 * n / (cut.fsdp * cut.tensor), group=group("data"))
     if cut.fsdp > 1:
-        gathers = (3 if cut.remat else 2) * parts
+        gathers = (3 if cut.remat == "blocks" else 2) * parts
         yield Exchange(kind="all-gather", bytes=each * n / cut.tensor, group=group("fsdp"), times=gathers)
         yield Exchange(kind="reduce-scatter", bytes=4 * n / cut.tensor, group=group("fsdp"), times=parts)
     if cut.tensor > 1:
         stream = each * run.model.d_model * tokens
-        times = (6 if cut.remat else 4) * run.model.n_layers + 2
+        times = (6 if cut.remat == "blocks" else 4) * run.model.n_layers + 2
         yield Exchange(kind="all-reduce", bytes=stream, group=group("tensor"), times=times)
 
 

@@ -1,5 +1,6 @@
-"""`scaling compile`: whether a run fits a slice of TPUs, what it exchanges there, how long it takes at least. Compiled on
-this machine, which needs none."""
+"""`scaling compile`: whether a run fits a slice of TPUs, what it exchanges there, how long it takes at least.
+
+It is compiled on this machine, which needs none."""
 
 import argparse
 import json
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from scaling.train.placement import Placement
 
 TRIES = 2
+REMAT = ("none", "dots", "blocks")  # `scaling.train.placement.Remat`
 # JAX itself stays on the CPU; libtpu asks no metadata server, and lets other processes compile at the same time.
 ENVIRONMENT = {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
 ASSUMED = (
@@ -52,7 +54,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--mesh", metavar="AXIS=N,...",
-        help="the placement to judge, e.g. data=8,fsdp=4,microbatches=2,remat=true (default: that of the written rule)",
+        help="the placement to judge, e.g. data=8,fsdp=4,microbatches=2,remat=dots (default: that of the written rule)",
     )  # fmt: skip
     parser.add_argument(
         "--tries", type=int, default=TRIES, metavar="N",
@@ -139,10 +141,11 @@ def sizes_of(text: str) -> dict[str, Any]:
         axis, _, size = part.partition("=")
         if axis not in names:
             faults.append(f"--mesh {part}: must be AXIS=N of {', '.join(names)}")
-        elif axis == "remat" and size in ("true", "false"):
-            sizes[axis] = size == "true"
+        elif axis == "remat" and size in REMAT:
+            sizes[axis] = size
         elif axis == "remat" or not size.isdecimal() or int(size) < 1:
-            faults.append(f"--mesh {part}: must be {'true or false' if axis == 'remat' else 'a whole number above 0'}")
+            must = f"one of {', '.join(REMAT)}" if axis == "remat" else "a whole number above 0"
+            faults.append(f"--mesh {part}: must be {must}")
         else:
             sizes[axis] = int(size)
     if faults:

@@ -34,8 +34,11 @@ RULES: Mapping[str | None, str | tuple[str, ...] | None] = {
     "ff": "tensor",
     "vocab": "tensor",
     "positions": None,
+    "layers": None,
     None: None,
 }
+
+Remat = Literal["none", "dots", "blocks"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +50,9 @@ class Placement:
     fsdp: int = 1  # weights and optimizer state are cut along d_model, the batch too
     tensor: int = 1  # heads, MLP hidden units and vocabulary are cut
     microbatches: int = 0  # equal parts of a device's rows, taken in turn; 0: on a CPU as many as its cache wants, else 1
-    remat: bool = False  # keep only the stream between blocks for the backward pass, and compute the rest again
+    # What the backward pass computes again, so as not to keep it: all but the dense products and attention of a block
+    # (dots), or all but the stream between blocks (blocks).
+    remat: Remat = "none"
 
     @property
     def devices(self) -> int:
@@ -172,7 +177,7 @@ def least_bytes(run: RunSpec, placement: Placement, platform: str, members: int 
     state = 4 * N * (STATE_TENSORS[run.optim.name] + (run.optim.average > 0)) / (placement.fsdp * cut)
     block = (count_params(m).kaplan) / m.n_layers
     layer = width * max(block, V * D) / cut if placement.fsdp > 1 else 0
-    inside = 0 if placement.remat else 2 * D + ((m.n_heads + 2 * m.kv_heads) * m.d_head + m.d_ff) / cut
+    inside = 0 if placement.remat == "blocks" else 2 * D + ((m.n_heads + 2 * m.kv_heads) * m.d_head + m.d_ff) / cut
     rows = placement.part_rows(run.batch, m.context, platform)
     tokens = min(rows, run.batch // placement.shares) * m.context
     here = -(-members // placement.member)
@@ -220,7 +225,7 @@ def _by_parts(run: RunSpec, cut: Placement, platform: str) -> list[Placement]:
         if n == counts[-1] or n >= 2 * (doubled[-1] if doubled else at_first):
             doubled.append(n)
     finer = [cut, *(replace(cut, microbatches=n) for n in doubled)]
-    return [*finer, replace(finer[-1], remat=True)]
+    return [*finer, *(replace(finer[-1], remat=remat) for remat in ("dots", "blocks"))]
 
 
 def _of_process(devices: Sequence[Any], process: int) -> list[Any]:

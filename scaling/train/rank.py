@@ -2,11 +2,12 @@
 
 import itertools
 from dataclasses import replace
+from typing import get_args
 
 from scaling.chips import Topology
 from scaling.roofline import Cut, Estimate, estimate, expected
 from scaling.spec import RunSpec
-from scaling.train.placement import Devices, Placement, auto
+from scaling.train.placement import Devices, Placement, Remat, auto
 
 # Of a device's memory that a placement may need by `roofline.expected` to be worth compiling: the formula leaves out
 # what a compiler adds.
@@ -40,7 +41,7 @@ def candidates(run: RunSpec, topology: Topology) -> list[Placement]:
     for data, fsdp, tensor in cuts:
         if data * fsdp * tensor < most:
             continue
-        for remat in (False, True):
+        for remat in get_args(Remat):
             whole = Placement(data=data, fsdp=fsdp, tensor=tensor, remat=remat)
             finer = [replace(whole, microbatches=n) for n in _divisors(run.batch // (data * fsdp)) if n > 1]
             needs = {cut: expected(run, cut, topology).hbm for cut in (whole, *finer)}
