@@ -4,11 +4,11 @@ Three terms: FLOPs over peak FLOP/s, bytes of memory over its bandwidth, bytes s
 largest bounds the step from below, as if the others hid behind it completely; their sum is what it takes where nothing
 hides. Neither knows of latency, of matrices too small for the units, or of a host that is late.
 
-Collectives go by the model of the book "How to Scale Your Model" (jax-ml.github.io/scaling-book/sharding), for a tensor of
-V bytes, as a device of the group sees it whole, and n devices that W bytes/s leave in one direction along an axis: on a
-ring V (n - 1) / (n 2 W) for an all-gather and a reduce-scatter, both for an all-reduce, V n / 8 W for an all-to-all of V
-bytes a device; on a line, without the link that closes it, twice that. A group that spans several axes of the torus uses
-all of them at once. Groups that lie with gaps on one axis share its links.
+Collectives go by the model of the book "How to Scale Your Model" (jax-ml.github.io/scaling-book/sharding), for a tensor
+of V bytes, as a device of the group sees it whole, and n devices that W bytes/s leave in one direction along an axis: on
+a ring V (n - 1) / (n 2 W) for an all-gather and a reduce-scatter, both for an all-reduce, V n / 8 W for an all-to-all
+of V bytes a device; on a line, without the link that closes it, twice that. A group that spans several axes of the torus
+uses all of them at once. Groups that lie with gaps on one axis share its links.
 """
 
 import itertools
@@ -189,8 +189,10 @@ def expected(run: RunSpec, cut: Cut, topology: Topology) -> Expected:
     again = cut.remat == "blocks"
     executed = flops.exact + (blocks / 3 if again else 0)
 
-    kept = each * (6 * D + (4 * D + 3 * F) / cut.tensor)  # of a token in a block, for its backward pass
-    products = each * (2 * D + (4 * D + F) / cut.tensor)  # of it, the results of products and of attention
+    # Of a token in a block, for its backward pass: three float32 of each norm, and of the compute type what goes into
+    # products and attention and six of each hidden unit; of it, the results of products and of attention.
+    kept = 24 * D + each * (2 * D + (5 * D + 6 * F) / cut.tensor)
+    products = each * (3 * D + (4 * D + F) / cut.tensor)
     held = {"none": kept, "dots": products, "blocks": each * D}[cut.remat]
     in_blocks = layers * held + (0 if cut.remat == "none" else kept)
     gradients = 4 * n / of_state * (2 if parts > 1 else 1)
@@ -200,7 +202,7 @@ def expected(run: RunSpec, cut: Cut, topology: Topology) -> Expected:
 
     weights = parts * (3 if again else 2) * 4 * n / cut.tensor
     update = (3 + 2 * MOMENTS[run.optim.name] + 2) * 4 * n / of_state
-    moved = weights + update + tokens * (layers * kept * (4 if again else 3) + 16 * vocab)
+    moved = weights + update + tokens * (layers * kept * (2 if again else 1.5) + 16 * vocab)
 
     return Expected(
         hbm=hbm,

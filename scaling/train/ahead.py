@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from jax.experimental import topologies
+from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 
 from scaling.chips import Topology
 from scaling.cost import train_flops
@@ -21,7 +22,7 @@ from scaling.spec import RunSpec, compiled_in
 from scaling.train.collectives import Collective, collectives
 from scaling.train.failures import out_of_memory
 from scaling.train.hlo import splash_flops, work
-from scaling.train.placement import Placement
+from scaling.train.placement import MESH_AXES, Placement
 from scaling.train.program import traced
 from scaling.train.rank import by_rule, candidates
 
@@ -178,10 +179,13 @@ def proposed(first: Compiled, others: list[Compiled]) -> Compiled | None:
     return min(fit, key=lambda of: of[:2])[2] if fit else None
 
 
-def lowered_for_tpu(run: RunSpec, placement: Placement) -> str:
-    """StableHLO of a run's step for a TPU, over a mesh of this process's devices: what of a compile is checked without
-    libtpu, the kernels' own lowering included."""
-    programs = traced(run.model, compiled_in(run.optim), run.batch, run.eval.tokens, placement, 1, placement.mesh())
+def lowered(run: RunSpec, placement: Placement, topology: Topology) -> str:
+    """StableHLO of a run's step for a topology: what can be checked of it without libtpu, the lowering of its kernels
+    included."""
+    sizes = (placement.member, placement.data, placement.fsdp, placement.tensor)
+    chip = AbstractDevice(device_kind=topology.of.kind, num_cores=1, platform="tpu")
+    mesh = AbstractMesh(sizes, MESH_AXES, (AxisType.Auto,) * len(sizes), abstract_device=chip)
+    programs = traced(run.model, compiled_in(run.optim), run.batch, run.eval.tokens, placement, 1, mesh)
     return programs.steps.lower(lowering_platforms=("tpu",)).as_text()
 
 

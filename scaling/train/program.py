@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import AbstractMesh, Mesh, NamedSharding
 
 from scaling.cost import flops_per_token
 from scaling.spec import ModelSpec, OptimSpec, RunSpec, compiled_in, to_json
@@ -64,7 +64,13 @@ class Traced(NamedTuple):
 
 
 def traced(
-    model: ModelSpec, optim: OptimSpec, batch: int, eval_tokens: int, placement: Placement, members: int, mesh: Mesh
+    model: ModelSpec,
+    optim: OptimSpec,
+    batch: int,
+    eval_tokens: int,
+    placement: Placement,
+    members: int,
+    mesh: Mesh | AbstractMesh,
 ) -> Traced:
     """What `program` compiles; `mesh` is of this process's devices, or of a slice that is not here."""
     graphdef, platform = graph(model, optim), platform_of(mesh)
@@ -87,7 +93,8 @@ def traced(
     loss = functools.partial(window_losses, graphdef=graphdef)
     if members > 1:
         loss = jax.vmap(loss, in_axes=(0, None), spmd_axis_name="member")
-    with jax.set_mesh(mesh), _precision(model, platform):
+    here = jax.set_mesh(mesh) if isinstance(mesh, Mesh) else jax.sharding.use_abstract_mesh(mesh)
+    with here, _precision(model, platform):
         steps = jax.jit(
             step,
             in_shardings=(layout, each, chunks, each),
@@ -186,7 +193,9 @@ def state_bytes(model: ModelSpec, optim: OptimSpec) -> int:
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves)
 
 
-def _layout(model: ModelSpec, optim: OptimSpec, mesh: Mesh, members: int) -> tuple[TrainState, TrainState]:
+def _layout(
+    model: ModelSpec, optim: OptimSpec, mesh: Mesh | AbstractMesh, members: int
+) -> tuple[TrainState, TrainState]:
     """The shapes of one member's state, and how the state of all lies on the devices."""
     single = _single(model, optim)
     layout = jax.tree.map(
@@ -292,7 +301,7 @@ def _stacked(leaf: Any, members: int) -> Any:
     return leaf if members == 1 else jax.ShapeDtypeStruct((members, *leaf.shape), leaf.dtype)
 
 
-def _place(leaf: Any, mesh: jax.sharding.Mesh, members: int) -> Any:
+def _place(leaf: Any, mesh: Mesh | AbstractMesh, members: int) -> Any:
     """A weight, and an optimizer's moment of it, lies as its axes say; a counter lies everywhere."""
     leading = () if members == 1 else ("member",)
     if isinstance(leaf, nnx.Variable):

@@ -46,7 +46,7 @@ def candidates(run: RunSpec, topology: Topology) -> list[Placement]:
             finer = [replace(whole, microbatches=n) for n in _divisors(run.batch // (data * fsdp)) if n > 1]
             needs = {cut: expected(run, cut, topology).hbm for cut in (whole, *finer)}
             fit = next((cut for cut in needs if needs[cut] <= HEADROOM * topology.device_hbm), None)
-            if fit:
+            if fit and not (found and fit == replace(found[-1], remat=remat)):  # it would only compute more
                 found.append(fit)
             thrifty.append(min(needs, key=lambda cut: needs[cut]))
     if not found:

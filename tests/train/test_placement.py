@@ -48,7 +48,8 @@ def test_microbatches_come_before_rematerialisation_and_both_before_the_state_is
     assert found[0].fsdp == 1 and [one.fsdp for one in found] == sorted(one.fsdp for one in found)
     whole = [one for one in found if one.fsdp == 1]
     assert [one.microbatches for one in whole] == sorted(one.microbatches for one in whole)
-    assert [one.remat for one in whole] == [False] * (len(whole) - 1) + [True] and whole[-1].microbatches == 16
+    assert [one.remat for one in whole] == ["none"] * (len(whole) - 2) + ["dots", "blocks"]
+    assert whole[-1].microbatches == 16
 
 
 def test_rows_that_run_out_leave_devices_to_cut_the_layers(tiny: RunSpec):
@@ -89,7 +90,9 @@ def test_every_placement_of_the_rule_divides_what_it_cuts():
             run = replace(LARGE, batch=batch)
             for one in auto(run, slice_of(count, 8 * GIB)):
                 assert one.devices <= count and batch % (one.shares * max(1, one.microbatches)) == 0
-                assert run.model.d_model % one.fsdp == run.model.n_heads % one.tensor == run.model.d_ff % one.tensor == 0
+                assert (
+                    run.model.d_model % one.fsdp == run.model.n_heads % one.tensor == run.model.d_ff % one.tensor == 0
+                )
 
 
 def test_nothing_that_fits_is_ruled_out(tiny: RunSpec, monkeypatch: pytest.MonkeyPatch):
