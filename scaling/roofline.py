@@ -5,10 +5,10 @@ largest bounds the step from below, as if the others hid behind it completely; t
 hides. Neither knows of latency, of matrices too small for the units, or of a host that is late.
 
 Collectives go by the model of the book "How to Scale Your Model" (jax-ml.github.io/scaling-book/sharding), for a tensor
-of V bytes, as a device of the group sees it whole, and n devices that W bytes/s leave in one direction along an axis: on
-a ring V (n - 1) / (n 2 W) for an all-gather and a reduce-scatter, both for an all-reduce, V n / 8 W for an all-to-all
-of V bytes a device; on a line, without the link that closes it, twice that. A group that spans several axes of the torus
-uses all of them at once. Groups that lie with gaps on one axis share its links.
+of V bytes, as a device of the group sees it whole, and n devices that W bytes/s leave in one direction along an axis:
+on a ring V (n - 1) / (n 2 W) for an all-gather and a reduce-scatter, both for an all-reduce, V n / 8 W for an
+all-to-all of V bytes a device; on a line, without the link that closes it, twice that. A group that spans several axes
+of the torus uses all of them at once. Groups that lie with gaps on one axis share its links.
 """
 
 import itertools

@@ -25,7 +25,10 @@ MAY_IMPORT = {
     "fitting": {"spec", "cost", "record"},
     "report": {"spec", "chips", "cost", "roofline", "record", "fitting"},
     "launch": {"spec", "plan", "record", "machine"},
-    "cli": {"spec", "chips", "cost", "roofline", "data", "machine", "plan", "train", "record", "fitting", "report", "launch"},
+    "cli": {
+        "spec", "chips", "cost", "roofline", "data", "machine", "plan", "train", "record", "fitting", "report",
+        "launch",
+    },
 }
 
 # Package -> the rooms, or files, that may import it.

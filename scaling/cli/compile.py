@@ -4,6 +4,7 @@ It is compiled on this machine, which needs none."""
 
 import argparse
 import json
+import math
 import os
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
@@ -12,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from scaling.chips import Topology, topology
+from scaling.cli import mesh
 from scaling.cli.exits import DONE, FAILED
 from scaling.cli.locate import study_of
+from scaling.cli.mesh import AXES, mesh_options
 from scaling.cli.options import json_option, size_option
 from scaling.cost import count_params, train_flops
 from scaling.report.compiled import shape_name, show, verdict
@@ -23,7 +26,6 @@ if TYPE_CHECKING:
     from scaling.train.placement import Placement
 
 TRIES = 2
-REMAT = ("none", "dots", "blocks")  # `scaling.train.placement.Remat`
 # JAX itself stays on the CPU; libtpu asks no metadata server, and lets other processes compile at the same time.
 ENVIRONMENT = {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
 ASSUMED = (
@@ -52,10 +54,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--run", default="largest", metavar="largest|all|ID", dest="which",
         help="the run of most parameters (default), every shape of the study once, or ids with commas between",
     )  # fmt: skip
-    parser.add_argument(
-        "--mesh", metavar="AXIS=N,...",
-        help="the placement to judge, e.g. data=8,fsdp=4,microbatches=2,remat=dots (default: that of the written rule)",
-    )  # fmt: skip
+    mesh_options(parser)
     parser.add_argument(
         "--tries", type=int, default=TRIES, metavar="N",
         help="other placements to compile beside it for a proposal, the best by formula (default: %(default)d)",
@@ -64,21 +63,23 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    slice_of, runs, mesh = _asked(arguments)
+    slice_of, runs = _asked(arguments)
     os.environ |= ENVIRONMENT
     from scaling.train import ahead
+    from scaling.train.placement import Placement
 
+    how = Placement(**mesh.sizes(arguments.mesh)) if arguments.mesh else arguments.placement or "auto"
     say, found = Console(stderr=True), []
     for number, alike in enumerate(runs, 1):
 
-        def compiling(run: RunSpec, placement: "Placement", slice_of: Topology, number: int = number) -> ahead.Compiled:
+        def compiling(run: RunSpec, placement: Placement, slice_of: Topology, number: int = number) -> ahead.Compiled:
             head = f"{number}/{len(runs)} {_name(run)}"
             with say.status(f"{head}: {placement}, compiling for {slice_of.name}"):
                 one = ahead.compile_for(run, placement, slice_of)
             say.print(f"{head}: {verdict(one.to_json(run, slice_of))}", highlight=False, soft_wrap=True)
             return one
 
-        found.append(judged(alike, slice_of, mesh, arguments.tries, compiling))
+        found.append(judged(alike, slice_of, how, arguments.tries, compiling))
     document = described(slice_of) | {"versions": ahead.versions(), "shapes": found}
     if arguments.json:
         print(json.dumps(document, indent=1))
@@ -87,8 +88,8 @@ def run(arguments: argparse.Namespace) -> int:
     return DONE if all(one["fits"] for one in found) else FAILED
 
 
-def _asked(arguments: argparse.Namespace) -> tuple[Topology, list[list[RunSpec]], dict[str, Any] | None]:
-    """The slices, the runs by shape, the placement. `Refusal` has every fault; nothing of JAX is imported."""
+def _asked(arguments: argparse.Namespace) -> tuple[Topology, list[list[RunSpec]]]:
+    """The slices, and the runs by shape. `Refusal` has every fault; nothing of JAX is imported."""
     faults: list[str] = []
 
     def tried(ask: Callable[[], Any]) -> Any:
@@ -98,18 +99,19 @@ def _asked(arguments: argparse.Namespace) -> tuple[Topology, list[list[RunSpec]]
             faults.extend(refusal.faults)
 
     slice_of = tried(lambda: topology(arguments.topology, arguments.slices))
-    mesh = tried(lambda: sizes_of(arguments.mesh) if arguments.mesh else None)
     if arguments.tries < 0:
         faults.append(f"--tries = {arguments.tries}: must be at least 0")
     study = tried(lambda: study_of(arguments.experiment, arguments.changes, arguments.size, sources=False)[0])
     runs = tried(lambda: chosen([p.run for p in study.runs.runs], arguments.which)) if study else []
-    if mesh and runs and slice_of:
-        faults += [fault for one in runs for fault in unfit(one, mesh, slice_of)]
+    wrong = mesh.unfit(arguments, runs)
+    faults += wrong
+    if arguments.mesh and slice_of and not wrong:
+        faults += unfit(mesh.sizes(arguments.mesh), slice_of)
     if find_spec("libtpu") is None:
         faults.append("libtpu, which compiles for TPUs, is not installed: pip install 'scaling[tpu]', best elsewhere")
     if faults:
         raise Refusal(dict.fromkeys(faults))
-    return slice_of, shapes(runs), mesh
+    return slice_of, shapes(runs)
 
 
 def chosen(runs: Sequence[RunSpec], which: str) -> list[RunSpec]:
@@ -133,53 +135,23 @@ def shapes(runs: Sequence[RunSpec]) -> list[list[RunSpec]]:
     return sorted(by_length, key=lambda alike: (count_params(alike[0].model).total, alike[0].batch))
 
 
-def sizes_of(text: str) -> dict[str, Any]:
-    """Sizes of a placement by name. Raises `Refusal`."""
-    names = ("data", "fsdp", "tensor", "microbatches", "remat")
-    sizes, faults = {}, []
-    for part in text.split(","):
-        axis, _, size = part.partition("=")
-        if axis not in names:
-            faults.append(f"--mesh {part}: must be AXIS=N of {', '.join(names)}")
-        elif axis == "remat" and size in REMAT:
-            sizes[axis] = size
-        elif axis == "remat" or not size.isdecimal() or int(size) < 1:
-            must = f"one of {', '.join(REMAT)}" if axis == "remat" else "a whole number above 0"
-            faults.append(f"--mesh {part}: must be {must}")
-        else:
-            sizes[axis] = int(size)
-    if faults:
-        raise Refusal(faults)
-    return sizes
-
-
-def unfit(run: RunSpec, sizes: dict[str, Any], slice_of: Topology) -> list[str]:
-    """What keeps a run from being placed so, one line each."""
-    data, fsdp, tensor, parts = (sizes.get(name, 1) for name in ("data", "fsdp", "tensor", "microbatches"))
-    faults = []
-    if data * fsdp * tensor > slice_of.devices:
-        faults.append(
-            f"--mesh: data x fsdp x tensor = {data * fsdp * tensor} devices; {slice_of.slices} x {slice_of.name} has "
-            f"{slice_of.devices}"
-        )
-    if run.batch % (data * fsdp * parts):
-        faults.append(
-            f"--mesh: data x fsdp x microbatches = {data * fsdp * parts} must divide the batch of {run.batch} rows"
-        )
-    if run.model.d_model % fsdp:
-        faults.append(f"--mesh fsdp={fsdp}: must divide model.d_model = {run.model.d_model}")
-    return faults
+def unfit(size: dict[str, Any], slice_of: Topology) -> list[str]:
+    """A placement on more devices than there are."""
+    needed = math.prod(size.get(axis, 1) for axis in AXES)
+    if needed <= slice_of.devices:
+        return []
+    return [f"--mesh: needs {needed} devices, and {slice_of.slices} x {slice_of.name} has {slice_of.devices}"]
 
 
 def judged(
-    alike: list[RunSpec], slice_of: Topology, mesh: dict[str, Any] | None, tries: int, compiling: Callable[..., Any]
+    alike: list[RunSpec], slice_of: Topology, how: "Placement | str", tries: int, compiling: Callable[..., Any]
 ) -> dict[str, Any]:
-    """One shape of the document. Where no placement was asked for, that some placement fits is enough."""
+    """One shape of the document. Where no sizes were given, that some placement fits is enough."""
     from scaling.train import ahead
     from scaling.train.placement import Placement
 
     of = alike[0]
-    first, others = ahead.judge(of, slice_of, Placement(**mesh) if mesh else None, tries, compiling)
+    first, others = ahead.judge(of, slice_of, how, tries, compiling)
     best = ahead.proposed(first, others)
     return {
         "name": _name(of),
@@ -187,7 +159,7 @@ def judged(
         "batch_tokens": of.batch_tokens,
         "exact_flops": ahead.step_flops(of),
         "runs": [{"id": one.id, "steps": one.steps, "flops": train_flops(one)} for one in alike],
-        "fits": first.memory.fits if mesh else best is not None,
+        "fits": first.memory.fits if isinstance(how, Placement) else best is not None,
         "asked": first.to_json(of, slice_of),
         "tried": [one.to_json(of, slice_of) for one in others],
         "proposed": str(best.placement) if best else None,

@@ -7,7 +7,7 @@ import sys
 from rich.console import Console
 from rich.markup import escape
 
-from scaling.cli import engines
+from scaling.cli import engines, mesh
 from scaling.cli.exits import DONE, FAILED, INTERRUPTED
 from scaling.cli.locate import results_of, study_of
 from scaling.cli.options import dry_run_option, study_options, sweep_options, typed
@@ -119,6 +119,8 @@ def _refuse_unfit(study: Study, ledger: Ledger, workers: int, arguments: argpars
     ]
     faults += missing(arguments.sinks) + unfit_sinks(ledger, arguments.sinks)
     faults += engines.unfit(arguments, study.runs, ledger.folder)
+    faults += mesh.unfit(arguments, (p.run for p in study.runs.runs))
+    faults += mesh.unfit_devices(arguments, study.runs, workers)
     if faults := faults + unfit(study, ledger, workers, arguments.population, arguments.patience):
         raise Refusal(faults)
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from scaling.cli.mesh import mesh_options, sizes
 from scaling.launch import team
 from scaling.launch.worker import Failed, Job, Stopped, own_stdout, serve
 from scaling.machine import cache_folder, programs_folder
@@ -22,6 +23,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder")
     parser.add_argument("machine")
     parser.add_argument("--population", default="auto")
+    mesh_options(parser)
     parser.add_argument("--team", default="")  # its name in the results folder, of a worker that is several processes
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--host", default=team.HERE)  # where the others find process 0
@@ -30,7 +32,17 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     events = own_stdout()
-    from scaling.train import Interrupted, Watch, dismiss, fastest, forget_weights, join, lead, train_population
+    from scaling.train import (
+        Interrupted,
+        Placement,
+        Watch,
+        dismiss,
+        fastest,
+        forget_weights,
+        join,
+        lead,
+        train_population,
+    )
     from scaling.train.host import keep_compiled_programs, use_every_core
 
     keep_compiled_programs(programs_folder())
@@ -39,12 +51,18 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.process > 0:
         return _follow(ledger.folder, arguments)
     others: list[team.Peer] = []
+    placement = Placement(**sizes(arguments.mesh)) if arguments.mesh else arguments.placement or "auto"
 
     def meet() -> None:
         if arguments.processes > 1:
             others[:], coordinator = team.gather(ledger.folder, arguments.team, arguments.processes, arguments.host)
             join(coordinator, arguments.processes, 0)
             lead(others)
+        if isinstance(placement, Placement):
+            try:
+                placement.mesh()
+            except ValueError as error:
+                raise SystemExit(str(error)) from None
 
     def make(
         job: Job, progress: Callable[[dict[str, Any]], None], stop: Callable[[], bool]
@@ -60,13 +78,14 @@ def run(arguments: argparse.Namespace) -> int:
         watch, together = Watch(progress=progress, stop=stop, fence=fence), len(job.runs)
         if together > 1 and arguments.population == "auto":
             progress({"phase": "trial"})
-            together = fastest(job.runs[0], together, known=cache_folder() / "populations.json")
+            together = fastest(job.runs[0], together, known=cache_folder() / "populations.json", placement=placement)
         for first in range(0, len(job.runs), together):
             members = job.runs[first : first + together]
             try:
                 for record in train_population(
-                    members, results=ledger.folder, branch_steps=job.branch_steps, machine=machine, watch=watch
-                ):
+                    members, results=ledger.folder, branch_steps=job.branch_steps, machine=machine, watch=watch,
+                    placement=placement,
+                ):  # fmt: skip
                     with contextlib.suppress(FileExistsError):  # another participant was first, to the same result
                         ledger.commit(record, fence)
                     status = ledger[record.run.id].status

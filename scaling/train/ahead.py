@@ -22,7 +22,7 @@ from scaling.spec import RunSpec, compiled_in
 from scaling.train.collectives import Collective, collectives
 from scaling.train.failures import out_of_memory
 from scaling.train.hlo import splash_flops, work
-from scaling.train.placement import MESH_AXES, Placement
+from scaling.train.placement import MESH_AXES, How, Placement
 from scaling.train.program import traced
 from scaling.train.rank import by_rule, candidates
 
@@ -156,12 +156,12 @@ def compile_for(run: RunSpec, placement: Placement, topology: Topology) -> Compi
 
 
 def judge(
-    run: RunSpec, topology: Topology, asked: Placement | None, tries: int, compiling: Callable[..., Any] = compile_for
+    run: RunSpec, topology: Topology, how: Placement | How, tries: int, compiling: Callable[..., Any] = compile_for
 ) -> tuple[Compiled, list[Compiled]]:
-    """(the placement asked for, what was compiled beside it). Without one it is that of `by_rule`, the first that fits;
-    beside it are up to `tries` others, the best by formula, of those that may fit."""
+    """(the placement asked for, what was compiled beside it). Where sizes are not given it is that of `by_rule`, the
+    first that fits; beside it are up to `tries` others, the best by formula, of those that may fit."""
     missed: list[Compiled] = []
-    for placement in [asked] if asked else by_rule(run, topology):
+    for placement in [how] if isinstance(how, Placement) else by_rule(run, topology, how):
         first = compiling(run, placement, topology)
         if first.memory.fits or len(missed) == RULE_TRIES - 1:
             break

@@ -104,9 +104,7 @@ def _compile(run: RunSpec, placement: Placement) -> float:
     return time.monotonic() - began
 
 
-def _calls(
-    run: RunSpec, chunk: int, folder: Path, stop: Callable[[], bool], placement: Placement
-) -> list[float]:
+def _calls(run: RunSpec, chunk: int, folder: Path, stop: Callable[[], bool], placement: Placement) -> list[float]:
     """Seconds per trained token, one value for each compiled call of a run under way, its data and log included.
 
     The run is as long as it says or as is needed, since its log has about as many rows whatever its length.

@@ -196,13 +196,13 @@ def _cut_finer(run: RunSpec, job: _Job) -> RunRecord:
     )
 
 
-def _placed(run: RunSpec, members: int, placement: Placement | How) -> Placement:
-    return placement.of(members) if isinstance(placement, Placement) else roomy(run, members, placement)
-
-
 def _cuts(placement: Placement) -> str:
     again = {"none": "", "dots": " and rematerialisation (dots)", "blocks": " and rematerialisation (blocks)"}
     return f"{placement.microbatches} microbatches{again[placement.remat]}"
+
+
+def _placed(run: RunSpec, members: int, placement: Placement | How) -> Placement:
+    return placement.of(members) if isinstance(placement, Placement) else roomy(run, members, placement)
 
 
 def _note(job: _Job, run: RunSpec, note: str) -> None:
@@ -219,9 +219,7 @@ def forget_weights(run: RunSpec, results: Path) -> None:
         checkpoints.drop(*checkpoints.steps())
 
 
-def _train_together(
-    runs: Sequence[RunSpec], first: int, job: _Job, placement: Placement | How
-) -> list[RunRecord]:
+def _train_together(runs: Sequence[RunSpec], first: int, job: _Job, placement: Placement | How) -> list[RunRecord]:
     """Records of runs that go on from step `first`, in one program."""
     base, ledger, watch, members = runs[0], job.ledger, job.watch, len(runs)
     clock = dict.fromkeys(("compile", "train", "evaluate", "checkpoint"), 0.0)
@@ -297,9 +295,10 @@ def _train_together(
         for said, checkpoints in zip(notes, own, strict=True):
             said += checkpoints.set_aside()
     share = {phase: seconds / members for phase, seconds in clock.items()}
+    where = {**job.machine, "mesh": str(placement)}
     return [
         _record(
-            run, {**job.machine, "mesh": str(placement)}, share, first=first, last=curve.diverged_at or run.steps, members=members,
+            run, where, share, first=first, last=curve.diverged_at or run.steps, members=members,
             loss=loss, averaged=average, reason=_why_diverged(curve, loss),
             noise_tokens=noise_scale([*trunk_rows(run, ledger), *curve.rows], run),
             spikes=spikes(curve.rows, run), notes=said,

@@ -75,12 +75,14 @@ class Transformer(nnx.Module):
 
 
 def _through(block: "Block", x_DxT: jax.Array, *, batch: int, remat: Remat, looped: bool = False) -> jax.Array:
-    if remat == "none":
-        return laid(block(x_DxT, batch), None, "batch", rows=batch)
-    policy = jax.checkpoint_policies.save_only_these_names(*KEPT) if remat == "dots" else None
-    # XLA would join what is computed again with what was computed before, where they are not in two loops.
-    again = jax.checkpoint(lambda x_DxT: block(x_DxT, batch), policy=policy, prevent_cse=not looped)
-    return laid(again(x_DxT), None, "batch", rows=batch)
+    def layer(x_DxT: jax.Array) -> jax.Array:
+        return block(x_DxT, batch)
+
+    if remat != "none":
+        policy = jax.checkpoint_policies.save_only_these_names(*KEPT) if remat == "dots" else None
+        # XLA would join what is computed again with what was computed before, where they are not in two loops.
+        layer = jax.checkpoint(layer, policy=policy, prevent_cse=not looped)
+    return laid(layer(x_DxT), None, "batch", rows=batch)
 
 
 class Block(nnx.Module):

@@ -49,9 +49,9 @@ class Placement:
     data: int = 1  # copies of the weights, each with its share of the batch
     fsdp: int = 1  # weights and optimizer state are cut along d_model, the batch too
     tensor: int = 1  # heads, MLP hidden units and vocabulary are cut
-    microbatches: int = 0  # equal parts of a device's rows, taken in turn; 0: on a CPU as many as its cache wants, else 1
-    # What the backward pass computes again, so as not to keep it: all but the dense products and attention of a block
-    # (dots), or all but the stream between blocks (blocks).
+    microbatches: int = 0  # equal parts of a device's rows, in turn; 0: on a CPU as many as its cache wants, else 1
+    # What the backward pass computes again, so as not to keep it: all of a block but its dense products (dots: and on a
+    # TPU its attention), or all of it (blocks).
     remat: Remat = "none"
 
     @property
@@ -80,8 +80,8 @@ class Placement:
         processes = len({device.process_index for device in devices})
         if self.devices > len(devices):
             raise ValueError(
-                f"--mesh {self}: needs {self.devices} devices, and there are {len(devices)}; give sizes whose product is "
-                f"at most {len(devices)}, or --placement auto"
+                f"--mesh {self}: needs {self.devices} devices, and there are {len(devices)}; give sizes whose product "
+                f"is at most {len(devices)}, or --placement auto"
             )
         each, rest = divmod(self.devices, processes)
         if not rest:
@@ -91,7 +91,7 @@ class Placement:
         return Mesh(grid, MESH_AXES, axis_types=(jax.sharding.AxisType.Auto,) * len(MESH_AXES))
 
     def part_rows(self, batch: int, context: int, platform: str) -> int:
-        """The most rows of a batch that one device takes at once; raises ValueError where microbatches do not divide."""
+        """The most rows of a batch that a device takes at once; raises ValueError where microbatches do not divide."""
         rows = batch // self.shares
         if self.microbatches:
             if rows % self.microbatches:
@@ -132,12 +132,12 @@ def auto(run: RunSpec, devices: Devices, members: int = 1, how: How = "auto") ->
     3. Where `least_bytes` of a copy does not fit, not even with a row at a time and rematerialised, the state is cut:
        `fsdp` is the smallest divisor of the devices, of d_model and of the batch with which it does, since weights that
        are cut have to be gathered in every pass; copies share the rest. So data * fsdp stays, and only memory moves.
-    4. `tensor` comes last, for it exchanges activations twice a block and waits for them: where the batch has fewer rows
-       than there are devices, as many as find one (not on a CPU, whose cores share one memory), or where no fsdp is
-       enough, as for a block, a table or a single row that is too large. It divides the heads, d_ff and the
+    4. `tensor` comes last, for it exchanges activations twice a block and waits for them: where the batch has fewer
+       rows than there are devices, as many as find one (not on a CPU, whose cores share one memory), or where no fsdp
+       is enough, as for a block, a table or a single row that is too large. It divides the heads, d_ff and the
        vocabulary, and leaves a device TENSOR_UNITS hidden units at least.
     5. Within each of them: the whole batch at once, then twice the microbatches and so on to a row at a time, and at
-       last rematerialisation, which costs a third more compute.
+       last rematerialisation: dots, which computes little again, then blocks, which costs a third more compute.
 
     What `least_bytes` rules out is left out; where that is all, the thriftiest is given. `how` = data is rules 2 and 5
     alone; fsdp is the largest fsdp of rule 3 at once. Raises ValueError where several processes cannot share the batch.
@@ -165,7 +165,7 @@ def least_bytes(run: RunSpec, placement: Placement, platform: str, members: int 
                                                 keeps of it: s tensors (STATE_TENSORS)
         layer   b max(N_block, V D) / tensor    where fsdp cuts: the largest of what is whole while it is used
         stream  b D per token and block         of a microbatch; without rematerialisation the inside of each block
-                                                too, b (2 D + (H + 2 G) K / tensor + F / tensor)
+                                                too, b (2 D + (H + 2 G) K / tensor + F / tensor), with dots b D less
         logits  8 V / tensor per token          and their gradient
 
     b bytes of the compute type. What a compiler adds (workspace, collectives in flight, scores of attention where its
@@ -177,7 +177,8 @@ def least_bytes(run: RunSpec, placement: Placement, platform: str, members: int 
     state = 4 * N * (STATE_TENSORS[run.optim.name] + (run.optim.average > 0)) / (placement.fsdp * cut)
     block = (count_params(m).kaplan) / m.n_layers
     layer = width * max(block, V * D) / cut if placement.fsdp > 1 else 0
-    inside = 0 if placement.remat == "blocks" else 2 * D + ((m.n_heads + 2 * m.kv_heads) * m.d_head + m.d_ff) / cut
+    products = ((m.n_heads + 2 * m.kv_heads) * m.d_head + m.d_ff) / cut
+    inside = {"none": 2 * D + products, "dots": D + products, "blocks": 0}[placement.remat]
     rows = placement.part_rows(run.batch, m.context, platform)
     tokens = min(rows, run.batch // placement.shares) * m.context
     here = -(-members // placement.member)

@@ -7,18 +7,19 @@ from typing import get_args
 from scaling.chips import Topology
 from scaling.roofline import Cut, Estimate, estimate, expected
 from scaling.spec import RunSpec
-from scaling.train.placement import Devices, Placement, Remat, auto
+from scaling.train.placement import Devices, How, Placement, Remat, auto
 
 # Of a device's memory that a placement may need by `roofline.expected` to be worth compiling: the formula leaves out
 # what a compiler adds.
 HEADROOM = 0.85
 
 
-def by_rule(run: RunSpec, topology: Topology) -> list[Placement]:
-    """What `--placement auto` would try on the slice, one after another, from the first that fits by formula."""
+def by_rule(run: RunSpec, topology: Topology, how: How = "auto") -> list[Placement]:
+    """What `--placement` would try on the slice, one after another, from the first that fits by formula."""
     found = auto(
         run,
         Devices(count=topology.devices, memory=topology.device_hbm, platform="tpu", processes=topology.hosts),
+        how=how,
     )
     fit = [n for n, cut in enumerate(found) if expected(run, cut, topology).hbm <= HEADROOM * topology.device_hbm]
     return list(found[fit[0] if fit else -1 :])

@@ -10,10 +10,10 @@ import pytest
 from rich.console import Console
 
 from scaling.chips import topology
-from scaling.cli.compile import ASSUMED, chosen, described, shapes, sizes_of, unfit
+from scaling.cli.compile import ASSUMED, chosen, described, shapes, unfit
 from scaling.cli.main import main
 from scaling.report.compiled import show, verdict
-from scaling.spec import Refusal, RunSpec
+from scaling.spec import RunSpec
 
 ASK = ["compile", "compute", "--size", "pod"]
 
@@ -42,16 +42,12 @@ def test_every_fault_of_a_request_is_told_at_once(capsys: pytest.CaptureFixture[
         assert fault in said
 
 
-def test_a_placement_that_cannot_be_is_refused_by_its_numbers(tiny: RunSpec):
-    of = topology("v5e:2x2")
-    assert unfit(tiny, {"data": 4}, of) == []
-    assert "8 devices; 1 x v5e:2x2 has 4" in unfit(tiny, {"data": 8}, of)[0]
-    assert "must divide the batch of 8 rows" in unfit(tiny, {"data": 3}, of)[0]
-    assert "must divide the batch of 8 rows" in unfit(tiny, {"data": 4, "microbatches": 4}, of)[0]
-    assert "must divide model.d_model = 16" in unfit(replace(tiny, batch=9), {"fsdp": 3}, of)[0]
-    assert sizes_of("data=2,fsdp=4,remat=dots") == {"data": 2, "fsdp": 4, "remat": "dots"}
-    with pytest.raises(Refusal, match="one of none, dots, blocks"):
-        sizes_of("remat=true")
+def test_a_placement_on_more_devices_than_the_slice_has_is_refused(capsys: pytest.CaptureFixture[str]):
+    assert unfit({"data": 4, "microbatches": 2}, topology("v5e:2x2")) == []
+    assert unfit({"data": 4, "tensor": 2}, topology("v5e:2x2", 2)) == []
+    assert unfit({"data": 4, "tensor": 2}, topology("v5e:2x2")) == ["--mesh: needs 8 devices, and 1 x v5e:2x2 has 4"]
+    assert main([*ASK, "--topology", "v5e:2x2", "--mesh", "data=7"]) == 2
+    assert "must divide batch of every run" in capsys.readouterr().err
 
 
 def test_a_refusal_needs_neither_jax_nor_the_text_of_the_study():

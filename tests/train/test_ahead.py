@@ -59,7 +59,7 @@ def test_what_does_not_fit_is_followed_by_what_may(small: RunSpec):
         found = rank.formula(run, placement, of) if fits else None
         return Compiled(placement=placement, memory=memory, seconds=1.0, estimate=found)
 
-    first, others = ahead.judge(small, of, None, 3, planted)
+    first, others = ahead.judge(small, of, "auto", 3, planted)
     assert tried == [*dict.fromkeys(tried)] and {first.placement, *(one.placement for one in others)} == set(tried)
     assert tried[0] == rank.by_rule(small, of)[0] and first.memory.fits and first.memory.over == 0
     best = ahead.proposed(first, others)

@@ -33,7 +33,7 @@ TEXT = """HloModule jit_step, is_scheduled=true, num_partitions=8
 %step (t: (s32[], f32[32])) -> (s32[], f32[32]) {
   %while.1 = (s32[], bf16[16,32]) while(), condition=%less, body=%part, backend_config={"known_trip_count":{"n":"3"}}
   %conditional = f32[32] conditional(%p, %a, %b), branch_computations={%not_probed, %probed}
-  %all-reduce.1 = (f32[], /*index=1*/f32[32]{0}) all-reduce(), replica_groups=mesh['d'=2,'f'=4], device_ids=([2,4]T(1,0)) {'d','f':(1)2}
+  all-reduce.1 = (f32[], /*i=1*/f32[32]) all-reduce(), replica_groups=mesh['d'=2,'f'=4], device_ids=([8]) {'d','f':(1)2}
   %alone = f32[32]{0} all-reduce(%g), replica_groups=mesh['data'=8,'fsdp'=1] {'fsdp'}, to_apply=%add
   %fusion = f32[16,32] fusion(%g), kind=kCustom, calls=%all-reduce-scatter.1
 }
