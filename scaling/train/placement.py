@@ -102,7 +102,8 @@ class Placement:
 
 def platform_of(mesh: Mesh | AbstractMesh) -> str:
     """cpu, gpu or tpu: what a step on this mesh is compiled for, whatever devices this process has."""
-    return mesh.abstract_device.platform
+    device = mesh.devices.flat[0] if isinstance(mesh, Mesh) else mesh.abstract_device
+    return device.platform
 
 
 @dataclass(frozen=True, kw_only=True)
