@@ -14,17 +14,21 @@ ROOT = Path(scaling.__file__).parent
 
 MAY_IMPORT = {
     "spec": set(),
-    "chips": set(),
+    "chips": {"spec"},
     "cost": {"spec"},
+    "roofline": {"spec", "chips", "cost"},
     "data": {"spec"},
     "machine": {"spec", "record"},
     "plan": {"spec", "cost", "data", "machine"},
-    "train": {"spec", "chips", "cost", "data", "record", "machine"},
+    "train": {"spec", "chips", "cost", "roofline", "data", "record", "machine"},
     "record": {"spec", "cost"},
     "fitting": {"spec", "cost", "record"},
-    "report": {"spec", "chips", "cost", "record", "fitting"},
+    "report": {"spec", "chips", "cost", "roofline", "record", "fitting"},
     "launch": {"spec", "plan", "record", "machine"},
-    "cli": {"spec", "chips", "cost", "data", "machine", "plan", "train", "record", "fitting", "report", "launch"},
+    "cli": {
+        "spec", "chips", "cost", "roofline", "data", "machine", "plan", "train", "record", "fitting", "report",
+        "launch",
+    },
 }
 
 # Package -> the rooms, or files, that may import it.

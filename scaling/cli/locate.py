@@ -17,7 +17,7 @@ def study_of(
     experiment: str, changes: list[str], size: str | None = None, *, sources: bool = True
 ) -> tuple[Study, Path]:
     """The checked study that EXPERIMENT names, of the `size` given or its first, with `--set` applied, and its file;
-    `Refusal` has every fault. Without `sources` the data are elsewhere, and are not looked for."""
+    `Refusal` has every fault. Without `sources` its texts are not opened."""
     path = _file_of(experiment)
     study = _sized(studies_in(path), path, size)
     faults = study.ill_typed()

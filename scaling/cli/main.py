@@ -59,6 +59,10 @@ COMMANDS = {
         "how fast this machine trains, by size; what `scaling plan` takes its times from",
         "scaling bench quickstart",
     ),
+    "compile": (
+        "whether a run fits a slice of TPUs, what it exchanges and how long it takes; compiled here, without one",
+        "scaling compile compute --size pod --topology v5e:16x16",
+    ),
     "doctor": ("versions, devices, and what is missing for what", "scaling doctor"),
 }
 HIDDEN = {

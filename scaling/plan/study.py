@@ -84,8 +84,8 @@ class Study:
         return lines or [*dict.fromkeys(self.plan.ill_typed() + self.held_out.ill_typed())]
 
     def faults(self, *, sources: bool = True) -> list[str]:
-        """Everything that is wrong, one line each; no run is started while there is any. Without `sources` the data are
-        elsewhere, and are not looked for."""
+        """Everything that is wrong, one line each; no run is started while there is any. Without `sources` no text is
+        opened, and none has to be here."""
         if lines := self.ill_typed():
             return lines
         lines = self.runs.faults()
@@ -150,12 +150,10 @@ class Study:
             for p in self.held_out.runs
             if p.role not in ("held_out", "trunk")
         ]
-        if not sources:
-            return lines
         # Texts are opened for runs of sound types; a bad number of one field does not hide a bad text.
-        typed = [p.run for p in self.runs.runs if not ill_typed(p.run)]
+        typed = [p.run for p in self.runs.runs if sources and not ill_typed(p.run)]
         lines += dict.fromkeys(fault for run in typed for fault in data.faults(run))
-        if self.analysis.known_entropy and not lines:
+        if self.analysis.known_entropy and sources and not lines:
             lines += self._entropy_faults()
         return lines
 

@@ -2,9 +2,11 @@
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
+
+import numpy as np
 
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute", "collective-broadcast")
 
@@ -17,7 +19,9 @@ _CALLED = re.compile(r"\b(calls|to_apply|condition|body|true_computation|false_c
 _BRANCHES = re.compile(r"\b(branch_computations|called_computations)=\{([^}]*)\}")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 _AXES = re.compile(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}")
-_AXIS = re.compile(r"'([\w.\-]+)'(?::\(\d+\)(\d+))?")
+_AXIS = re.compile(r"'([\w.\-]+)'(?::\((\d+)\)(\d+))?")
+_ORDER = re.compile(r"device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\)")
+_COUNTED = re.compile(r"replica_groups=\[\d+,(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,10 +33,14 @@ class Collective:
     dtype: str  # f32, bf16, s32, ...
     shape: tuple[int, ...]  # of the whole tensor, as a device of the group sees it
     bytes: int  # of that tensor: the result, and of a reduce-scatter the operand
-    group_size: int  # devices that exchange it
+    group: tuple[int, ...]  # devices that exchange it, of the first group, as the mesh counts them
     in_loop: bool  # in the body of a loop, as all that a step does is
     times: int  # in one turn of the loops whose number of turns the text does not know, as that over the steps is
     sometimes: bool  # in a branch that a step may not take: the gradient noise, which is measured now and then
+
+    @property
+    def group_size(self) -> int:
+        return len(self.group)
 
     @property
     def sent(self) -> float:
@@ -49,7 +57,7 @@ def collectives(compiled_text: str) -> list[Collective]:
     `bytes * times` of those that are `in_loop` and not `sometimes` is what a step exchanges. Asynchronous pairs count
     once. Exchanges within a group of one device are none and left out.
     """
-    computations, entry = _parsed(compiled_text)
+    computations, entry = parsed(compiled_text)
     partitions = re.search(r"num_partitions=(\d+)", compiled_text)
     everybody = int(partitions[1]) if partitions else 1
     found: list[Collective] = []
@@ -59,7 +67,7 @@ def collectives(compiled_text: str) -> list[Collective]:
     return found
 
 
-class _Line(NamedTuple):
+class Line(NamedTuple):
     name: str
     result: str  # its type, as text
     opcode: str
@@ -75,9 +83,9 @@ class _Visit(NamedTuple):
     sometimes: bool = False
 
 
-def _parsed(text: str) -> tuple[dict[str, list[_Line]], str]:
+def parsed(text: str) -> tuple[dict[str, list[Line]], str]:
     """Instructions by computation, and the name of the one that is entered."""
-    computations: dict[str, list[_Line]] = {}
+    computations: dict[str, list[Line]] = {}
     entry, current = "", None
     for line in text.splitlines():
         if head := _COMPUTATION.match(line):
@@ -86,7 +94,7 @@ def _parsed(text: str) -> tuple[dict[str, list[_Line]], str]:
         elif current is not None and (found := _INSTRUCTION.match(line)):
             result, rest = _split(found[2])
             if opcode := _OPCODE.match(rest):
-                current.append(_Line(found[1], result, opcode[1], rest[opcode.end() :]))
+                current.append(Line(found[1], result, opcode[1], rest[opcode.end() :]))
     return computations, entry
 
 
@@ -103,7 +111,27 @@ def _split(text: str) -> tuple[str, str]:
     return text, ""
 
 
-def _visits(computations: dict[str, list[_Line]], entry: str) -> Iterator[_Visit]:
+def turns(line: Line, computations: Mapping[str, list[Line]]) -> int:
+    """Of a loop; 1 where the text does not know, and of what is no loop.
+
+    A CPU's and a GPU's text says it. A TPU's has the condition alone, `counter < constant`; a counter of JAX's loops
+    begins at 0 and goes up by 1."""
+    if line.opcode != "while":
+        return 1
+    if trips := _TRIPS.search(line.rest):
+        return int(trips[1])
+    condition = re.search(r"\bcondition=%?([\w.\-]+)", line.rest)
+    lines = computations.get(condition[1], []) if condition else []
+    if not lines or lines[-1].opcode != "compare" or "direction=LT" not in lines[-1].rest:
+        return 1
+    by_name = {one.name: one for one in lines}
+    left, right = (by_name.get(name) for name in re.findall(r"%([\w.\-]+)", lines[-1].rest)[:2])
+    if left is None or right is None or left.opcode != "get-tuple-element" or right.opcode != "constant":
+        return 1
+    return int(right.rest.partition(")")[0])
+
+
+def _visits(computations: dict[str, list[Line]], entry: str) -> Iterator[_Visit]:
     """Every computation that the entry leads to, once for each call of it."""
     left = [_Visit(entry)]
     while left:
@@ -112,40 +140,39 @@ def _visits(computations: dict[str, list[_Line]], entry: str) -> Iterator[_Visit
             continue
         yield at
         for line in computations[at.computation]:
-            turns = int(trips[1]) if line.opcode == "while" and (trips := _TRIPS.search(line.rest)) else 1
             called = [name for _, name in _CALLED.findall(line.rest)]
             called += [name.strip(" %") for _, names in _BRANCHES.findall(line.rest) for name in names.split(",")]
             for name in called:
                 left.append(
                     _Visit(
                         name,
-                        at.times * turns,
+                        at.times * turns(line, computations),
                         at.in_loop or line.opcode == "while",
                         at.sometimes or line.opcode == "conditional",
                     )
                 )
 
 
-def _of(line: _Line, at: _Visit, everybody: int) -> Iterator[Collective]:
+def _of(line: Line, at: _Visit, everybody: int) -> Iterator[Collective]:
     kind = line.opcode.removesuffix("-start")
     if kind not in KINDS:
         return
     fused = kind == "all-reduce" and at.computation.startswith("all-reduce-scatter")  # as a TPU's text has it
-    group = _group_size(line.rest, everybody)
-    if group == 1:
+    group = _group(line.rest, everybody)
+    if len(group) == 1:
         return
     for dtype, shape in _tensors(line, kind):
         if kind == "reduce-scatter":
-            shape = _gathered(line.rest, shape, group)
-        size = math.ceil(math.prod(shape) * _bits(dtype) / 8)
+            shape = _gathered(line.rest, shape, len(group))
+        size = math.ceil(math.prod(shape) * bits(dtype) / 8)
         yield Collective(
             name=line.name, kind="reduce-scatter" if fused else kind, dtype=dtype, shape=shape, bytes=size,
-            group_size=group, in_loop=at.in_loop, times=at.times,
+            group=group, in_loop=at.in_loop, times=at.times,
             sometimes=at.sometimes,
         )  # fmt: skip
 
 
-def _tensors(line: _Line, kind: str) -> list[tuple[str, tuple[int, ...]]]:
+def _tensors(line: Line, kind: str) -> list[tuple[str, tuple[int, ...]]]:
     """(type, shape) of each result. What starts an asynchronous exchange gives its operands too, and before them."""
     found = [
         (dtype, tuple(int(size.strip("<=")) for size in sizes.split(",") if size))
@@ -165,21 +192,50 @@ def _gathered(attributes: str, shape: tuple[int, ...], group: int) -> tuple[int,
     return tuple(whole)
 
 
-def _group_size(attributes: str, everybody: int) -> int:
-    """Of the three ways to write groups, and of pairs."""
-    if "source_target_pairs=" in attributes:
-        return 2
+def _group(attributes: str, everybody: int) -> tuple[int, ...]:
+    """The first group, of the three ways to write groups, and of pairs."""
+    if pair := re.search(r"source_target_pairs=\{\{(\d+),(\d+)\}", attributes):
+        return int(pair[1]), int(pair[2])
     if listed := re.search(r"replica_groups=\{\{([\d,]*)\}", attributes):
-        return len(listed[1].split(","))
-    if counted := re.search(r"replica_groups=\[\d+,(\d+)\]<=", attributes):
-        return int(counted[1])
+        return tuple(int(device) for device in listed[1].split(","))
+    if counted := _COUNTED.search(attributes):
+        return tuple(_counted(counted[2], counted[3])[: int(counted[1])].tolist())
     if axes := _AXES.search(attributes):
-        sizes = dict(re.findall(r"'([\w.\-]+)'=(\d+)", axes[1]))
-        return math.prod(int(part or sizes[name]) for name, part in _AXIS.findall(axes[2]))
-    return everybody
+        along = _along(dict(re.findall(r"'([\w.\-]+)'=(\d+)", axes[1])), _AXIS.findall(axes[2]))
+        if not (order := _ORDER.search(axes[0])):
+            return along
+        devices = _counted(order[1], order[2])
+        return tuple(devices[list(along)].tolist())
+    return tuple(range(everybody))
 
 
-def _bits(dtype: str) -> int:
+def _counted(shape: str, order: str | None) -> np.ndarray:
+    """0, 1, ... in a grid, read with its axes in another order."""
+    sizes = [int(n) for n in shape.split(",")]
+    grid = np.arange(math.prod(sizes)).reshape(sizes)
+    return grid.transpose([int(axis) for axis in order.split(",")] if order else range(len(sizes))).ravel()
+
+
+def _along(sizes: dict[str, str], axes: list[tuple[str, str, str]]) -> tuple[int, ...]:
+    """The first device's group along some axes of a mesh, or along the part of one: 'f':(2)4 are 4 of which one more
+    counts as the axis after it would, had the 2 before it been an axis of their own."""
+    strides, stride = {}, 1
+    for name, size in reversed(sizes.items()):
+        strides[name] = stride
+        stride *= int(size)
+    steps = [
+        np.arange(int(part or sizes[name]))
+        * strides[name]
+        * (int(sizes[name]) // int(before or 1) // int(part or sizes[name]))
+        for name, before, part in axes
+    ]
+    total = np.zeros(1, int)
+    for step in steps:
+        total = (total[:, None] + step[None]).ravel()
+    return tuple(total.tolist())
+
+
+def bits(dtype: str) -> int:
     if dtype in _BITS:
         return _BITS[dtype]
     digits = re.search(r"\d+", dtype)  # s32, bf16, f8e4m3fn, c64

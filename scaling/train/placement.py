@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from scaling.cost import count_params
 from scaling.spec import RunSpec
@@ -77,14 +77,15 @@ class Placement:
         ValueError when there are fewer. `devices` are those here, or those of a slice that is not."""
         sizes = (self.member, self.data, self.fsdp, self.tensor)
         devices = jax.devices() if devices is None else devices
+        processes = len({device.process_index for device in devices})
         if self.devices > len(devices):
             raise ValueError(
                 f"--mesh {self}: needs {self.devices} devices, and there are {len(devices)}; give sizes whose product "
                 f"is at most {len(devices)}, or --placement auto"
             )
-        each, rest = divmod(self.devices, jax.process_count())
+        each, rest = divmod(self.devices, processes)
         if not rest:
-            devices = [d for k in range(jax.process_count()) for d in _of_process(devices, k)[:each]]
+            devices = [d for k in range(processes) for d in _of_process(devices, k)[:each]]
         grid = np.array(devices[: self.devices]).reshape(sizes)
         # Auto on purpose: with explicit axes each contraction over a split dimension would have to name its result.
         return Mesh(grid, MESH_AXES, axis_types=(jax.sharding.AxisType.Auto,) * len(MESH_AXES))
@@ -99,9 +100,10 @@ class Placement:
         return max(1, CPU_PART_TOKENS // context) if platform == "cpu" else rows
 
 
-def platform_of(mesh: Mesh) -> str:
+def platform_of(mesh: Mesh | AbstractMesh) -> str:
     """cpu, gpu or tpu: what a step on this mesh is compiled for, whatever devices this process has."""
-    return mesh.devices.flat[0].platform
+    device = mesh.devices.flat[0] if isinstance(mesh, Mesh) else mesh.abstract_device
+    return device.platform
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,7 +234,7 @@ def _of_process(devices: Sequence[Any], process: int) -> list[Any]:
     return [device for device in devices if device.process_index == process]
 
 
-def sharding(mesh: Mesh, *axes: str | None) -> NamedSharding:
+def sharding(mesh: Mesh | AbstractMesh, *axes: str | None) -> NamedSharding:
     """How a tensor with these logical axes lies on the mesh; `sharding(mesh)` is a copy on every device."""
     return NamedSharding(mesh, PartitionSpec(*(RULES[axis] for axis in axes)))
 
@@ -259,7 +261,7 @@ def laid(x: jax.Array, *axes: str | None, rows: int = 0) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, spec)
 
 
-def fitting(mesh: Mesh, axes: tuple[str | None, ...], shape: tuple[int, ...]) -> NamedSharding:
+def fitting(mesh: Mesh | AbstractMesh, axes: tuple[str | None, ...], shape: tuple[int, ...]) -> NamedSharding:
     """`sharding`, with the dimensions that the mesh cannot cut evenly left whole."""
 
     def cut(axis: str | None, size: int) -> Any:

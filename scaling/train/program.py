@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import NamedSharding
+from jax.sharding import AbstractMesh, Mesh, NamedSharding
 
 from scaling.cost import flops_per_token
 from scaling.spec import ModelSpec, OptimSpec, RunSpec, compiled_in, to_json
@@ -50,20 +50,38 @@ class Program(NamedTuple):
     host: Callable[[TrainState], TrainState] = lambda state: state  # as a checkpoint takes it
 
 
-@functools.lru_cache(maxsize=16)
-def program(
-    model: ModelSpec, optim: OptimSpec, batch: int, eval_tokens: int, placement: Placement, members: int = 1
-) -> Program:
-    """Compile for one shape; `optim` is what `compiled_in` gave."""
-    mesh, graphdef = placement.mesh(), graph(model, optim)
-    platform = platform_of(mesh)
+class Traced(NamedTuple):
+    """The two programs of a shape before they are lowered, for the devices of any mesh."""
+
+    steps: Any  # jax.stages.Traced
+    losses: Any
+    layout: TrainState
+    chunk: int
+    eval_shape: tuple[int, int, int]
+    each: NamedSharding  # of what every member has one of
+    chunks: Chunk  # shardings
+    windows: NamedSharding  # of those held out
+
+
+def traced(
+    model: ModelSpec,
+    optim: OptimSpec,
+    batch: int,
+    eval_tokens: int,
+    placement: Placement,
+    members: int,
+    mesh: Mesh | AbstractMesh,
+) -> Traced:
+    """What `program` compiles; `mesh` is of this process's devices, or of a slice that is not here."""
+    graphdef, platform = graph(model, optim), platform_of(mesh)
     part_rows = placement.part_rows(batch, model.context, platform)
     cut = Cut(mesh, part_rows, placement.remat)
     stacked = functools.partial(_stacked, members=members)
-    single, layout = _layout(model, optim, placement, members)
+    single, layout = _layout(model, optim, mesh, members)
     leading = () if members == 1 else ("member",)
     each, rows_KxBxM = sharding(mesh, *leading), sharding(mesh, *leading, None, "batch", None)
-    everywhere = sharding(mesh)
+    everywhere, windows = sharding(mesh), sharding(mesh, None, "batch", None)
+    chunks = Chunk(rows_KxBxM, each, each, everywhere, everywhere)
     width = np.min_scalar_type(model.vocab_size - 1)
     step_flops = members * batch * model.context * flops_per_token(model, "exact")
     most_flops = CHUNK_FLOPS.get(platform, CHIP_CHUNK_FLOPS)
@@ -75,13 +93,14 @@ def program(
     loss = functools.partial(window_losses, graphdef=graphdef)
     if members > 1:
         loss = jax.vmap(loss, in_axes=(0, None), spmd_axis_name="member")
-    with jax.set_mesh(mesh), _precision(model, platform):
+    here = jax.set_mesh(mesh) if isinstance(mesh, Mesh) else jax.sharding.use_abstract_mesh(mesh)
+    with here, _precision(model, platform):
         steps = jax.jit(
             step,
-            in_shardings=(layout, each, Chunk(rows_KxBxM, each, each, everywhere, everywhere), each),
+            in_shardings=(layout, each, chunks, each),
             out_shardings=(layout, each, each),
             donate_argnums=0,
-        ).lower(
+        ).trace(
             jax.tree.map(stacked, single),
             stacked(jax.ShapeDtypeStruct((), np.bool_)),
             Chunk(
@@ -93,9 +112,19 @@ def program(
             ),
             jax.tree.map(lambda leaf: stacked(jax.ShapeDtypeStruct((), leaf.dtype)), Knobs.of(optim)),
         )
-        losses = jax.jit(
-            loss, in_shardings=(layout.params, sharding(mesh, None, "batch", None)), out_shardings=each
-        ).lower(jax.tree.map(stacked, single.params), jax.ShapeDtypeStruct(shape_CxBxM, width))
+        losses = jax.jit(loss, in_shardings=(layout.params, windows), out_shardings=each).trace(
+            jax.tree.map(stacked, single.params), jax.ShapeDtypeStruct(shape_CxBxM, width)
+        )
+    return Traced(steps, losses, layout, chunk, shape_CxBxM, each, chunks, windows)
+
+
+@functools.lru_cache(maxsize=16)
+def program(
+    model: ModelSpec, optim: OptimSpec, batch: int, eval_tokens: int, placement: Placement, members: int = 1
+) -> Program:
+    """Compile for one shape; `optim` is what `compiled_in` gave."""
+    of = traced(model, optim, batch, eval_tokens, placement, members, placement.mesh())
+    layout, steps, losses = of.layout, of.steps.lower(), of.losses.lower()
     shape = (model, optim, batch, eval_tokens, placement)
     with compiled_once(*shape, members) if jax.process_count() == 1 else _compiled_by_all(*shape, members):
         initial, done, measure = _initial(model, optim, placement, members), steps.compile(), losses.compile()
@@ -104,12 +133,10 @@ def program(
     def put(states: list[TrainState]) -> TrainState:
         return jax.device_put(join(states), layout)
 
-    made = Program(initial, done, measure, layout, members, chunk, shape_CxBxM, memory, put)
+    made = Program(initial, done, measure, layout, members, of.chunk, of.eval_shape, memory, put)
     if jax.process_count() == 1:
         return made
-    made = _across(
-        made, each, Chunk(rows_KxBxM, each, each, everywhere, everywhere), sharding(mesh, None, "batch", None)
-    )
+    made = _across(made, of.each, of.chunks, of.windows)
     return team.Calls(made).over() if team.led() else made
 
 
@@ -166,9 +193,11 @@ def state_bytes(model: ModelSpec, optim: OptimSpec) -> int:
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves)
 
 
-def _layout(model: ModelSpec, optim: OptimSpec, placement: Placement, members: int) -> tuple[TrainState, TrainState]:
+def _layout(
+    model: ModelSpec, optim: OptimSpec, mesh: Mesh | AbstractMesh, members: int
+) -> tuple[TrainState, TrainState]:
     """The shapes of one member's state, and how the state of all lies on the devices."""
-    mesh, single = placement.mesh(), _single(model, optim)
+    single = _single(model, optim)
     layout = jax.tree.map(
         lambda leaf: _place(leaf, mesh, members), single, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable)
     )
@@ -180,8 +209,8 @@ def _initial(
     model: ModelSpec, optim: OptimSpec, placement: Placement, members: int
 ) -> Callable[[jax.Array], TrainState]:
     """One member's first state from a key; the same for every batch."""
-    _, layout = _layout(model, optim, placement, members)
     mesh = placement.mesh()
+    _, layout = _layout(model, optim, mesh, members)
     alone = layout if members == 1 else sharding(mesh)
     # It runs once, and optimizing it fully took a quarter of a shape's compilation; the bits are the same.
     quick = {"xla_backend_optimization_level": 1} if platform_of(mesh) == "cpu" else None
@@ -272,7 +301,7 @@ def _stacked(leaf: Any, members: int) -> Any:
     return leaf if members == 1 else jax.ShapeDtypeStruct((members, *leaf.shape), leaf.dtype)
 
 
-def _place(leaf: Any, mesh: jax.sharding.Mesh, members: int) -> Any:
+def _place(leaf: Any, mesh: Mesh | AbstractMesh, members: int) -> Any:
     """A weight, and an optimizer's moment of it, lies as its axes say; a counter lies everywhere."""
     leading = () if members == 1 else ("member",)
     if isinstance(leaf, nnx.Variable):

@@ -52,7 +52,7 @@ def test_every_way_to_write_a_collective_is_read():
     }  # fmt: skip
     gather = found["all-gather-start"]
     assert gather == Collective(
-        name="all-gather-start", kind="all-gather", dtype="bf16", shape=(64, 32), bytes=2 * 64 * 32, group_size=2,
+        name="all-gather-start", kind="all-gather", dtype="bf16", shape=(64, 32), bytes=2 * 64 * 32, group=(0, 1),
         in_loop=True, times=3, sometimes=False,
     )  # fmt: skip
     scatter, fused = found["reduce-scatter"], found["all-reduce.9"]

@@ -1,0 +1,57 @@
+"""What `scaling compile` says of four sizes of the pod study, 25M to 3B parameters, on three slices.
+
+.venv/bin/python benchmarks/compile_reports.py [--topologies v5e:4x4 v5e:16x16 v5p:4x4x4] [--tries 1]
+
+Needs libtpu (pip install -e '.[tpu]') and no TPU; a minute or more of one core for each compile, of which there are two
+to four a size. Writes benchmarks/results/compile/TOPOLOGY.json, size by size, as `scaling compile compute --size pod
+--topology TOPOLOGY --run IDS --json` would. The figures are of compiled programs, the times in them estimates.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from scaling.cli.locate import studies_in
+from scaling.cost import train_flops
+from scaling.spec import RunSpec
+
+ROOT = Path(__file__).parents[1]
+OUT = ROOT / "benchmarks" / "results" / "compile"
+TOPOLOGIES = ("v5e:16x16", "v5e:4x4", "v5p:4x4x4")
+WIDTHS = (256, 768, 1536, 2560)
+
+
+def runs() -> list[RunSpec]:
+    """Of each width the run of most compute."""
+    planned = [p.run for p in studies_in(ROOT / "experiments" / "compute.py")["pod"].runs.runs]
+    return [max((run for run in planned if run.model.d_model == width), key=train_flops) for width in WIDTHS]
+
+
+def report(topology: str, run: RunSpec, tries: int) -> dict:
+    words = ["compile", "compute", "--size", "pod", "--topology", topology, "--run", run.id, "--tries", str(tries)]
+    done = subprocess.run([sys.executable, "-m", "scaling", *words, "--json"], stdout=subprocess.PIPE, cwd=ROOT)
+    if done.returncode not in (0, 1):
+        raise SystemExit(f"scaling {' '.join(words)}: exit {done.returncode}")
+    return json.loads(done.stdout)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--topologies", nargs="+", default=TOPOLOGIES)
+    parser.add_argument("--tries", type=int, default=1)
+    arguments = parser.parse_args()
+    OUT.mkdir(parents=True, exist_ok=True)
+    for topology in arguments.topologies:
+        document: dict = {}
+        for run in runs():
+            one = report(topology, run, arguments.tries)
+            document = one | {"shapes": [*document.get("shapes", []), *one["shapes"]]}
+            path = OUT / f"{topology.replace(':', '-')}.json"
+            path.write_text(json.dumps(document, indent=1) + "\n")
+            print(f"{path.relative_to(ROOT)}: {one['shapes'][0]['name']}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
