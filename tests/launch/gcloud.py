@@ -6,7 +6,8 @@ state    {"alive": the queued resource there is, or null, "next": [states that i
              for ever], "node": that of its node}
 lives    a JSON list of such lists: of every queued resource that will be created
 fail     {"create": [what it says on standard error instead of working, ...], ...}; an empty text works
-runs     a JSON list: what each `ssh ... run` does: text said by the hosts and {"status": n, "next": ..., "node": ...}
+runs     a JSON list: what each `ssh ... run` does: text said by the hosts and {"status": n, "next": ..., "node": ...};
+             when none is left the queued resource is gone
 hosts    where it is there, its folders are the homes of hosts on which files are copied and commands are run
 """
 
@@ -81,10 +82,10 @@ def main(words):
     elif homes():
         sys.exit(on_hosts(options["command"]))
     elif key == "run":
-        said, then = read("runs", [])[0]
+        said, then = (read("runs", []) or [["", {"status": 255, "alive": None}]])[0]
         write("runs", read("runs", [])[1:])
         print(said, flush=True)
-        write("state", state | {name: then[name] for name in ("next", "node") if name in then})
+        write("state", state | {name: then[name] for name in ("next", "node", "alive") if name in then})
         sys.exit(then.get("status", 0))
 
 
