@@ -136,11 +136,12 @@ def shapes(runs: Sequence[RunSpec]) -> list[list[RunSpec]]:
 
 
 def unfit(size: dict[str, Any], slice_of: Topology) -> list[str]:
-    """A placement on more devices than there are."""
-    needed = math.prod(size.get(axis, 1) for axis in AXES)
-    if needed <= slice_of.devices:
+    """A placement on more devices than there are, or on fewer, which not every slice can compile for."""
+    taken = math.prod(size.get(axis, 1) for axis in AXES)
+    if taken == slice_of.devices:
         return []
-    return [f"--mesh: needs {needed} devices, and {slice_of.slices} x {slice_of.name} has {slice_of.devices}"]
+    there = f"{slice_of.slices} x {slice_of.name} has {slice_of.devices}"
+    return [f"--mesh: takes {taken} devices, and {there}; the sizes of a run's axes must multiply to all of them"]
 
 
 def judged(
@@ -151,14 +152,19 @@ def judged(
     from scaling.train.placement import Placement
 
     of = alike[0]
-    first, others = ahead.judge(of, slice_of, how, tries, compiling)
-    best = ahead.proposed(first, others)
-    return {
+    shape = {
         "name": _name(of),
         "n_params": count_params(of.model).total,
         "batch_tokens": of.batch_tokens,
         "exact_flops": ahead.step_flops(of),
         "runs": [{"id": one.id, "steps": one.steps, "flops": train_flops(one)} for one in alike],
+    }
+    try:
+        first, others = ahead.judge(of, slice_of, how, tries, compiling)
+    except Refusal as refusal:
+        return shape | {"fits": False, "fault": f"{refusal}", "proposed": None, "tried": []}
+    best = ahead.proposed(first, others)
+    return shape | {
         "fits": first.memory.fits if isinstance(how, Placement) else best is not None,
         "asked": first.to_json(of, slice_of),
         "tried": [one.to_json(of, slice_of) for one in others],
