@@ -23,11 +23,14 @@ from scaling.report.compiled import shape_name, show, verdict
 from scaling.spec import Refusal, RunSpec, compiled_in
 
 if TYPE_CHECKING:
-    from scaling.train.placement import Placement
+    from scaling.train.placement import How, Placement
 
 TRIES = 2
-# JAX itself stays on the CPU; libtpu asks no metadata server, and lets other processes compile at the same time.
-ENVIRONMENT = {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
+# JAX itself stays on the CPU; libtpu asks no metadata server what it is, and lets other processes compile meanwhile.
+ENVIRONMENT = {
+    "JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+    "TPU_WORKER_HOSTNAMES": "localhost", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}  # fmt: skip
 ASSUMED = (
     "estimates are lower bounds by documented rates: a step takes at least its largest term, as if the others hid "
     "behind it; latency, small matrices and hosts that are late come on top",
@@ -145,7 +148,7 @@ def unfit(size: dict[str, Any], slice_of: Topology) -> list[str]:
 
 
 def judged(
-    alike: list[RunSpec], slice_of: Topology, how: "Placement | str", tries: int, compiling: Callable[..., Any]
+    alike: list[RunSpec], slice_of: Topology, how: "Placement | How", tries: int, compiling: Callable[..., Any]
 ) -> dict[str, Any]:
     """One shape of the document. Where no sizes were given, that some placement fits is enough."""
     from scaling.train import ahead

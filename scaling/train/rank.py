@@ -28,8 +28,8 @@ def by_rule(run: RunSpec, topology: Topology, how: How = "auto") -> list[Placeme
 
 def candidates(run: RunSpec, topology: Topology) -> list[Placement]:
     """Every placement on all devices of a topology, the best first by `roofline.expected`, of those that fit by it:
-    each with the fewest microbatches that do, rematerialised where that takes fewer. Where none does, the thriftiest. None
-    where the rows, heads and widths of the run cannot be dealt out to all devices: fewer do not compile (v5e, v6e)."""
+    each with the fewest microbatches that do, rematerialised where that takes fewer. Where none does, the thriftiest.
+    None where rows, heads and widths of the run cannot be dealt out to all devices: fewer do not compile (v5e)."""
     model = run.model
     heads = (model.n_heads, model.kv_heads) if model.attention == "causal" else (model.d_model,)
     cuts = [
