@@ -23,11 +23,14 @@ from scaling.report.compiled import shape_name, show, verdict
 from scaling.spec import Refusal, RunSpec, compiled_in
 
 if TYPE_CHECKING:
-    from scaling.train.placement import Placement
+    from scaling.train.placement import How, Placement
 
 TRIES = 2
-# JAX itself stays on the CPU; libtpu asks no metadata server, and lets other processes compile at the same time.
-ENVIRONMENT = {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
+# JAX itself stays on the CPU; libtpu asks no metadata server what it is, and lets other processes compile meanwhile.
+ENVIRONMENT = {
+    "JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+    "TPU_WORKER_HOSTNAMES": "localhost", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}  # fmt: skip
 ASSUMED = (
     "estimates are lower bounds by documented rates: a step takes at least its largest term, as if the others hid "
     "behind it; latency, small matrices and hosts that are late come on top",
@@ -136,29 +139,35 @@ def shapes(runs: Sequence[RunSpec]) -> list[list[RunSpec]]:
 
 
 def unfit(size: dict[str, Any], slice_of: Topology) -> list[str]:
-    """A placement on more devices than there are."""
-    needed = math.prod(size.get(axis, 1) for axis in AXES)
-    if needed <= slice_of.devices:
+    """A placement on more devices than there are, or on fewer, which not every slice can compile for."""
+    taken = math.prod(size.get(axis, 1) for axis in AXES)
+    if taken == slice_of.devices:
         return []
-    return [f"--mesh: needs {needed} devices, and {slice_of.slices} x {slice_of.name} has {slice_of.devices}"]
+    there = f"{slice_of.slices} x {slice_of.name} has {slice_of.devices}"
+    return [f"--mesh: takes {taken} devices, and {there}; the sizes of a run's axes must multiply to all of them"]
 
 
 def judged(
-    alike: list[RunSpec], slice_of: Topology, how: "Placement | str", tries: int, compiling: Callable[..., Any]
+    alike: list[RunSpec], slice_of: Topology, how: "Placement | How", tries: int, compiling: Callable[..., Any]
 ) -> dict[str, Any]:
     """One shape of the document. Where no sizes were given, that some placement fits is enough."""
     from scaling.train import ahead
     from scaling.train.placement import Placement
 
     of = alike[0]
-    first, others = ahead.judge(of, slice_of, how, tries, compiling)
-    best = ahead.proposed(first, others)
-    return {
+    shape = {
         "name": _name(of),
         "n_params": count_params(of.model).total,
         "batch_tokens": of.batch_tokens,
         "exact_flops": ahead.step_flops(of),
         "runs": [{"id": one.id, "steps": one.steps, "flops": train_flops(one)} for one in alike],
+    }
+    try:
+        first, others = ahead.judge(of, slice_of, how, tries, compiling)
+    except Refusal as refusal:
+        return shape | {"fits": False, "fault": f"{refusal}", "proposed": None, "tried": []}
+    best = ahead.proposed(first, others)
+    return shape | {
         "fits": first.memory.fits if isinstance(how, Placement) else best is not None,
         "asked": first.to_json(of, slice_of),
         "tried": [one.to_json(of, slice_of) for one in others],

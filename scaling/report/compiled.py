@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from scaling.report.words import power, several, short
@@ -26,6 +27,9 @@ def show(document: dict[str, Any], console: Console) -> None:
 
     for shape in document["shapes"]:
         line(f"[bold]{shape['name']}[/bold] on {slices}{document['topology']}, {several(document['chips'], 'chip')}")
+        if "fault" in shape:
+            line(f"[red]cannot be placed[/red]: {escape(shape['fault'])}")
+            continue
         table = Table(box=None, header_style="dim", pad_edge=False)
         for column in COLUMNS:
             table.add_column(column, justify="left" if column in COLUMNS[:2] else "right", no_wrap=True)

@@ -18,7 +18,7 @@ from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 from scaling.chips import Topology
 from scaling.cost import train_flops
 from scaling.roofline import Estimate, Exchange, Place, estimate, mfu
-from scaling.spec import RunSpec, compiled_in
+from scaling.spec import Refusal, RunSpec, compiled_in
 from scaling.train.collectives import Collective, collectives
 from scaling.train.failures import out_of_memory
 from scaling.train.hlo import splash_flops, work
@@ -159,9 +159,19 @@ def judge(
     run: RunSpec, topology: Topology, how: Placement | How, tries: int, compiling: Callable[..., Any] = compile_for
 ) -> tuple[Compiled, list[Compiled]]:
     """(the placement asked for, what was compiled beside it). Where sizes are not given it is that of `by_rule`, the
-    first that fits; beside it are up to `tries` others, the best by formula, of those that may fit."""
+    first that fits; beside it are up to `tries` others, the best by formula, of those that may fit. Raises `Refusal`
+    where no placement takes all devices."""
+    best = candidates(run, topology)
+    if not best and not isinstance(how, Placement):
+        m = run.model
+        heads = f"{m.n_heads} heads, " if m.attention == "causal" else ""
+        raise Refusal(
+            f"{topology.slices} x {topology.name}: a run takes all {topology.devices} devices of its slices, and "
+            f"{run.batch} rows, {heads}d_model = {m.d_model}, d_ff = {m.d_ff} cannot be dealt out so; take a smaller "
+            f"slice, or a batch that is a multiple of {topology.devices}"
+        )
     missed: list[Compiled] = []
-    for placement in [how] if isinstance(how, Placement) else by_rule(run, topology, how):
+    for placement in [how] if isinstance(how, Placement) else by_rule(run, topology, how) or best[:1]:
         first = compiling(run, placement, topology)
         if first.memory.fits or len(missed) == RULE_TRIES - 1:
             break
@@ -169,7 +179,7 @@ def judge(
     else:
         first = missed.pop()
     seen = {first.placement, *(one.placement for one in missed)}
-    others = [one for one in candidates(run, topology) if one not in seen][:tries]
+    others = [one for one in best if one not in seen][:tries]
     return first, missed + [compiling(run, placement, topology) for placement in others]
 
 

@@ -140,6 +140,8 @@ def auto(run: RunSpec, devices: Devices, members: int = 1, how: How = "auto") ->
     5. Within each of them: the whole batch at once, then twice the microbatches and so on to a row at a time, and at
        last rematerialisation: dots, which computes little again, then blocks, which costs a third more compute.
 
+    On a TPU a placement takes every device of its slice where one does: v5e and v6e compile nothing for fewer.
+
     What `least_bytes` rules out is left out; where that is all, the thriftiest is given. `how` = data is rules 2 and 5
     alone; fsdp is the largest fsdp of rule 3 at once. Raises ValueError where several processes cannot share the batch.
     """
@@ -201,6 +203,8 @@ def _cuts(run: RunSpec, devices: Devices, how: How) -> list[Placement]:
                 if run.batch % (n * fsdp) == 0 and n * fsdp * tensor % devices.processes == 0
             ]  # fmt: skip
             found += [Placement(data=max(data), fsdp=fsdp, tensor=tensor)] if data else []
+    if devices.platform == "tpu":
+        found = [cut for cut in found if cut.devices == devices.count] or found
     if not found:
         raise ValueError(f"batch = {run.batch}: must be a multiple of the {devices.processes} processes that share it")
     return found

@@ -21,27 +21,25 @@ def by_rule(run: RunSpec, topology: Topology, how: How = "auto") -> list[Placeme
         Devices(count=topology.devices, memory=topology.device_hbm, platform="tpu", processes=topology.hosts),
         how=how,
     )
+    found = tuple(cut for cut in found if cut.devices == topology.devices)
     fit = [n for n, cut in enumerate(found) if expected(run, cut, topology).hbm <= HEADROOM * topology.device_hbm]
-    return list(found[fit[0] if fit else -1 :])
+    return list(found[fit[0] :] if fit else found[-1:])
 
 
 def candidates(run: RunSpec, topology: Topology) -> list[Placement]:
-    """Every placement on as many devices of a topology as can share the run, the best first by `roofline.expected`, of
-    those that fit by it: each with the fewest microbatches that do, rematerialised and not. Where none does, the
-    thriftiest."""
+    """Every placement on all devices of a topology, the best first by `roofline.expected`, of those that fit by it:
+    each with the fewest microbatches that do, rematerialised where that takes fewer. Where none does, the thriftiest.
+    None where rows, heads and widths of the run cannot be dealt out to all devices: fewer do not compile (v5e)."""
     model = run.model
     heads = (model.n_heads, model.kv_heads) if model.attention == "causal" else (model.d_model,)
     cuts = [
         (data, fsdp, tensor)
         for data, fsdp, tensor in itertools.product(_divisors(run.batch), _divisors(run.batch), _divisors(model.d_ff))
-        if data * fsdp * tensor <= topology.devices and run.batch % (data * fsdp) == 0 == model.d_model % fsdp
+        if data * fsdp * tensor == topology.devices and run.batch % (data * fsdp) == 0 == model.d_model % fsdp
         and all(size % tensor == 0 for size in (*heads, model.vocab_size))
     ]  # fmt: skip
-    most = max(data * fsdp * tensor for data, fsdp, tensor in cuts)
     found, thrifty = [], []
     for data, fsdp, tensor in cuts:
-        if data * fsdp * tensor < most:
-            continue
         for remat in get_args(Remat):
             whole = Placement(data=data, fsdp=fsdp, tensor=tensor, remat=remat)
             finer = [replace(whole, microbatches=n) for n in _divisors(run.batch // (data * fsdp)) if n > 1]
@@ -51,7 +49,7 @@ def candidates(run: RunSpec, topology: Topology) -> list[Placement]:
                 found.append(fit)
             thrifty.append(min(needs, key=lambda cut: needs[cut]))
     if not found:
-        return [min(thrifty, key=lambda cut: expected(run, cut, topology).hbm)]
+        return sorted(thrifty, key=lambda cut: expected(run, cut, topology).hbm)[:1]
     return sorted(found, key=lambda cut: _worth(run, cut, topology))
 
 

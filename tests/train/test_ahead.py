@@ -8,7 +8,7 @@ import pytest
 
 from scaling.chips import CHIPS, GENERATIONS, topology
 from scaling.roofline import expected, places
-from scaling.spec import ModelSpec, RunSpec
+from scaling.spec import ModelSpec, Refusal, RunSpec
 from scaling.train import ahead, rank
 from scaling.train.ahead import Compiled, Memory
 from scaling.train.placement import Placement
@@ -64,8 +64,9 @@ def test_what_does_not_fit_is_followed_by_what_may(small: RunSpec):
     assert tried[0] == rank.by_rule(small, of)[0] and first.memory.fits and first.memory.over == 0
     best = ahead.proposed(first, others)
     assert best and best.memory.fits
-    asked, _ = ahead.judge(small, of, Placement(tensor=2), 1, planted)
-    assert asked.placement == Placement(tensor=2) and asked.memory.over == 30
+    sizes = Placement(data=2, tensor=2)
+    asked, _ = ahead.judge(small, of, sizes, 1, planted)
+    assert asked.placement == sizes and asked.memory.over == 30
     assert "estimate" not in asked.to_json(small, of)
 
 
@@ -79,6 +80,14 @@ def test_a_compiler_that_ran_out_of_memory_says_by_how_much():
         assert (memory.fits, memory.limit, memory.over) == (False, int(15.75 * 2**30), int(4.75 * 2**30))
     with pytest.raises(RuntimeError, match="does not say"):
         ahead._refused("RESOURCE_EXHAUSTED", of)
+
+
+def test_a_run_that_cannot_take_every_device_is_refused_by_its_numbers(small: RunSpec):
+    """A v5e compiles nothing for some of its devices: three rows of two heads do not make sixteen."""
+    with pytest.raises(Refusal, match="3 rows, 2 heads, .* take a smaller slice, or a batch that is a multiple of 16"):
+        ahead.judge(replace(small, batch=3), topology("v5e:4x4"), "auto", 1)
+    few = replace(small, batch=12, model=replace(small.model, d_model=256, d_ff=512))
+    assert {one.devices for one in rank.by_rule(few, topology("v5e:4x4"))} == {16}
 
 
 @needs_libtpu

@@ -1,5 +1,7 @@
 """What the devices of each placement say to each other, read from the compiled program."""
 
+import pytest
+
 from scaling.train.collectives import Collective, collectives
 
 TEXT = """HloModule jit_step, is_scheduled=true, num_partitions=8
@@ -71,3 +73,40 @@ def test_a_ring_sends_a_sum_twice_and_a_gathered_tensor_once():
     found = {one.name: one for one in collectives(TEXT)}
     assert found["all-gather-start"].sent == found["all-gather-start"].bytes / 2
     assert found["all-reduce.1"].sent == found["all-reduce.1"].bytes * 2 * 3 / 4
+
+
+@pytest.mark.parametrize(
+    ("written", "group"),
+    [
+        ("replica_groups={{0,4},{1,5}}", (0, 4)),
+        ("replica_groups=[4,2]<=[8]", (0, 1)),
+        ("replica_groups=[4,2]<=[2,4]T(1,0)", (0, 4)),
+        ("replica_groups=[2,4]<=[2,2,2]T(1,0,2)", (0, 1, 4, 5)),
+        ("replica_groups=mesh['a'=2,'b'=4] {'b'}", (0, 1, 2, 3)),
+        ("replica_groups=mesh['a'=2,'b'=4] {'a'}", (0, 4)),
+        ("replica_groups=mesh['a'=2,'b'=4] {'b':(1)2}", (0, 2)),
+        ("replica_groups=mesh['a'=2,'b'=4] {'a','b':(2)2}", (0, 1, 4, 5)),
+        ("replica_groups=mesh['a'=4,'b'=2], device_ids=([2,4]T(1,0)) {'a'}", (0, 1, 2, 3)),
+        ("source_target_pairs={{3,5},{5,3}}", (3, 5)),
+        ("replica_groups={}", tuple(range(8))),
+    ],
+)
+def test_the_devices_of_a_group_are_known_however_they_are_written(written: str, group: tuple[int, ...]):
+    """So that it is known which links they use."""
+    kind = "collective-permute" if "pairs" in written else "all-reduce"
+    line = f"  ROOT %x = f32[8]{{0}} {kind}(%p), {written}, channel_id=1"
+    text = f"num_partitions=8\nENTRY %main (p: f32[8]) -> f32[8] {{\n{line}\n}}\n"
+    assert [one.group for one in collectives(text)] == [group]
+
+
+def test_a_loop_of_a_tpu_turns_as_often_as_its_condition_lets_it():
+    """There the text does not say how often; a limit that is an argument is not known, and counts once."""
+    body = "%body (t: (s32[])) -> (s32[]) {\n  %y = f32[8]{0} all-reduce(%x), replica_groups={{0,1}}\n}\n"
+    limits = {"%n = s32[]{:T(128)} constant(12)": 12, "%n = s32[]{:T(128)} get-tuple-element(%t), index=1": 1}
+    for limit, times in limits.items():
+        condition = (
+            "%condition (t: (s32[])) -> pred[] {\n  %i = s32[]{:T(128)} get-tuple-element(%t), index=0\n"
+            f"  {limit}\n  ROOT %less = pred[]{{:T(512)}} compare(%i, %n), direction=LT\n}}\n"
+        )
+        entry = "ENTRY %main (p: f32[8]) -> f32[8] {\n  %w = (s32[]) while(%t), condition=%condition, body=%body\n}\n"
+        assert [one.times for one in collectives(body + condition + entry)] == [times]
