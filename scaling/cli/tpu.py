@@ -6,6 +6,7 @@ back and closes the study; for GKE it writes a manifest.
 
 import argparse
 import contextlib
+import math
 import shlex
 import signal
 import time
@@ -28,7 +29,7 @@ from scaling.launch.tpu_job import Job, Over, alone
 from scaling.plan import Plan, Study
 from scaling.record import Failure, Ledger
 from scaling.record.files import folder_of, on_store
-from scaling.spec import Refusal
+from scaling.spec import Refusal, RunSpec
 
 ENGINES = ("tpu-vm", "gke")
 # As `OF` in scaling.cli.engines.
@@ -102,25 +103,43 @@ def unfit(arguments: argparse.Namespace, experiment: Path) -> list[str]:
 
 
 def _unfit_slice(arguments: argparse.Namespace) -> list[str]:
-    hosts = SLICES[arguments.accelerator].hosts
+    there, lines = SLICES[arguments.accelerator], []
+    hosts = there.hosts
+    if arguments.mesh is not None and not mesh.unfit(arguments, ()):
+        taken = math.prod(size for axis, size in mesh.sizes(arguments.mesh).items() if axis in mesh.AXES)
+        devices = there.devices // hosts if arguments.apart else there.devices
+        if taken != devices:
+            lines.append(f"--mesh = {arguments.mesh}: takes {taken} devices, and there are {devices}")
     if arguments.apart and hosts == 1:
-        return [f"--apart: {arguments.accelerator} has one host, which takes runs of its own anyway; leave it out"]
+        lines.append(f"--apart: {arguments.accelerator} has one host, which takes runs of its own anyway; leave it out")
     if not arguments.apart and hosts > 1 and arguments.population not in ("auto", "1"):
-        return [f"--population = {arguments.population}: {hosts} hosts train one run at a time; give --apart, too"]
-    return []
+        lines.append(f"--population = {arguments.population}: {hosts} hosts train one run at a time; give --apart, too")
+    return lines
 
 
 def uneven(arguments: argparse.Namespace, pending: Plan) -> list[str]:
-    """Why the hosts cannot train each of these runs together: every one of them reads its own rows of a batch."""
-    hosts = SLICES[arguments.accelerator].hosts
-    odd = [p.run for p in pending.runs if p.run.batch % hosts]
+    """Why the hosts cannot train each of these runs together: every host reads its own rows of a batch, and every chip
+    has its part of the rows and of the widths."""
+    there = SLICES[arguments.accelerator]
+    odd = [p.run for p in pending.runs if p.run.batch % there.hosts or not _dealt_out(p.run, there.devices)]
     if arguments.apart or not odd:
         return []
     return [
-        f"--accelerator = {arguments.accelerator}: its {hosts} hosts must divide every batch, and do not with "
-        f"{len(odd)} of {len(pending)}, e.g. {odd[0].id}: batch = {odd[0].batch}; have a smaller slice make these, or "
-        "give --apart"
+        f"--accelerator = {arguments.accelerator}: {len(odd)} of {len(pending)} runs cannot be dealt out to its "
+        f"{there.hosts} hosts with {there.devices} devices, e.g. {odd[0].id}: batch = {odd[0].batch}; have a smaller "
+        "slice make these, or give --apart"
     ]
+
+
+def _dealt_out(run: RunSpec, devices: int) -> bool:
+    """Whether rows and widths have factors that multiply to the devices, as the placements of a slice do."""
+    model = run.model
+    heads = (model.n_heads, model.kv_heads) if model.attention == "causal" else ()
+    widths = (*heads, model.d_ff, model.vocab_size)
+    return any(
+        devices % cut == run.batch % (devices // cut) == 0 and all(width % cut == 0 for width in widths)
+        for cut in range(1, devices + 1)
+    )
 
 
 def _given(arguments: argparse.Namespace) -> dict[str, str]:

@@ -16,12 +16,17 @@ class Slice:
     accelerator: str  # as --accelerator-type has it
     topology: str  # chips along each axis of the torus
     chips_of_host: int
+    devices_of_chip: int = 1  # as JAX counts them
     runtime: str = ""  # version of the software of its TPU VMs; "" where none is documented
     gke: str = ""  # label of its nodes in GKE; "" where GKE has none
 
     @property
     def chips(self) -> int:
         return math.prod(int(n) for n in self.topology.split("x"))
+
+    @property
+    def devices(self) -> int:
+        return self.chips * self.devices_of_chip
 
     @property
     def hosts(self) -> int:
@@ -47,6 +52,7 @@ def _family(name: str, shapes: tuple[str, ...], *, cores: int, runtime: str = ""
             accelerator=f"{name}-{_chips(shape) * cores}",
             topology=shape,
             chips_of_host=_chips(shape) if cores == 1 and _chips(shape) <= 8 else 4,
+            devices_of_chip=2 if name in ("v2", "v3", "tpu7x") else 1,
             runtime=runtime,
             gke=gke,
         )

@@ -53,6 +53,8 @@ def test_every_fault_is_refused_at_once_and_before_anything(capsys: pytest.Captu
         (GKE, "kubectl apply -f"),
         (("--accelerator", "v4-8"), "--accelerator: is for --on tpu-vm and --on gke, not for --on local"),
         ((*TPU, "--dry-run", "--population", "4"), "give --apart"),
+        ((*TPU, "--dry-run", "--mesh", "data=4"), "takes 4 devices, and there are 8"),
+        ((*TPU, "--dry-run", "--apart", "--mesh", "data=8"), "takes 8 devices, and there are 4"),
         (("--on", "tpu-vm", "--dry-run", *SLICE[:4], *SLICE[6:], "--accelerator", "v4-8", "--apart"), "--apart: v4-8"),
     ],
 )
@@ -167,7 +169,7 @@ def test_what_hosts_cannot_share_or_a_folder_cannot_take_is_refused_before_renti
     study: Path,  # noqa: F811
 ):
     (line,) = refused_last(capsys, "run", str(study), *TPU, "--accelerator", "v4-256")
-    assert "its 32 hosts must divide every batch" in line
+    assert "13 of 13 runs cannot be dealt out to its 32 hosts with 128 devices" in line
     other = study_of(str(study), [])[0].to_json() | {"name": "other"}
     commit_json(folder_of("gs://bucket/tiny/study.json"), other)
     (line,) = refused_last(capsys, "run", str(study), *TPU)
