@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from scaling import chips
 from scaling.launch import gcloud, provenance, tpu_job, tpu_vm
 from scaling.launch.gcloud import GaveUp, Trouble
 from scaling.launch.local import Stop
@@ -100,6 +101,16 @@ def test_every_slice_has_the_chips_of_its_shape_on_whole_hosts():
         for name in ("v5litepod-8", "v5litepod-16", "v5litepod-256", "v6e-8", "v4-8", "v5p-128")
     }
     assert hosts == {"v5litepod-8": 1, "v5litepod-16": 4, "v5litepod-256": 64, "v6e-8": 1, "v4-8": 1, "v5p-128": 16}
+
+
+def test_a_slice_is_the_topology_that_compiles_for_it():
+    """By the other table of slices, that of `scaling compile`, which counts a host for every 2x2 chips."""
+    for name, found in SLICES.items():
+        generation = {"v5litepod": "v5e"}.get(family := name.rpartition("-")[0], family)
+        if generation in chips.GENERATIONS and found.chips <= 512:
+            known = chips.topology(f"{generation}:{found.topology}")
+            assert (known.chips, known.devices) == (found.chips, found.devices)
+            assert known.hosts == found.hosts or found.chips_of_host == 8
 
 
 @pytest.mark.parametrize(
