@@ -22,7 +22,7 @@ from scaling.train.parametrization import Role, init_std, output_multiplier, res
 from scaling.train.placement import Remat, laid
 
 # The most layers that have tensors of their own. More are a stack, which an accelerator goes through in one loop: forty
-# layers then compile as one does. A CPU has each layer compiled by itself all the same, or it takes a third longer.
+# layers then compile as one does. A loop makes a CPU's step slower, so there each is compiled by itself all the same.
 APART = 8
 
 KEPT = ("product", attention.KEPT)  # what is not computed again where dense products are kept
@@ -216,7 +216,7 @@ class Weights:
         self.drawn += each * layers
         return make(stacked)
 
-    def _value(self, shape: tuple[int, ...], role: Role, number: int | jax.Array) -> jax.Array:
+    def _value(self, shape: tuple[int, ...], role: Role, number: Any) -> jax.Array:
         if role == "gain":
             return jnp.ones(shape, jnp.float32)
         drawn = jax.random.normal(jax.random.fold_in(self.key, number), shape, jnp.float32)

@@ -58,7 +58,8 @@ def two_steps(model: ModelSpec, optim: OptimSpec, stack: bool, members: int = 1)
         begin = jax.tree.map(lambda leaf: jnp.stack([leaf] * members), begin)
 
     def step(state, finite, columns, knobs):
-        chunk, how = Chunk(*columns, jnp.zeros(2, bool), jnp.int32(2)), dict(model=model, optim=optim, members=members)
+        chunk = Chunk(*columns, probed_K=jnp.zeros(2, bool), count=jnp.int32(2))
+        how: dict[str, Any] = dict(model=model, optim=optim, members=members)
         return train_steps(state, finite, chunk, knobs, graphdef=graphdef, **how)
 
     with pytest.MonkeyPatch.context() as patch:
