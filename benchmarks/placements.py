@@ -46,7 +46,7 @@ ONE = Placement()
 PLACES = [
     ONE, Placement(data=2), Placement(data=4), Placement(data=8), Placement(fsdp=4), Placement(fsdp=8),
     Placement(tensor=4), Placement(data=2, tensor=2), Placement(data=2, fsdp=2), Placement(data=2, fsdp=2, tensor=2),
-    Placement(member=2, data=4), Placement(data=2, fsdp=2, microbatches=2, remat=True),
+    Placement(member=2, data=4), Placement(data=2, fsdp=2, microbatches=2, remat="blocks"),
 ]  # fmt: skip
 
 
