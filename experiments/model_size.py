@@ -7,9 +7,14 @@ nats a byte [1.182, 1.302] and measured 1.248, 0.6 % off. From two layers on par
 those in width or a little more (sixteen layers, 317k parameters: 1.309, where the law of width says 1.321); what their
 own exponent is five sizes cannot tell.
 
+scaling run model_size --size gpu --workers 8      23 runs, 5.2e16 FLOPs, 10 minutes on an H100, 16 cores
+Result: by width, E + A / N^0.47 [0.41, 0.54] over 2.6 decades at 64M bytes. Runs of 2.9 and of 9.9 times the largest
+fitted size, 20.8M and 71.3M parameters, were forecast 1.0 % too high, inside, and 2.0 % too high, outside the interval:
+one law alone could be told from the ladder, and its floor, 1.313 nats, is above the loss of the second run, 1.300.
+
 One epoch for every size; the rate is tuned at width 16 and two layers and carried to other widths and depths by the
 parametrization (experiments/transfer.py). gpu: any text of 70 MB, at corpus.txt or where --set data.source=text:PATH
-says. pod: 2e10 tokens of a vocabulary of 32,768 under corpus/, and a tuned base. Both are planned and were not run.
+says. pod: 2e10 tokens of a vocabulary of 32,768 under corpus/, and a tuned base; it is planned and was not run.
 """
 
 from collections.abc import Sequence
@@ -27,7 +32,7 @@ def study(
     *,
     widths: Sequence[int],
     seeds: Sequence[int],  # widths trained twice more
-    ahead: int,  # the width that is forecast, of ten times the parameters
+    ahead: Sequence[int],  # the widths that are forecast
     depths: Sequence[int],
     deep: int,  # their width, in no other ladder
 ) -> Study:
@@ -41,7 +46,7 @@ def study(
         plan=straight(base, wide(widths), [tokens], group="width")
         + repeated(straight(base, wide(seeds), [tokens], group="width"), seeds=[1, 2])
         + straight(base, layers, [tokens], group="depth", role="compare"),
-        held_out=straight(base, wide([ahead]), [tokens], group="width", role="held_out"),
+        held_out=straight(base, wide(ahead), [tokens], group="width", role="held_out"),
         analysis=Analysis(laws=(), ladders={"width": "n", "depth": "n"}),
     )
 
@@ -80,15 +85,15 @@ LARGE = RunSpec(
 
 STUDIES = {
     "laptop": study(
-        "model_size", TINY, 7e6, widths=(4, 8, 12, 16, 24, 32, 48, 64, 96, 136), seeds=(8, 32, 96), ahead=440,
+        "model_size", TINY, 7e6, widths=(4, 8, 12, 16, 24, 32, 48, 64, 96, 136), seeds=(8, 32, 96), ahead=(440,),
         depths=(1, 2, 4, 8, 16), deep=40,
     ),
     "gpu": study(
         "model_size-gpu", SMALL, 6.4e7, widths=(16, 32, 48, 64, 96, 128, 192, 256, 384), seeds=(32, 96, 256),
-        ahead=1216, depths=(1, 2, 4, 8, 16, 32), deep=160,
+        ahead=(656, 1216), depths=(1, 2, 4, 8, 16, 32), deep=160,
     ),
     "pod": study(
         "model_size-pod", LARGE, 2e10, widths=(128, 192, 256, 384, 512, 768, 1024, 1536, 2048), seeds=(192, 512, 1024),
-        ahead=6464, depths=(3, 6, 12, 24, 48), deep=1280,
+        ahead=(6464,), depths=(3, 6, 12, 24, 48), deep=1280,
     ),
 }  # fmt: skip
