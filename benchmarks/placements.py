@@ -46,7 +46,7 @@ ONE = Placement()
 PLACES = [
     ONE, Placement(data=2), Placement(data=4), Placement(data=8), Placement(fsdp=4), Placement(fsdp=8),
     Placement(tensor=4), Placement(data=2, tensor=2), Placement(data=2, fsdp=2), Placement(data=2, fsdp=2, tensor=2),
-    Placement(member=2, data=4), Placement(data=2, fsdp=2, microbatches=2, remat=True),
+    Placement(member=2, data=4), Placement(data=2, fsdp=2, microbatches=2, remat="blocks"),
 ]  # fmt: skip
 
 
@@ -56,7 +56,7 @@ def main() -> int:
     options = parser.parse_args()
     jax.config.update("jax_num_cpu_devices", 8)
     program.MAX_CHUNK = CALL
-    found = {"devices": jax.device_count(), "steps": RUN.steps, "stopped_at": HALF}
+    found: dict[str, Any] = {"devices": jax.device_count(), "steps": RUN.steps, "stopped_at": HALF}
     for dtype in WITHIN:
         found[dtype] = of_type(replace(RUN, model=replace(RUN.model, compute_dtype=dtype)), WITHIN[dtype])
     if options.out:

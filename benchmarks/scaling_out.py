@@ -18,6 +18,7 @@ from pathlib import Path
 from scaling.chips import topology
 from scaling.cli.compile import ENVIRONMENT
 from scaling.cli.locate import studies_in
+from scaling.report.compiled import verdict
 from scaling.report.terms import Panel, draw
 from scaling.spec import RunSpec
 
@@ -44,6 +45,7 @@ def measure(compiling: bool) -> dict:
 
     found: dict = {"model": {"d_model": WIDTH}, "seconds": {}}
     kept = json.loads(OUT.read_text())["seconds"] if OUT.exists() else {}
+    done: dict = {}  # both ways of growing meet where a chip has its rows
     for how in LABELS:
         formula, compiled = {}, {}
         for shape in SLICES:
@@ -52,10 +54,15 @@ def measure(compiling: bool) -> dict:
             placement = Placement(data=of.chips, microbatches=max(1, run.batch // of.chips // ROWS))
             formula[of.chips] = rank.formula(run, placement, of).terms
             if compiling and shape in COMPILED:
-                one = ahead.compile_for(run, placement, of)
+                one = done.get((run, placement)) or ahead.compile_for(run, placement, of)
+                done[run, placement] = one
+                said = one.to_json(run, of)
+                print(how, of.name, verdict(said), flush=True)
                 if one.estimate:
-                    compiled[of.chips] = one.estimate.terms | {"ratio": one.to_json(run, of)["flops"]["ratio"]}
-                print(how, of.name, one.memory, one.estimate and one.estimate.terms, flush=True)
+                    compiled[of.chips] = one.estimate.terms | {
+                        "flops_ratio": said["flops"]["ratio"],
+                        "sent": sum(kind["sent"] for kind in said["collectives"].values()),
+                    }
         found["seconds"][how] = {
             "formula": formula,
             "compiled": compiled if compiling else kept.get(how, {}).get("compiled", {}),

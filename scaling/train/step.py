@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, PartitionSpec
 
 from scaling.spec import ModelSpec, OptimSpec
 from scaling.train.model import Transformer
@@ -60,7 +60,7 @@ def graph(model: ModelSpec, optim: OptimSpec) -> nnx.GraphDef:
 class Cut(NamedTuple):
     """How a batch meets the devices; changes the order of sums and nothing else (`placement.Placement`)."""
 
-    mesh: Mesh | None = None
+    mesh: Mesh | AbstractMesh | None = None
     part_rows: int = 1 << 62  # the most rows of its share that a device takes at once
     remat: Remat = "none"
 
@@ -129,7 +129,7 @@ def summed_gradients(
     return *sums(params, window_BxM), parts * copies
 
 
-def shares(mesh: Mesh | None) -> int:
+def shares(mesh: Mesh | AbstractMesh | None) -> int:
     """How many ways the rows of a batch are dealt out over the devices."""
     return mesh.shape["data"] * mesh.shape["fsdp"] if mesh else 1
 
