@@ -92,6 +92,8 @@ def _on_hosts(arguments: argparse.Namespace, study: Study, ledger: Ledger, conso
                 raise
             finally:
                 member.end(status)
+            if status == INTERRUPTED and member.lost():
+                console.print(f"a process is lost: {member.lost()}", highlight=False, soft_wrap=True, markup=False)
             return status
     except Lost as lost:
         console.print(f"{lost}; the same command tries again", highlight=False, soft_wrap=True, markup=False)

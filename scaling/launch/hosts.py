@@ -121,6 +121,10 @@ class Member:
             if event.kind == "gone":
                 return event.values["status"]
 
+    def lost(self) -> str:
+        """The last words of a worker that did not end as it should."""
+        return self.worker.last_words() if self.worker.process.poll() not in (None, *STATUSES) else ""
+
     def end(self, status: int) -> None:
         """Of the lead: all hosts end with this status."""
         self.worker.tell(do="end", status=status)

@@ -32,7 +32,7 @@ class Peer(Protocol):
 
 _others: list[Peer] = []  # of the lead
 _programs = [0]  # numbers of those that the others were told to compile
-_shared = [False]  # whether the others see the results folder
+_shared: list[bool | Callable[[], bool]] = [False]  # whether the others see the results folder, or how to find out
 _state: list[Any] = [None]  # the last one that the others have too
 
 
@@ -72,9 +72,9 @@ def from_lead(words: str = "") -> str:
 
 def lead(others: Sequence[Peer], *, shared: Callable[[], bool] = lambda: True) -> None:
     """Tell the others, from now on, each call that this process makes on its devices; they are in `follow`. `shared`
-    says whether they see the results folder."""
+    says whether they see the results folder, and is asked when there is one."""
     _others.extend(others)
-    _shared[0] = shared()
+    _shared[0] = shared
 
 
 def dismiss(status: int = 0) -> None:
@@ -90,7 +90,9 @@ def led() -> bool:
 
 def writes_shards() -> bool:
     """Whether every process of a team writes what it has of a checkpoint; otherwise the lead writes all of it."""
-    return led() and _shared[0]
+    if callable(asked := _shared[0]):
+        _shared[0] = led() and asked()
+    return bool(_shared[0])
 
 
 def tell(do: str, arrays: Sequence[Any] = (), **what: Any) -> None:
