@@ -16,7 +16,7 @@ import jax
 from train_step import spread, where
 
 from scaling.spec import DataSpec, EvalSpec, ModelSpec, OptimSpec, RunSpec, compiled_in
-from scaling.train.placement import copies
+from scaling.train.placement import first
 from scaling.train.population import member_steps_per_second
 from scaling.train.program import program
 
@@ -62,7 +62,7 @@ def of_shape(d: int, layers: int, heads: int, *, tokens: int) -> RunSpec:
 def measured(run: RunSpec, rounds: int) -> dict[int, list[float]]:
     """Optimizer steps of all members in a second, by members and round."""
     programs = {
-        m: program(run.model, compiled_in(run.optim), run.batch, run.model.context, copies(run), members=m)
+        m: program(run.model, compiled_in(run.optim), run.batch, run.model.context, first(run), members=m)
         for m in MEMBERS
     }
     rates: dict[int, list[float]] = {m: [] for m in MEMBERS}

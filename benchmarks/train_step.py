@@ -161,7 +161,7 @@ def work() -> None:
     from scaling.spec import DataSpec, EvalSpec, ModelSpec, OptimSpec, RunSpec, compiled_in
     from scaling.train.curve import Curve, probed
     from scaling.train.optim import Knobs, blends, learning_rates
-    from scaling.train.placement import copies
+    from scaling.train.placement import first
     from scaling.train.program import program
     from scaling.train.step import Chunk
 
@@ -183,7 +183,7 @@ def work() -> None:
                     data=DataSpec(source="zipf-facts"), eval=EvalSpec(tokens=context), batch=message["batch"],
                     steps=100_000,
                 )  # fmt: skip
-                compiled = program(run.model, compiled_in(run.optim), run.batch, run.eval.tokens, copies(run))
+                compiled = program(run.model, compiled_in(run.optim), run.batch, run.eval.tokens, first(run))
                 state = jax.device_put(compiled.initial(jax.random.key(0)), compiled.layout)
                 curve = stack.enter_context(Curve(folder / f"{d}.jsonl", run, [], 0))
                 window_BxM = np.random.default_rng(0).integers(256, size=(run.batch, context + 1), dtype=np.uint8)

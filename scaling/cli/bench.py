@@ -18,12 +18,14 @@ from rich.table import Table
 from scaling import machine
 from scaling.cli.exits import DONE, FAILED
 from scaling.cli.locate import study_of
+from scaling.cli.mesh import mesh_options, unfit, unfit_devices, words
 from scaling.cli.options import json_option, size_option
 from scaling.cost import count_params, flops_per_token
 from scaling.launch.bench import Found, Team
 from scaling.launch.local import default_workers
 from scaling.launch.provenance import devices
 from scaling.machine import Shape, Speed
+from scaling.plan import Plan, Planned
 from scaling.report.words import power, several, short
 from scaling.spec import DataSpec, EvalSpec, ModelSpec, OptimSpec, Refusal, RunSpec
 
@@ -45,6 +47,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--largest-batch", action="store_true",
         help="also the largest batch whose step fits into a device, found by compiling and not by running out",
     )  # fmt: skip
+    mesh_options(parser)
     json_option(parser)
 
 
@@ -54,15 +57,18 @@ def run(arguments: argparse.Namespace) -> int:
     if (arguments.changes or arguments.size) and not arguments.experiment:
         option = "--set" if arguments.changes else "--size"
         faults.append(f"{option}: the standard shapes are fixed; name an EXPERIMENT whose runs to measure")
-    if faults:
-        raise Refusal(faults)
     planned = []
     if arguments.experiment:
         study, _ = study_of(arguments.experiment, arguments.changes, arguments.size)
         planned = [p.run for p in study.runs.runs]
+    faults += unfit(arguments, planned)
+    if faults:
+        raise Refusal(faults)
     with tempfile.TemporaryDirectory() as folder:
         runs = distinct(planned) if planned else standard(_accelerated(), Path(folder))
-        start, found, kept = _measure(runs, workers, arguments.largest_batch, Path(folder))
+        if faults := unfit(arguments, runs) + unfit_devices(arguments, _side_by_side(runs, workers), workers):
+            raise Refusal(faults)
+        start, found, kept = _measure(runs, workers, arguments, Path(folder))
     if arguments.json:
         print(json.dumps(as_json(found, workers, start), indent=1))
     else:
@@ -123,14 +129,21 @@ def _accelerated() -> bool:
     return seen["backend"] != "cpu"
 
 
-def _measure(runs: list[RunSpec], workers: int, search: bool, folder: Path) -> tuple[float, list[Found], list[str]]:
+def _side_by_side(runs: list[RunSpec], workers: int) -> Plan:
+    """What the workers train at a time: each shape on all of them."""
+    return Plan(tuple(Planned(run=runs[0], group="bench", role="compare") for _ in range(workers)))
+
+
+def _measure(
+    runs: list[RunSpec], workers: int, arguments: argparse.Namespace, folder: Path
+) -> tuple[float, list[Found], list[str]]:
     """Seconds to a ready worker, what was found, and what became of the table, which has each shape as it is done."""
     say = Console(stderr=True)
 
     def command(number: int) -> list[str]:
         # The largest batch does not depend on who asks.
-        asked = ["--largest-batch"] if search and number == 0 else []
-        return [sys.executable, "-m", "scaling", "bench_worker", str(folder), *asked]
+        asked = ["--largest-batch"] if arguments.largest_batch and number == 0 else []
+        return [sys.executable, "-m", "scaling", "bench_worker", str(folder), *asked, *words(arguments)]
 
     found, kept = [], {}
     with Team(command, workers, folder) as team:
@@ -143,7 +156,9 @@ def _measure(runs: list[RunSpec], workers: int, search: bool, folder: Path) -> t
                 else f"{1 / one.middle('train'):,.0f} tokens/s a worker"
             )
             say.print(f"{count:3d}/{len(runs)} {name(run)}: {said}", highlight=False, soft_wrap=True)
-            if not one.reason:
+            if not one.reason and words(arguments):
+                kept["not kept: `scaling plan` estimates times by the placement that a sweep finds by itself"] = None
+            elif not one.reason:
                 kept |= dict.fromkeys(_keep(one.by_worker[0]["device"], team.start, [speed_of(one, workers)]))
         return team.start, found, list(kept)
 

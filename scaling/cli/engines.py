@@ -19,6 +19,7 @@ from rich.live import Live
 from rich.markup import escape
 from rich.text import Text
 
+from scaling.cli import mesh
 from scaling.cli.sweep import unfit_team
 from scaling.launch import ray, slurm
 from scaling.launch.local import Outcome
@@ -155,6 +156,7 @@ def dry_run(arguments: argparse.Namespace, study: Study, ledger: Ledger) -> None
 
 def _participant(arguments: argparse.Namespace, ledger: Ledger, *options: str) -> list[str]:
     ours = ["--population", arguments.population, "--patience", f"{arguments.patience:g}"]
+    ours += mesh.words(arguments)
     ours += [word for sink in arguments.sinks for word in ("--log", sink)]
     return work(ledger.folder, *ours, *(["--retry"] if arguments.retry else []), *options)
 

@@ -2,6 +2,7 @@
 
 import argparse
 
+from scaling.cli.mesh import mesh_options
 from scaling.launch.process import PATIENCE_SECONDS
 
 
@@ -39,6 +40,7 @@ def sweep_options(parser: argparse.ArgumentParser) -> None:
         help="runs of one shape that a worker trains in one program: a number, or auto (default): what pays by trial "
         "on an accelerator, 1 on a CPU",
     )  # fmt: skip
+    mesh_options(parser)
     parser.add_argument(
         "--retry", action="store_true", help="try again what failed for good before: errors, and what no memory held"
     )

@@ -7,7 +7,7 @@ import sys
 from rich.console import Console
 from rich.markup import escape
 
-from scaling.cli import engines
+from scaling.cli import engines, mesh
 from scaling.cli.exits import DONE, FAILED, INTERRUPTED, REFUSED
 from scaling.cli.locate import results_of, study_of
 from scaling.cli.options import dry_run_option, study_options, sweep_options, typed
@@ -72,7 +72,7 @@ def _run(arguments: argparse.Namespace) -> int:
 def _on_hosts(arguments: argparse.Namespace, study: Study, ledger: Ledger, console: Console) -> int:
     """On process 0 as on a single host, and that its end is the end of all; on the others until then."""
     meeting = Meeting.of(arguments.distributed)
-    command = [*worker_command(ledger, arguments.population), "--distributed", arguments.distributed]
+    command = [*worker_command(ledger, arguments), "--distributed", arguments.distributed]
     log = cache_folder() / "logs" / ledger.folder.name / f"host-{meeting.process if meeting.processes else 'auto'}.log"
     try:
         with Member(command, log) as member:
@@ -177,6 +177,9 @@ def _refuse_unfit(study: Study, ledger: Ledger, workers: int, arguments: argpars
     faults += engines.unfit(arguments, study.runs, ledger.folder)
     if arguments.distributed:
         faults += _unfit_distributed(arguments, study, ledger)
+    faults += mesh.unfit(arguments, (p.run for p in study.runs.runs))
+    if not arguments.distributed:
+        faults += mesh.unfit_devices(arguments, study.runs, workers)
     if faults := faults + unfit(study, ledger, workers, arguments.population, arguments.patience):
         raise Refusal(faults)
 

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from scaling import data
+from scaling.cli import mesh
 from scaling.cli.locate import unwritable
 from scaling.cli.progress import SweepView, label
 from scaling.launch import provenance
@@ -218,7 +219,7 @@ def sweep(
         how = "one core" if single else "all cores"
         print(f"workers have {how} each, as this sweep was begun with: the same bits for every run", file=sys.stderr)
     _clear(plan, ledger, holder)
-    command = worker_command(ledger, options.population)
+    command = worker_command(ledger, options)
     view = SweepView(plan, ledger, workers)
     try:
         with view, mirrored(options.sinks, ledger, plan, study["name"], label, stop.left) as mirror:
@@ -267,10 +268,10 @@ def write_table(plan: Plan, ledger: Ledger, holder: Holder, outcome: Outcome) ->
         table.write(ledger)
 
 
-def worker_command(ledger: Ledger, population: str) -> list[str]:
+def worker_command(ledger: Ledger, options: argparse.Namespace) -> list[str]:
     machine = json.dumps(provenance.code())
-    words = [sys.executable, "-m", "scaling", "worker", os.fspath(ledger.folder.absolute()), machine]
-    return [*words, "--population", population]
+    command = [sys.executable, "-m", "scaling", "worker", os.fspath(ledger.folder.absolute()), machine]
+    return [*command, "--population", options.population, *mesh.words(options)]
 
 
 def _population(asked: str, processes: int) -> int:

@@ -12,6 +12,7 @@ import numpy as np
 from rich.console import Console
 from rich.markup import escape
 
+from scaling.cli import mesh
 from scaling.cli.exits import DONE, FAILED, INTERRUPTED
 from scaling.cli.locate import results_of, study_of
 from scaling.cli.options import dry_run_option, json_option, study_options, sweep_options, typed
@@ -103,6 +104,8 @@ def run(arguments: argparse.Namespace) -> int:
     own, ledger = Ledger(folder), Ledger(folder / "tuning")
     workers = default_workers() if arguments.workers is None else arguments.workers
     unready = missing(arguments.sinks) + unfit(study, own, workers, arguments.population, arguments.patience)
+    unready += mesh.unfit(arguments, (p.run for p in study.runs.runs))
+    unready += mesh.unfit_devices(arguments, study.runs, workers)
     asked = _asked(arguments, study, unready)
     kept = _kept(study, own, ledger)
     plan = asked.plan(ledger)

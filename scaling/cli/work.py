@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from scaling.cli import mesh
 from scaling.cli.exits import DONE, FAILED, INTERRUPTED
 from scaling.cli.locate import unwritable
 from scaling.cli.options import sweep_options
@@ -73,6 +74,8 @@ def _run(arguments: argparse.Namespace) -> int:
         f"--only {run_id}: {ledger.folder} plans no such run" for run_id in arguments.only if run_id not in known
     ]
     faults += _unfit_team(arguments, workers, plan.pending(ledger), ledger.folder)
+    faults += mesh.unfit(arguments, (p.run for p in plan.runs))
+    faults += [] if arguments.team else mesh.unfit_devices(arguments, plan, workers, arguments.processes)
     if arguments.process and not faults:
         return _attend(ledger, arguments)
     faults = faults or unfit_texts(plan, ledger)
@@ -133,6 +136,6 @@ def _unfit_team(arguments: argparse.Namespace, workers: int, pending: Plan, fold
 
 def _attend(ledger: Ledger, arguments: argparse.Namespace) -> int:
     team = ["--team", arguments.team, "--processes", str(arguments.processes), "--process", str(arguments.process)]
-    command = worker_command(ledger, arguments.population) + team
+    command = worker_command(ledger, arguments) + team
     status = attend(command, ledger.folder, arguments.team, EXIT_SECONDS)
     return DONE if status == 0 else FAILED

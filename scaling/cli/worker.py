@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from scaling.cli.mesh import mesh_options, sizes
 from scaling.launch import hosts, team
 from scaling.launch.worker import STOPPED, Failed, Job, Stopped, own_stdout, serve
 from scaling.machine import cache_folder, programs_folder
@@ -25,6 +26,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder")
     parser.add_argument("machine")
     parser.add_argument("--population", default="auto")
+    mesh_options(parser)
     parser.add_argument("--team", default="")  # its name in the results folder, of a worker that is several processes
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--host", default=team.HERE)  # where the others find process 0
@@ -34,7 +36,17 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     events = own_stdout()
-    from scaling.train import Interrupted, Watch, dismiss, fastest, forget_weights, join, lead, train_population
+    from scaling.train import (
+        Interrupted,
+        Placement,
+        Watch,
+        dismiss,
+        fastest,
+        forget_weights,
+        join,
+        lead,
+        train_population,
+    )
     from scaling.train.host import keep_compiled_programs, use_every_core
 
     keep_compiled_programs(programs_folder())
@@ -44,15 +56,21 @@ def run(arguments: argparse.Namespace) -> int:
         return _follow(ledger.folder, arguments)
     others: list[team.Peer] = []
     broken: list[Exception] = []  # what the others may have been left in the middle of
+    placement = Placement(**sizes(arguments.mesh)) if arguments.mesh else arguments.placement or "auto"
 
     def meet() -> None:
         if arguments.distributed:
-            others[:] = _meet_hosts(hosts.Meeting.of(arguments.distributed), events)
+            others[:] = _meet_hosts(hosts.Meeting.of(arguments.distributed), placement, events)
             lead(others, shared=lambda: _is_seen(ledger.folder))
         elif arguments.processes > 1:
             others[:], coordinator = team.gather(ledger.folder, arguments.team, arguments.processes, arguments.host)
             join(coordinator, arguments.processes, 0)
             lead(others)
+        if isinstance(placement, Placement):
+            try:
+                placement.mesh()
+            except ValueError as error:
+                raise SystemExit(str(error)) from None
 
     def make(
         job: Job, progress: Callable[[dict[str, Any]], None], stop: Callable[[], bool]
@@ -68,13 +86,14 @@ def run(arguments: argparse.Namespace) -> int:
         watch, together = Watch(progress=progress, stop=stop, fence=fence), len(job.runs)
         if together > 1 and arguments.population == "auto":
             progress({"phase": "trial"})
-            together = fastest(job.runs[0], together, known=cache_folder() / "populations.json")
+            together = fastest(job.runs[0], together, known=cache_folder() / "populations.json", placement=placement)
         for first in range(0, len(job.runs), together):
             members = job.runs[first : first + together]
             try:
                 for record in train_population(
-                    members, results=ledger.folder, branch_steps=job.branch_steps, machine=machine, watch=watch
-                ):
+                    members, results=ledger.folder, branch_steps=job.branch_steps, machine=machine, watch=watch,
+                    placement=placement,
+                ):  # fmt: skip
                     with contextlib.suppress(FileExistsError):  # another participant was first, to the same result
                         ledger.commit(record, fence)
                     status = ledger[record.run.id].status
@@ -106,13 +125,18 @@ def run(arguments: argparse.Namespace) -> int:
         dismiss(status if arguments.distributed else 0)
 
 
-def _meet_hosts(meeting: hosts.Meeting, events: IO[str]) -> list[team.Peer]:
+def _meet_hosts(meeting: hosts.Meeting, placement: Any, events: IO[str]) -> list[team.Peer]:
     """Join the other hosts, and tell the supervisor as which. Returns whom this process leads; one that is led raises
-    SystemExit, in the end."""
-    from scaling.train import follow, join
+    SystemExit, in the end. Raises `Refusal`, on all of them, where they are too few for the placement."""
+    from scaling.train import Placement, follow, join
     from scaling.train.team import from_lead
 
     process, processes = join(meeting.coordinator, meeting.processes, meeting.process)
+    if isinstance(placement, Placement):
+        try:
+            placement.mesh()
+        except ValueError as error:
+            raise Refusal(str(error)) from None
     peers: list[team.Peer] = []
     if process == 0 and processes > 1:
         peers = team.admit(processes, meeting.names(), lambda door: from_lead(json.dumps(door)))

@@ -89,6 +89,13 @@ def one_core_each(plan: Plan, workers: int) -> bool:
     return _on_cpu() and min(workers, len(plan)) > 1
 
 
+def devices_of_a_worker(plan: Plan, workers: int, processes: int = 1) -> int | None:
+    """On a CPU the cores that a worker, which may be several processes, has; elsewhere None: JAX alone knows."""
+    if not _on_cpu():
+        return None
+    return 1 if processes == 1 and one_core_each(plan, workers) else given_cores() // processes * processes
+
+
 def default_population() -> int:
     """The most runs of one shape that a worker is given at once: on an accelerator it tries what pays; on a CPU one
     worker a core pays more than any population (benchmarks/README.md)."""

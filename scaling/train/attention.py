@@ -6,29 +6,85 @@ Positions lie last, as in all of `scaling.train.model`, and scores are [keys, qu
 rows, and every product that meets the scores, forwards and backwards, has a long last axis (benchmarks/README.md).
 """
 
-from collections.abc import Callable
+import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
+
+from scaling.train.placement import fitting
 
 # Queries of one block meet the keys up to its end; what lies above the diagonal beyond the block is never computed.
 # With n blocks and a rest of r, one head meets CAUSAL_BLOCK^2 n (n + 1) / 2 + r L pairs of the causal L (L + 1) / 2.
 CAUSAL_BLOCK = 64
 
+# Of the kernel on a TPU, whose tiles are 128 wide: the largest block that divides the context, and the smallest head
+# that is not mostly padding.
+TILES = (512, 256, 128)
+LEAST_TILED_HEAD = 64
 
-def attention_here() -> Callable[[jax.Array, jax.Array, jax.Array], jax.Array]:
-    """What computes attention on the devices of this process."""
-    return causal_attention if jax.default_backend() == "cpu" else fused_attention
+KEPT = "attention"  # the name of its result, for rematerialisation that keeps it (`model.KEPT`)
 
 
-def fused_attention(q_BxHxKxL: jax.Array, k_BxGxKxL: jax.Array, v_BxGxKxL: jax.Array) -> jax.Array:
-    """`causal_attention` by `jax.nn.dot_product_attention`: cuDNN's kernel on a GPU at 16 bits, XLA's elsewhere."""
+def attend(q_BxHxKxL: jax.Array, k_BxGxKxL: jax.Array, v_BxGxKxL: jax.Array) -> jax.Array:
+    """`causal_attention` by what serves the devices that the program is traced for: itself on a CPU, a kernel on a TPU or
+    a GPU for the shapes that it takes, and else `jax.nn.dot_product_attention` as XLA compiles it."""
+    device, (K, L) = device_here(), q_BxHxKxL.shape[2:]
+    if device.platform == "tpu" and K >= LEAST_TILED_HEAD and L % TILES[-1] == 0:
+        return splash_attention(q_BxHxKxL, k_BxGxKxL, v_BxGxKxL)
+    if device.platform == "cpu":
+        return checkpoint_name(causal_attention(q_BxHxKxL, k_BxGxKxL, v_BxGxKxL), KEPT)
+    half = q_BxHxKxL.dtype == jnp.bfloat16 and K in range(8, 129, 8)
+    # Before Ampere cuDNN has no such kernel.
+    cudnn = device.platform == "gpu" and half and float(getattr(device, "compute_capability", 0)) >= 8.0
     q, k, v = (x.transpose(0, 3, 1, 2) for x in (q_BxHxKxL, k_BxGxKxL, v_BxGxKxL))
-    fused = jax.default_backend() == "gpu" and q.dtype == jnp.bfloat16 and q.shape[-1] in range(8, 129, 8)
-    fused = fused and float(getattr(jax.devices()[0], "compute_capability", 0)) >= 8.0  # no such kernel before Ampere
-    out_BxLxHxK = jax.nn.dot_product_attention(q, k, v, is_causal=True, implementation="cudnn" if fused else "xla")
-    return out_BxLxHxK.transpose(0, 2, 3, 1)
+    out_BxLxHxK = jax.nn.dot_product_attention(q, k, v, is_causal=True, implementation="cudnn" if cudnn else "xla")
+    return checkpoint_name(out_BxLxHxK.transpose(0, 2, 3, 1), KEPT)
+
+
+def device_here() -> Any:
+    """What the program is traced for: the devices of the mesh that is set (`jax.set_mesh`), or where none is, of this
+    process. Platform and kind, and more where it is a device of this process."""
+    described = jax.sharding.get_abstract_mesh().abstract_device
+    here = jax.devices()[0]
+    return here if described is None or described.device_kind == here.device_kind else described
+
+
+def splash_attention(
+    q_BxHxKxL: jax.Array, k_BxGxKxL: jax.Array, v_BxGxKxL: jax.Array, *, interpret: bool = False
+) -> jax.Array:
+    """`causal_attention` by the TPU kernel of JAX, which leaves out blocks above the diagonal and keeps no scores.
+
+    The context has to be a multiple of 128. No compiler cuts a kernel: on a mesh each device takes its rows and heads.
+    """
+    H, K = q_BxHxKxL.shape[1:3]
+    mesh = jax.sharding.get_abstract_mesh()
+    q, k, v = (x.swapaxes(2, 3) for x in (q_BxHxKxL * K**-0.5, k_BxGxKxL, v_BxGxKxL))
+    alone = mesh.size <= 1 or mesh.are_all_axes_manual  # as within the copies of `step.summed_gradients`
+    if not alone and k.shape[1] % mesh.shape["tensor"]:
+        k, v = (jnp.repeat(x, H // x.shape[1], axis=1) for x in (k, v))  # a device has the keys of its own queries
+    one = functools.partial(_splash, interpret=interpret)
+    if alone:
+        return one(q, k, v).swapaxes(2, 3)
+    spec = fitting(mesh, ("batch", "heads", None, None), q.shape).spec
+    return jax.shard_map(one, in_specs=(spec, spec, spec), out_specs=spec, check_vma=False)(q, k, v).swapaxes(2, 3)
+
+
+def _splash(q_BxHxLxK: jax.Array, k_BxGxLxK: jax.Array, v_BxGxLxK: jax.Array, *, interpret: bool) -> jax.Array:
+    from jax.experimental.pallas.ops.tpu import splash_attention as splash  # a second, for those who have no TPU
+
+    H, L = q_BxHxLxK.shape[1:3]
+    tile = next(tile for tile in TILES if L % tile == 0)
+    names = ("block_q", "block_kv", "block_q_dkv", "block_kv_dkv", "block_q_dq", "block_kv_dq")
+    kernel = splash.make_splash_mha_single_device(
+        splash.MultiHeadMask([splash.CausalMask((L, L))] * H),
+        block_sizes=splash.BlockSizes(**dict.fromkeys(names, tile)),
+        residual_checkpoint_name=KEPT,
+        interpret=interpret,
+    )
+    return jax.vmap(kernel)(q_BxHxLxK, k_BxGxLxK, v_BxGxLxK)
 
 
 def causal_attention(q_BxHxKxL: jax.Array, k_BxGxKxL: jax.Array, v_BxGxKxL: jax.Array) -> jax.Array:

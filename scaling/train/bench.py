@@ -20,7 +20,7 @@ from scaling.train import peak
 from scaling.train.failures import Interrupted
 from scaling.train.host import memory_limit
 from scaling.train.loop import Watch, forget_weights, train
-from scaling.train.placement import copies
+from scaling.train.placement import How, Placement, first
 from scaling.train.program import forget, largest_batch, program
 
 SPREAD = 0.02  # relative standard error of the median at which steps are measured well enough
@@ -29,7 +29,9 @@ FEWEST = 3  # compiled calls that a median is taken of
 WARM_UP = 2  # calls that are left out
 
 
-def measure(run: RunSpec, *, search: bool, stop: Callable[[], bool]) -> dict[str, Any]:
+def measure(
+    run: RunSpec, *, search: bool, stop: Callable[[], bool], placement: Placement | How = "auto"
+) -> dict[str, Any]:
     """The numbers of `scaling.machine.Speed` for this run's shape, by this process, and a few beside them.
 
     Takes the run's data and evaluation, and nothing of its length or rates. Compiles into JAX's persistent cache,
@@ -37,17 +39,18 @@ def measure(run: RunSpec, *, search: bool, stop: Callable[[], bool]) -> dict[str
     `Interrupted` when `stop` turns true.
     """
     run = replace(run, optim=_plain(run.optim), branch=None)
+    placed = first(run, how=placement)
     began = time.monotonic()
     _ = data.provenance(run)
     opening = time.monotonic() - began
     ceiling = _ceiling(run.model.compute_dtype)
-    cold = _compile(run)
+    cold = _compile(run, placed)
     forget()
-    cached = _compile(run)
-    compiled = _program(run)
+    cached = _compile(run, placed)
+    compiled = _program(run, placed)
     with tempfile.TemporaryDirectory() as folder:
-        per_call = _calls(run, compiled.chunk, Path(folder), stop)
-        per_run, evaluate = _short_runs(run, Path(folder))
+        per_call = _calls(run, compiled.chunk, Path(folder), stop, placed)
+        per_run, evaluate = _short_runs(run, Path(folder), placed)
     low, middle, high = statistics.quantiles(per_call, n=4, method="inclusive")
     most, source = peak.peak(run.model.compute_dtype)
     found: dict[str, Any] = {
@@ -65,10 +68,11 @@ def measure(run: RunSpec, *, search: bool, stop: Callable[[], bool]) -> dict[str
         "ceiling": ceiling,
         "device": jax.devices()[0].device_kind,
         "devices": jax.device_count(),
+        "mesh": str(placed),
     }
     if search:
         limit = memory_limit()
-        batch = largest_batch(run.model, run.optim, run.batch, limit, copies(run))
+        batch = largest_batch(run.model, run.optim, run.batch, limit, placed)
         found |= {"largest_batch": batch or 0, "memory_limit": limit}
     return found
 
@@ -89,18 +93,18 @@ def _plain(optim: OptimSpec) -> OptimSpec:
     )  # fmt: skip
 
 
-def _program(run: RunSpec) -> Any:
-    return program(run.model, compiled_in(run.optim), run.batch, run.eval.tokens, copies(run))
+def _program(run: RunSpec, placement: Placement) -> Any:
+    return program(run.model, compiled_in(run.optim), run.batch, run.eval.tokens, placement)
 
 
-def _compile(run: RunSpec) -> float:
+def _compile(run: RunSpec, placement: Placement) -> float:
     """Seconds from nothing to initial weights and programs that can be called."""
     began = time.monotonic()
-    jax.block_until_ready(_program(run).initial(jax.random.key(run.seed)))
+    jax.block_until_ready(_program(run, placement).initial(jax.random.key(run.seed)))
     return time.monotonic() - began
 
 
-def _calls(run: RunSpec, chunk: int, folder: Path, stop: Callable[[], bool]) -> list[float]:
+def _calls(run: RunSpec, chunk: int, folder: Path, stop: Callable[[], bool], placement: Placement) -> list[float]:
     """Seconds per trained token, one value for each compiled call of a run under way, its data and log included.
 
     The run is as long as it says or as is needed, since its log has about as many rows whatever its length.
@@ -126,7 +130,10 @@ def _calls(run: RunSpec, chunk: int, folder: Path, stop: Callable[[], bool]) -> 
 
     try:
         # A branch step at the end: nothing is evaluated.
-        train(run, results=folder, branch_steps=[run.steps], watch=Watch(progress=progress, stop=enough))
+        train(
+            run, results=folder, branch_steps=[run.steps], watch=Watch(progress=progress, stop=enough),
+            placement=placement,
+        )  # fmt: skip
     except Interrupted:
         if stop():
             raise
@@ -135,7 +142,7 @@ def _calls(run: RunSpec, chunk: int, folder: Path, stop: Callable[[], bool]) -> 
     return (spans / (chunk * run.batch_tokens)).tolist()
 
 
-def _short_runs(run: RunSpec, folder: Path) -> tuple[float, float]:
+def _short_runs(run: RunSpec, folder: Path, placement: Placement) -> tuple[float, float]:
     """(seconds of a run beside its steps and evaluation, seconds per evaluated token), of a trunk and its branches."""
     trunk = replace(run, steps=2)
     cooldown = replace(run.optim, schedule="wsd", cooldown_steps=1) if run.optim.name != "schedule_free" else run.optim
@@ -146,7 +153,7 @@ def _short_runs(run: RunSpec, folder: Path) -> tuple[float, float]:
     ledger, beside, evaluations = Ledger(folder), [], []
     for spec, leave in itertools.chain([(trunk, (1, 2))], ((branch, ()) for branch in branches)):
         began = time.monotonic()
-        record = train(spec, results=folder, branch_steps=leave)
+        record = train(spec, results=folder, branch_steps=leave, placement=placement)
         ledger.commit(record)
         clock = record.clock
         assert clock

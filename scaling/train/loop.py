@@ -31,7 +31,7 @@ from scaling.train.failures import (
 )
 from scaling.train.optim import Knobs, blends, learning_rates, measured
 from scaling.train.peak import peak
-from scaling.train.placement import Placement
+from scaling.train.placement import How, Placement
 from scaling.train.program import Program, finer, join, join_chunks, part, program, roomy, state_bytes
 from scaling.train.resume import lost_with_its_trunk, restored, start, trunk_rows
 from scaling.train.step import Chunk, PyTree, TrainState
@@ -59,7 +59,7 @@ class _Job:
     branch_steps: frozenset[int]
     machine: Mapping[str, str]
     watch: Watch
-    placement: Placement | None
+    placement: Placement | How
     notes: dict[str, list[str]] = field(default_factory=dict)  # by run
 
 
@@ -70,15 +70,15 @@ def train(
     branch_steps: Collection[int] = (),
     machine: Mapping[str, str] | None = None,
     watch: Watch | None = None,
-    placement: Placement | None = None,
+    placement: Placement | How = "auto",
 ) -> RunRecord:
     """Train `run` in its folder under `results` and return its record, which the caller commits.
 
     A trunk is a run with `branch_steps`: the steps at which it is left, kept as checkpoints; it is not evaluated.
     Goes on from the run's last sound checkpoint where there is one, else from its trunk's where it is a branch. A loss
     or a gradient that is not finite ends the run as `diverged`, with a checkpoint of the weights before that step. When
-    memory runs out, the run goes on with its batch cut finer. `placement` is by default `program.roomy`; `machine` adds
-    to what the record says of the machine.
+    memory runs out, the run goes on with its batch cut finer. `placement` is one, or which are tried
+    (`placement.auto`); `machine` adds to what the record says of the machine.
 
     Raises `Interrupted` within one compiled call of `watch.stop()` turning true, `TrunkLost` where the trunk's weights
     are missing or unsound, `OutOfMemory`, `DiskFull`, the OSError of a folder that is gone, what `watch.fence` raises.
@@ -96,7 +96,7 @@ def train_population(
     branch_steps: Collection[int] = (),
     machine: Mapping[str, str] | None = None,
     watch: Watch | None = None,
-    placement: Placement | None = None,
+    placement: Placement | How = "auto",
 ) -> Iterator[RunRecord]:
     """`train`, of several runs in one program: the same steps of the same shape side by side, each with its own folder.
 
@@ -168,15 +168,14 @@ def _in_turn(runs: Sequence[RunSpec], job: _Job) -> Iterator[RunRecord]:
 
 def _one_by_one(runs: Sequence[RunSpec], job: _Job) -> Iterator[RunRecord]:
     """What did not fit together."""
-    alone = replace(job, placement=replace(job.placement, member=1) if job.placement else None)
     for run in runs:
         _note(job, run, f"memory ran out in a population of {len(runs)}, so it was trained alone")
-        yield from _in_turn([run], alone)
+        yield from _in_turn([run], job)
 
 
 def _cut_finer(run: RunSpec, job: _Job) -> RunRecord:
     """Of a run whose step ran out of memory: from its last checkpoint on with a batch in more parts."""
-    tried, reason = job.placement or roomy(run), ""
+    tried, reason = _placed(run, 1, job.placement), ""
     for placement in finer(run, tried):
         first = start(run, job.branch_steps, job.ledger)
         how = f"{placement.microbatches} microbatches" + (" and rematerialisation" if placement.remat else "")
@@ -199,6 +198,10 @@ def _cut_finer(run: RunSpec, job: _Job) -> RunRecord:
     )
 
 
+def _placed(run: RunSpec, members: int, placement: Placement | How) -> Placement:
+    return placement.of(members) if isinstance(placement, Placement) else roomy(run, members, placement)
+
+
 def _note(job: _Job, run: RunSpec, note: str) -> None:
     job.notes.setdefault(run.id, []).append(note)
 
@@ -213,7 +216,7 @@ def forget_weights(run: RunSpec, results: Path) -> None:
         checkpoints.drop(*checkpoints.steps())
 
 
-def _train_together(runs: Sequence[RunSpec], first: int, job: _Job, placement: Placement | None) -> list[RunRecord]:
+def _train_together(runs: Sequence[RunSpec], first: int, job: _Job, placement: Placement | How) -> list[RunRecord]:
     """Records of runs that go on from step `first`, in one program."""
     base, ledger, watch, members = runs[0], job.ledger, job.watch, len(runs)
     clock = dict.fromkeys(("compile", "train", "evaluate", "checkpoint"), 0.0)
@@ -228,7 +231,7 @@ def _train_together(runs: Sequence[RunSpec], first: int, job: _Job, placement: P
         require_room(disk, (copies if keeps else 1) * state_bytes(base.model, shape) + members * OTHER_BYTES)
         watch.progress({"phase": "compile"})
         clock["compile"] -= time.monotonic()
-        placement = placement or roomy(base, members)
+        placement = _placed(base, members, placement)
         compiled = program(base.model, shape, base.batch, base.eval.tokens, placement, members=members)
         clock["compile"] += time.monotonic()
         if watch.stop():
@@ -288,9 +291,10 @@ def _train_together(runs: Sequence[RunSpec], first: int, job: _Job, placement: P
         for said, checkpoints in zip(notes, own, strict=True):
             said += checkpoints.set_aside()
     share = {phase: seconds / members for phase, seconds in clock.items()}
+    where = {**job.machine, "mesh": str(placement)}
     return [
         _record(
-            run, job.machine, share, first=first, last=curve.diverged_at or run.steps, members=members,
+            run, where, share, first=first, last=curve.diverged_at or run.steps, members=members,
             loss=loss, averaged=average, reason=_why_diverged(curve, loss),
             noise_tokens=noise_scale([*trunk_rows(run, ledger), *curve.rows], run),
             spikes=spikes(curve.rows, run), notes=said,

@@ -13,8 +13,9 @@ import numpy as np
 from flax import nnx
 
 from scaling.spec import ModelSpec, OptimSpec
-from scaling.train.attention import attention_here, rotate
+from scaling.train.attention import attend, rotate
 from scaling.train.parametrization import Role, init_std, output_multiplier, residual_multiplier
+from scaling.train.placement import laid
 
 
 class Transformer(nnx.Module):
@@ -36,12 +37,14 @@ class Transformer(nnx.Module):
     def __call__(self, token_BxL: jax.Array, *, remat: bool = False) -> jax.Array:
         """Logits [V, B * L], float32. With `remat` the backward pass computes the inside of each block again."""
         B, L = token_BxL.shape
-        x_DxT = self.embed_VxD[...][token_BxL.reshape(B * L)].T
+        x_DxT = laid(self.embed_VxD[...], "vocab", None)[token_BxL.reshape(B * L)].T
         if self.spec.positions == "learned":
             x_DxT += jnp.tile(self.position_LxD[...][:L].T, (1, B))
         x_DxT = x_DxT.astype(self.spec.compute_dtype)
+        x_DxT = laid(x_DxT, None, "batch", rows=B)
         for block in self.blocks:
             x_DxT = jax.checkpoint(block, static_argnums=1)(x_DxT, B) if remat else block(x_DxT, B)
+            x_DxT = laid(x_DxT, None, "batch", rows=B)
         x_DxT = _rms_norm(x_DxT, self.norm_D[...])
         head_VxD = self.embed_VxD if self.spec.tied else self.head_VxD
         if x_DxT.dtype != jnp.float32:
@@ -105,7 +108,7 @@ class Block(nnx.Module):
         q = jnp.stack(q, axis=2).reshape(batch, D // K, K, T // batch) if shared > 1 else q[0]
         if self.spec.positions == "rotary":
             q, k = rotate(q), rotate(k)
-        y_BxHxKxL = attention_here()(q, k, v)
+        y_BxHxKxL = attend(q, k, v)
         return self._product(self.out_HKxD, y_BxHxKxL.transpose(1, 2, 0, 3).reshape(D, T))
 
     def _average(self, x_DxT: jax.Array, batch: int) -> jax.Array:

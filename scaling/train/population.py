@@ -14,7 +14,7 @@ from scaling.spec import RunSpec, alike, compiled_in, to_json
 from scaling.train.failures import out_of_memory
 from scaling.train.host import memory_limit
 from scaling.train.optim import Knobs
-from scaling.train.placement import Placement, copies
+from scaling.train.placement import How, Placement, first
 from scaling.train.program import Program, join, join_chunks, program
 from scaling.train.step import Chunk
 
@@ -23,7 +23,7 @@ GAIN = 1.1  # that a larger population must bring to be worth its longer compile
 TRIAL_SECONDS = 0.5
 
 
-def fastest(run: RunSpec, most: int, *, known: Path, placement: Placement | None = None) -> int:
+def fastest(run: RunSpec, most: int, *, known: Path, placement: Placement | How = "auto") -> int:
     """The number of members, `most` at most, at which runs like this one advance fastest together.
 
     Sizes grow while they gain, and while a device has the memory that the compiled program asks for. Rates are kept in
@@ -33,7 +33,7 @@ def fastest(run: RunSpec, most: int, *, known: Path, placement: Placement | None
     sizes = [GROWTH**k for k in range(32) if GROWTH**k < most] + [most]
     best, best_rate = 1, 0.0
     for members in sizes:
-        placed = placement or copies(run, members)
+        placed = first(run, members, placement)
         key = _key(run, placed, members)
         if key not in rates:
             rates[key] = _rate(run, placed, members)

@@ -20,9 +20,9 @@ from scaling.cost import flops_per_token
 from scaling.spec import ModelSpec, OptimSpec, RunSpec, compiled_in, to_json
 from scaling.train import team
 from scaling.train.failures import out_of_memory
-from scaling.train.host import compiled_once, memory_limit
+from scaling.train.host import compiled_once
 from scaling.train.optim import Knobs
-from scaling.train.placement import Placement, copies, fitting, sharding
+from scaling.train.placement import Devices, How, Placement, auto, fitting, platform_of, sharding
 from scaling.train.step import Chunk, Cut, StepMetrics, TrainState, graph, init_state, train_steps, window_losses
 
 # Of one compiled call: long enough to hide its dispatch, short enough to stop within a second, on a core or a chip.
@@ -55,7 +55,9 @@ def program(
 ) -> Program:
     """Compile for one shape; `optim` is what `compiled_in` gave."""
     mesh, graphdef = placement.mesh(), graph(model, optim)
-    cut = Cut(mesh if members == 1 else None, placement.part_rows(batch, model.context), placement.remat)
+    platform = platform_of(mesh)
+    part_rows = placement.part_rows(batch, model.context, platform)
+    cut = Cut(mesh, part_rows, placement.remat)
     stacked = functools.partial(_stacked, members=members)
     single, layout = _layout(model, optim, placement, members)
     leading = () if members == 1 else ("member",)
@@ -63,7 +65,7 @@ def program(
     everywhere = sharding(mesh)
     width = np.min_scalar_type(model.vocab_size - 1)
     step_flops = members * batch * model.context * flops_per_token(model, "exact")
-    most_flops = CHUNK_FLOPS.get(jax.default_backend(), CHIP_CHUNK_FLOPS)
+    most_flops = CHUNK_FLOPS.get(platform, CHIP_CHUNK_FLOPS)
     longest = MAX_CHUNK if jax.process_count() == 1 else TEAM_CHUNK
     chunk = max(1, min(longest, round(most_flops / step_flops)))
     shape_CxBxM = _eval_shape(eval_tokens, model, placement, members, most_flops)
@@ -71,8 +73,8 @@ def program(
     step = functools.partial(train_steps, graphdef=graphdef, model=model, optim=optim, cut=cut, members=members)
     loss = functools.partial(window_losses, graphdef=graphdef)
     if members > 1:
-        loss = jax.vmap(loss, in_axes=(0, None))
-    with _precision(model):
+        loss = jax.vmap(loss, in_axes=(0, None), spmd_axis_name="member")
+    with jax.set_mesh(mesh), _precision(model, platform):
         steps = jax.jit(
             step,
             in_shardings=(layout, each, Chunk(rows_KxBxM, each, each, everywhere, everywhere), each),
@@ -138,9 +140,9 @@ def _across(made: Program, each: NamedSharding, chunks: Chunk, windows: NamedSha
     return made._replace(initial=initial, put=put, steps=steps, losses=losses)
 
 
-def _precision(model: ModelSpec) -> contextlib.AbstractContextManager[object]:
+def _precision(model: ModelSpec, platform: str) -> contextlib.AbstractContextManager[object]:
     """float32 is float32: accelerators would multiply it in fewer bits. A CPU does not, and is left alone."""
-    if model.compute_dtype != "float32" or jax.default_backend() == "cpu":
+    if model.compute_dtype != "float32" or platform == "cpu":
         return contextlib.nullcontext()
     return jax.default_matmul_precision("float32")
 
@@ -179,9 +181,10 @@ def _initial(
 ) -> Callable[[jax.Array], TrainState]:
     """One member's first state from a key; the same for every batch."""
     _, layout = _layout(model, optim, placement, members)
-    alone = layout if members == 1 else sharding(placement.mesh())
+    mesh = placement.mesh()
+    alone = layout if members == 1 else sharding(mesh)
     # It runs once, and optimizing it fully took a quarter of a shape's compilation; the bits are the same.
-    quick = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
+    quick = {"xla_backend_optimization_level": 1} if platform_of(mesh) == "cpu" else None
     begin = jax.jit(functools.partial(init_state, model, optim), out_shardings=alone, compiler_options=quick)
     return begin.lower(jax.eval_shape(lambda: jax.random.key(0))).compile()
 
@@ -201,22 +204,18 @@ def part(tree: Any, member: int, members: int) -> Any:
     return tree if members == 1 else jax.tree.map(lambda leaf: leaf[member], tree)
 
 
-def roomy(run: RunSpec, members: int = 1) -> Placement:
-    """`placement.copies`, with as many microbatches, and at last rematerialisation, as a step needs to fit the device.
+def roomy(run: RunSpec, members: int = 1, how: How = "auto") -> Placement:
+    """The first of `placement.auto` whose step fits the devices here.
 
     Found by compiling and asking XLA, not by running out. Where nothing fits, the thriftiest.
     """
-    placement = copies(run, members)
-    rows, at_first = _parts(run, placement)
-    cuts = [placement]
-    finer = [n for n in range(at_first + 1, rows + 1) if rows % n == 0]
-    cuts += [replace(placement, microbatches=n) for n in finer if n == finer[-1] or n >= 2 * at_first]
-    cuts.append(replace(cuts[-1], remat=True))
-    for cut in cuts:
-        need = needed(run.model, compiled_in(run.optim), run.batch, run.eval.tokens, cut, members=members)
-        if need <= memory_limit():
-            return cut
-    return cuts[-1]
+    devices = Devices.here()
+    found = auto(run, devices, members, how)
+    for placement in found:
+        need = needed(run.model, compiled_in(run.optim), run.batch, run.eval.tokens, placement, members=members)
+        if need <= devices.memory:
+            return placement
+    return found[-1]
 
 
 def finer(run: RunSpec, placement: Placement) -> Iterator[Placement]:
@@ -234,9 +233,9 @@ def finer(run: RunSpec, placement: Placement) -> Iterator[Placement]:
 
 
 def _parts(run: RunSpec, placement: Placement) -> tuple[int, int]:
-    """(rows of a copy, parts that it takes them in)."""
-    rows = run.batch // placement.data
-    return rows, -(-rows // placement.part_rows(run.batch, run.model.context))
+    """(rows of a device, parts that it takes them in)."""
+    rows = run.batch // placement.shares
+    return rows, -(-rows // placement.part_rows(run.batch, run.model.context, jax.default_backend()))
 
 
 def needed(*shape: Any, **members: int) -> float:
@@ -287,8 +286,7 @@ def _eval_shape(
 ) -> tuple[int, int, int]:
     """(C batches, B windows of each, M tokens of a window) of one call; the calls that it takes to cover the held-out
     windows are equally long, and the last is padded."""
-    cut = placement.data * placement.fsdp
-    windows = max(1, EVAL_TOKENS // members // model.context // cut) * cut
+    windows = max(1, EVAL_TOKENS // members // model.context // placement.shares) * placement.shares
     batches = math.ceil(eval_tokens // model.context / windows)
     batch_flops = members * windows * model.context * flops_per_token(model, "exact") / 3  # a forward pass
     calls = math.ceil(batches / max(1, round(most_flops / batch_flops)))

@@ -60,7 +60,7 @@ class Cut(NamedTuple):
     """How a batch meets the devices; changes the order of sums and nothing else (`placement.Placement`)."""
 
     mesh: Mesh | None = None
-    part_rows: int = 1 << 62  # the most rows that one copy takes at once
+    part_rows: int = 1 << 62  # the most rows of its share that a device takes at once
     remat: bool = False
 
 
@@ -93,14 +93,15 @@ def summed_gradients(
 ) -> tuple[jax.Array, PyTree, int]:
     """`mean_gradients` times the number of terms that it is the mean of, and that number.
 
-    On a mesh that holds whole copies of the weights, each copy takes its own rows and the copies meet once. A copy
-    takes its rows in equal parts, one after another, and adds up.
+    On a mesh that holds whole copies of the weights, each copy takes its own rows and the copies meet once; where
+    weights are cut, the compiler gathers them as they are used. A share of the rows is taken in equal parts, one after
+    another, and added up.
     """
     mesh = cut.mesh
-    copies = mesh.shape["data"] if mesh and mesh.size == mesh.shape["data"] else 1
+    copies = mesh.shape["data"] if mesh and mesh.shape["fsdp"] == mesh.shape["tensor"] == 1 else 1
     gradients = jax.value_and_grad(functools.partial(mean_loss, graphdef=graphdef, remat=cut.remat))
 
-    parts = _parts(window_BxM.shape[0] // copies, cut.part_rows)
+    parts = _parts(window_BxM.shape[0] // shares(mesh), cut.part_rows)
 
     def of_copy(params: PyTree, window_BxM: jax.Array) -> tuple[jax.Array, PyTree]:
         B, M = window_BxM.shape
@@ -127,6 +128,11 @@ def summed_gradients(
     return *sums(params, window_BxM), parts * copies
 
 
+def shares(mesh: Mesh | None) -> int:
+    """How many ways the rows of a batch are dealt out over the devices."""
+    return mesh.shape["data"] * mesh.shape["fsdp"] if mesh else 1
+
+
 def _parts(rows: int, most: int) -> int:
     """The fewest equal parts of rows with at most `most` each."""
     return next(n for n in range(1, rows + 1) if rows % n == 0 and rows // n <= most)
@@ -145,8 +151,8 @@ def gradient_noise(
     b = B // 2
     if b == 0:
         return jnp.array(jnp.nan), jnp.array(jnp.nan)
-    if cut.mesh and b % cut.mesh.shape["data"]:
-        cut = cut._replace(mesh=None)  # rows that the copies cannot share evenly are left to the compiler
+    if b % shares(cut.mesh):
+        cut = cut._replace(mesh=None)  # rows that the devices cannot share evenly are left to the compiler
     _, half = mean_gradients(params, window_BxM[:b], graphdef=graphdef, cut=cut)
     noise = optax.tree.norm(jax.tree.map(jnp.subtract, half, grads)) ** 2 / (1 / b - 1 / B)
     return optax.tree.norm(grads) ** 2 - noise / B, noise
@@ -217,7 +223,7 @@ def train_steps(
         return TrainState(params, opt_state, average), finite, values
 
     # Whether a step is probed is one for all members: a branch for each would be taken both ways by all.
-    step = one_step if members == 1 else jax.vmap(one_step, in_axes=(0, 0, 0, 0, 0, 0, None))
+    step = one_step if members == 1 else jax.vmap(one_step, (0, 0, 0, 0, 0, 0, None), spmd_axis_name="member")
     axis = 0 if members == 1 else 1  # of the steps
 
     def body(carry: tuple[jax.Array, TrainState, jax.Array, StepMetrics]) -> tuple:

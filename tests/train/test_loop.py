@@ -2,7 +2,6 @@ import math
 import re
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -14,7 +13,6 @@ from scaling.record import Ledger, RunRecord
 from scaling.spec import RunSpec, compiled_in
 from scaling.train import Interrupted, Placement, Watch, program, train, train_population
 from scaling.train.evaluate import loss_of
-from scaling.train.placement import copies
 
 pytestmark = pytest.mark.usefixtures("small_chunks")
 
@@ -138,37 +136,6 @@ def test_all_eight_devices_are_here():
     assert jax.device_count() == 8
 
 
-PLACES = [
-    dict(data=8), dict(data=2, fsdp=2, tensor=2), dict(microbatches=4), dict(remat=True),
-    *(pytest.param(place, marks=pytest.mark.long) for place in (
-        dict(fsdp=4), dict(tensor=2), dict(data=2, microbatches=2),
-    )),
-]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def steady(tiny: RunSpec, tmp_path_factory: pytest.TempPathFactory) -> tuple[RunSpec, RunRecord, list[float]]:
-    """150 steps below the edge of stability: above it any rounding grows tenfold in tens of them (docs/training.md)."""
-    run = replace(tiny, steps=150, optim=replace(tiny.optim, peak_lr=2e-3))
-    folder = tmp_path_factory.mktemp("steady")
-    return run, made(run, folder), losses(folder, run)
-
-
-@pytest.mark.parametrize("place", PLACES, ids=str)
-def test_placement_never_changes_the_curve(steady, tmp_path: Path, place: dict[str, int]):
-    run, alone, curve = steady
-    spread = made(run, tmp_path, placement=Placement(**place))
-    np.testing.assert_allclose(losses(tmp_path, run), curve, rtol=1e-5)
-    assert spread.loss == pytest.approx(alone.loss, rel=1e-5)
-
-
-def test_every_device_that_the_batch_has_work_for_holds_a_copy(tiny: RunSpec):
-    assert copies(tiny) == Placement()  # 96 tokens a step keep one core busy
-    assert copies(replace(tiny, batch=8 * 43)) == Placement(data=8)
-    assert copies(replace(tiny, batch=3 * 43)) == Placement(data=3)
-    assert copies(replace(tiny, batch=131)) == Placement()
-
-
 def test_weights_and_moments_are_born_in_their_shards(tiny: RunSpec):
     spread = Placement(data=2, fsdp=2, tensor=2)
     compiled = program.program(tiny.model, compiled_in(tiny.optim), 8, tiny.eval.tokens, spread)
@@ -275,26 +242,6 @@ def test_a_stop_at_the_last_step_keeps_what_was_trained(tiny: RunSpec, tmp_path:
     assert tiny.steps in Ledger(tmp_path).checkpoint_steps(tiny.id)
     again = train(tiny, results=tmp_path)
     assert again.clock.steps == 0 and again.loss == train(tiny, results=tmp_path / "whole").loss
-
-
-def test_a_step_that_does_not_fit_is_cut_finer_and_then_rematerialised(tiny: RunSpec, monkeypatch: pytest.MonkeyPatch):
-    """By what the compiled program asks for; the run and its curve stay what they are."""
-    tried: list[Placement] = []
-
-    def planted(model, optim, batch, evaluation, placement, members):
-        tried.append(placement)
-        return SimpleNamespace(memory=1000 / max(1, placement.microbatches) / (2 if placement.remat else 1))
-
-    run = replace(tiny, batch=8 * 43)
-    monkeypatch.setattr(program, "program", planted)
-    for limit, wanted in ((1000, Placement(data=8)), (100, Placement(data=8, microbatches=43)), (12, None)):
-        monkeypatch.setattr(program, "memory_limit", lambda limit=limit: limit)
-        assert program.roomy(run) == (wanted or Placement(data=8, microbatches=43, remat=True))
-    assert all(placement.microbatches in (0, 43) for placement in tried)
-
-
-def test_members_are_dealt_out_over_devices(tiny: RunSpec):
-    assert copies(tiny, members=16) == Placement(member=8) and copies(tiny, members=3) == Placement(member=3)
 
 
 def test_a_population_of_two_shapes_is_refused(tiny: RunSpec, tmp_path: Path):

@@ -53,7 +53,7 @@ def test_parts_and_copies_add_up_to_the_batch(placement: Placement, model, whole
 
 def test_parts_are_equal_and_the_fewest_that_fit():
     def parts(rows: int, context: int) -> int:
-        return step._parts(rows, Placement().part_rows(rows, context))
+        return step._parts(rows, Placement().part_rows(rows, context, "cpu"))
 
     assert parts(8, 32) == 1  # the batch of the small studies is one part
     assert parts(64, 128) == 16
@@ -63,9 +63,9 @@ def test_parts_are_equal_and_the_fewest_that_fit():
 
 
 def test_microbatches_divide_the_rows_of_a_copy_or_are_refused():
-    assert Placement(data=2, microbatches=4).part_rows(16, 32) == 2
+    assert Placement(data=2, microbatches=4).part_rows(16, 32, "cpu") == 2
     with pytest.raises(ValueError, match="microbatches = 3: must divide the 8 rows"):
-        Placement(data=2, microbatches=3).part_rows(16, 32)
+        Placement(data=2, microbatches=3).part_rows(16, 32, "cpu")
 
 
 def test_the_gradient_noise_is_that_of_the_windows(model):
