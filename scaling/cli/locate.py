@@ -13,9 +13,9 @@ from scaling.spec import Refusal
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"  # of this checkout
 
 
-def study_of(experiment: str, changes: list[str], size: str | None = None) -> tuple[Study, Path]:
+def study_of(experiment: str, changes: list[str], size: str | None = None, *, texts: bool = True) -> tuple[Study, Path]:
     """The checked study that EXPERIMENT names, of the `size` given or its first, with `--set` applied, and its file;
-    `Refusal` has every fault."""
+    `Refusal` has every fault. Whether the `texts` can be read here is checked too, or not."""
     path = _file_of(experiment)
     study = _sized(studies_in(path), path, size)
     faults = study.ill_typed()
@@ -27,7 +27,7 @@ def study_of(experiment: str, changes: list[str], size: str | None = None) -> tu
             study = study.overridden(pairs)
         except Refusal as refusal:
             faults += refusal.faults
-        faults += study.faults()
+        faults += study.faults(texts=texts)
     if faults:
         raise Refusal(f"{path.name}: {fault}" for fault in dict.fromkeys(faults))
     return study, path

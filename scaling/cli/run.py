@@ -20,6 +20,7 @@ from scaling.cli.sweep import (
     say_unfinished,
     sweep,
     unfit,
+    unfit_options,
     unfit_sinks,
     unfit_team,
     worker_command,
@@ -55,15 +56,18 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    study, path = study_of(arguments.experiment, arguments.changes, arguments.size)
+    on_hosts = bool(arguments.distributed) and not arguments.dry_run  # what differs between them process 0 finds out
+    study, path = study_of(arguments.experiment, arguments.changes, arguments.size, texts=not on_hosts)
     folder = results_of(study, path, arguments.out)
     ledger = Ledger(folder)
     workers = workers_of(arguments, ledger) if not arguments.distributed else arguments.workers or 1
-    _refuse_unfit(study, ledger, workers, arguments)
+    faults = _unfit(study, workers, arguments, ledger)
+    if faults := faults if on_hosts else faults + _unfit_here(study, workers, arguments, ledger):
+        raise Refusal(dict.fromkeys(faults))
     console = Console(stderr=True)
     if arguments.on != "local":
         return _on_engine(arguments, study, ledger, console)
-    if arguments.distributed and not arguments.dry_run:
+    if on_hosts:
         return _on_hosts(arguments, study, ledger, console)
     show(study, ledger, workers, console)
     return DONE if arguments.dry_run else _here(arguments, study, ledger, workers, console)
@@ -83,7 +87,8 @@ def _on_hosts(arguments: argparse.Namespace, study: Study, ledger: Ledger, conso
                 return member.follow(SIGNALS)
             status = FAILED
             try:
-                if faults := _unfit_hosts(arguments, study.runs.pending(ledger), ledger, member.processes):
+                faults = study.faults() + _unfit_here(study, 1, arguments, ledger)
+                if faults := faults or _unfit_hosts(arguments, study.runs.pending(ledger), ledger, member.processes):
                     raise Refusal(faults)
                 show(study, ledger, 1, console)
                 status = _here(arguments, study, ledger, 1, console, member)
@@ -165,7 +170,14 @@ def _command(arguments: argparse.Namespace) -> str:
     return shlex.join(["scaling", "run", typed(arguments.experiment), *size, *changes])
 
 
-def _refuse_unfit(study: Study, ledger: Ledger, workers: int, arguments: argparse.Namespace) -> None:
+def _unfit_here(study: Study, workers: int, arguments: argparse.Namespace, ledger: Ledger) -> list[str]:
+    """What depends on this machine and on what is in the results folder."""
+    faults = missing(arguments.sinks) + unfit_sinks(ledger, arguments.sinks)
+    return faults + unfit(study, ledger, workers, arguments.population, arguments.patience)
+
+
+def _unfit(study: Study, workers: int, arguments: argparse.Namespace, ledger: Ledger) -> list[str]:
+    """What is wrong with the request."""
     from scaling.fitting.laws import SURFACES
 
     faults = [
@@ -173,15 +185,14 @@ def _refuse_unfit(study: Study, ledger: Ledger, workers: int, arguments: argpars
         for law in study.analysis.laws
         if law not in SURFACES
     ]
-    faults += missing(arguments.sinks) + unfit_sinks(ledger, arguments.sinks)
+    faults += unfit_options(workers, arguments.population, arguments.patience)
     faults += engines.unfit(arguments, study.runs, ledger.folder)
     if arguments.distributed:
         faults += _unfit_distributed(arguments, study, ledger)
     faults += mesh.unfit(arguments, (p.run for p in study.runs.runs))
     if not arguments.distributed:
         faults += mesh.unfit_devices(arguments, study.runs, workers)
-    if faults := faults + unfit(study, ledger, workers, arguments.population, arguments.patience):
-        raise Refusal(faults)
+    return faults
 
 
 def _unfit_distributed(arguments: argparse.Namespace, study: Study, ledger: Ledger) -> list[str]:
@@ -191,7 +202,7 @@ def _unfit_distributed(arguments: argparse.Namespace, study: Study, ledger: Ledg
         processes = Meeting.of(arguments.distributed).processes
     except Refusal as refusal:
         return [*refusal.faults]
-    faults = _unfit_hosts(arguments, study.runs.pending(ledger), ledger, processes)
+    faults = _unfit_hosts(arguments, study.runs, ledger, processes)
     if arguments.workers not in (None, 1):
         faults.append(f"--workers = {arguments.workers}: must be 1 with --distributed, of which each host is a part")
     return faults

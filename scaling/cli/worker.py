@@ -111,6 +111,8 @@ def run(arguments: argparse.Namespace) -> int:
                     raise Failed(kind or "error", said, fatal=True) from error
                 if kind:
                     raise Failed(kind, str(error)) from error
+                if isinstance(error, Refusal):
+                    raise Failed("error", "; ".join(error.faults)) from error
                 raise
 
     status = STOPPED

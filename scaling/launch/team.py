@@ -96,7 +96,7 @@ def gather(folder: Path, name: str, processes: int, host: str) -> tuple[list[Pee
         path.unlink(missing_ok=True)
 
 
-def admit(processes: int, hosts: Sequence[str], tell: Callable[[dict[str, Any]], None]) -> list[Peer]:
+def admit(processes: int, hosts: Sequence[str], tell: Callable[[dict[str, Any]], object]) -> list[Peer]:
     """The lead's part: `tell` the others the names of this machine, a port and a key, and wait until all are there."""
     key, bound = secrets.token_hex(), HERE if hosts == [HERE] else ANYWHERE
     with Listener((bound, 0), backlog=processes, authkey=key.encode()) as listener:

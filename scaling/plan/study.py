@@ -83,21 +83,22 @@ class Study:
                 lines.append(f"analysis.{field} = {value!r}: is of the wrong type ({type(value).__name__})")
         return lines or [*dict.fromkeys(self.plan.ill_typed() + self.held_out.ill_typed())]
 
-    def faults(self) -> list[str]:
-        """Everything that is wrong, one line each; no run is started while there is any."""
+    def faults(self, *, texts: bool = True) -> list[str]:
+        """Everything that is wrong, one line each; no run is started while there is any. Without `texts` only what does
+        not depend on the machine: no text is opened."""
         if lines := self.ill_typed():
             return lines
         lines = self.runs.faults()
         if not NAME.fullmatch(self.name):
             lines.append(f"name = {self.name!r}: must be letters, digits, '.', '_' or '-': it names the results folder")
-        texts = {"question": self.question} | {
+        said = {"question": self.question} | {
             f"analysis.{field}[{group!r}]": text
             for field in ("algorithms", "data", "repeated", "varied")
             for group, text in getattr(self.analysis, field).items()
         }
         lines += [
             f"{field} = {text!r:.60}: must be text without control characters"
-            for field, text in texts.items()
+            for field, text in said.items()
             if not isinstance(text, str) or UNFIT.search(text)
         ]
         if not 0 < self.analysis.level < 1:
@@ -149,6 +150,8 @@ class Study:
             for p in self.held_out.runs
             if p.role not in ("held_out", "trunk")
         ]
+        if not texts:
+            return lines
         # Texts are opened for runs of sound types; a bad number of one field does not hide a bad text.
         typed = [p.run for p in self.runs.runs if not ill_typed(p.run)]
         lines += dict.fromkeys(fault for run in typed for fault in data.faults(run))

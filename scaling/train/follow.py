@@ -25,7 +25,7 @@ from scaling.train.windows import Batches, Measured, texts
 KEPT = 64  # programs: more than `program` keeps, which may use an old one again that was not heard of for long
 
 
-class _Follower:
+class Follower:
     """What a process has on its devices and at hand; a method for each thing that the lead says."""
 
     def __init__(self) -> None:
@@ -65,14 +65,14 @@ class _Follower:
             faults = [str(error)]
         return {"node": platform.node(), "faults": faults, "texts": found}
 
-    def do_initial(self, key_data: np.ndarray, *, program: int) -> None:
-        self.state = self._of(program).initial(key_data)  # pyright: ignore[reportArgumentType]
+    def do_initial(self, key_data: Any, *, program: int) -> None:
+        self.state = self._of(program).initial(key_data)
 
     def do_put(self, *leaves: np.ndarray, program: int) -> None:
         made = self._of(program)
         self.state = made.put([jax.tree.unflatten(jax.tree.structure(made.layout), leaves)])
 
-    def do_steps(self, *arrays: np.ndarray, program: int, start: int, count: int) -> None:
+    def do_steps(self, *arrays: Any, program: int, start: int, count: int) -> None:
         assert self.run and self.source
         made, values, lines = self._of(program), [*arrays], len(Chunk._fields) - 1
         if len(values) > lines + len(Knobs._fields):
@@ -112,7 +112,7 @@ def follow(receive: Callable[[], bytes], send: Callable[[bytes], None]) -> int:
     `receive` gives the lead's next message, as `team.pack` writes it; `send` takes the answer, where there is one.
     Raises what a call raises.
     """
-    follower = _Follower()
+    follower = Follower()
     while True:
         do, arrays, what = team.unpack(receive())
         jax.block_until_ready(follower.under_way)  # an error of it is raised here

@@ -43,16 +43,16 @@ def join(coordinator: str = "", processes: int = 0, process: int = 0) -> tuple[i
     Before any other call of JAX. Returns when all of them are there. Raises `Refusal` where JAX finds nothing.
     """
     jax.config.update("jax_enable_preemption_service", False)  # it takes SIGTERM for itself, which means a stop here
-    seconds = {"heartbeat_timeout_seconds": HEARTBEAT_SECONDS, "initialization_timeout": MEET_SECONDS}
     if coordinator:
         jax.distributed.initialize(
-            coordinator, processes, process, **seconds,
+            coordinator, processes, process,
             coordinator_bind_address=coordinator if coordinator.startswith("127.") else None,
             cluster_detection_method="deactivate",
+            heartbeat_timeout_seconds=HEARTBEAT_SECONDS, initialization_timeout=MEET_SECONDS,
         )  # fmt: skip
     else:
         try:
-            jax.distributed.initialize(**seconds)
+            jax.distributed.initialize(heartbeat_timeout_seconds=HEARTBEAT_SECONDS, initialization_timeout=MEET_SECONDS)
         except ValueError as error:
             said = str(error).partition("\n")[0]
             raise Refusal(
