@@ -39,7 +39,7 @@ ORDERS = {
     "eight copies": Placement(data=8),
     "weights cut in four": Placement(fsdp=2, tensor=2),
     "four microbatches": Placement(microbatches=4),
-    "rematerialised": Placement(remat=True),
+    "rematerialised": Placement(remat="blocks"),
 }
 
 

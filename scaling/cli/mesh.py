@@ -10,6 +10,7 @@ from scaling.spec import RunSpec
 
 AXES = ("member", "data", "fsdp", "tensor")  # of the mesh; with the two below the fields of `scaling.train.Placement`
 SIZES = (*AXES, "microbatches")
+REMAT = ("none", "dots", "blocks")
 PLACEMENTS = ("auto", "data", "fsdp")
 
 
@@ -22,7 +23,7 @@ def mesh_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--mesh", metavar="AXIS=N,...",
         help="one placement outright, e.g. data=8,fsdp=4; also tensor=, member= (of a --population), microbatches=, "
-        "remat=true",
+        "remat=dots or remat=blocks",
     )  # fmt: skip
 
 
@@ -35,7 +36,7 @@ def words(arguments: argparse.Namespace) -> list[str]:
 def sizes(mesh: str) -> dict[str, Any]:
     """The fields of a sound --mesh."""
     pairs = dict(pair.partition("=")[::2] for pair in mesh.split(","))
-    return {name: value == "true" if name == "remat" else int(value) for name, value in pairs.items()}
+    return {name: value if name == "remat" else int(value) for name, value in pairs.items()}
 
 
 def unfit(arguments: argparse.Namespace, runs: Iterable[RunSpec]) -> list[str]:
@@ -89,8 +90,8 @@ def _malformed(mesh: str) -> list[str]:
             faults.append(f"--mesh {pair}: no such axis; there are {', '.join(SIZES)} and remat, as in data=8,fsdp=4")
         elif name in seen:
             faults.append(f"--mesh {pair}: {name} is given twice")
-        elif name == "remat" and value not in ("true", "false"):
-            faults.append(f"--mesh {pair}: must be true or false")
+        elif name == "remat" and value not in REMAT:
+            faults.append(f"--mesh {pair}: must be {', '.join(REMAT[:-1])} or {REMAT[-1]}")
         elif name != "remat" and not (value.isdecimal() and value.isascii() and 0 < int(value) < 1 << 31):
             faults.append(f"--mesh {pair}: must be a positive whole number")
         seen.add(name)

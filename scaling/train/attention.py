@@ -12,7 +12,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.ad_checkpoint import checkpoint_name
 
 from scaling.train.placement import fitting
 
@@ -25,23 +24,25 @@ CAUSAL_BLOCK = 64
 TILES = (512, 256, 128)
 LEAST_TILED_HEAD = 64
 
-KEPT = "attention"  # the name of its result, for rematerialisation that keeps it (`model.KEPT`)
+KEPT = "attention"  # the name of the kernel's results, for rematerialisation that keeps them (`model.KEPT`)
 
 
 def attend(q_BxHxKxL: jax.Array, k_BxGxKxL: jax.Array, v_BxGxKxL: jax.Array) -> jax.Array:
-    """`causal_attention` by what serves the devices that the program is traced for: itself on a CPU, a kernel on a TPU or
-    a GPU for the shapes that it takes, and else `jax.nn.dot_product_attention` as XLA compiles it."""
+    """`causal_attention` by what serves the devices that the program is traced for.
+
+    Itself on a CPU, a kernel on a TPU or a GPU for the shapes that it takes, and else `jax.nn.dot_product_attention`.
+    """
     device, (K, L) = device_here(), q_BxHxKxL.shape[2:]
     if device.platform == "tpu" and K >= LEAST_TILED_HEAD and L % TILES[-1] == 0:
         return splash_attention(q_BxHxKxL, k_BxGxKxL, v_BxGxKxL)
     if device.platform == "cpu":
-        return checkpoint_name(causal_attention(q_BxHxKxL, k_BxGxKxL, v_BxGxKxL), KEPT)
+        return causal_attention(q_BxHxKxL, k_BxGxKxL, v_BxGxKxL)
     half = q_BxHxKxL.dtype == jnp.bfloat16 and K in range(8, 129, 8)
     # Before Ampere cuDNN has no such kernel.
     cudnn = device.platform == "gpu" and half and float(getattr(device, "compute_capability", 0)) >= 8.0
     q, k, v = (x.transpose(0, 3, 1, 2) for x in (q_BxHxKxL, k_BxGxKxL, v_BxGxKxL))
     out_BxLxHxK = jax.nn.dot_product_attention(q, k, v, is_causal=True, implementation="cudnn" if cudnn else "xla")
-    return checkpoint_name(out_BxLxHxK.transpose(0, 2, 3, 1), KEPT)
+    return out_BxLxHxK.transpose(0, 2, 3, 1)
 
 
 def device_here() -> Any:

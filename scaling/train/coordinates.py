@@ -13,7 +13,6 @@ import numpy as np
 from flax import nnx
 
 from scaling.spec import ModelSpec, OptimSpec
-from scaling.train.model import Transformer
 from scaling.train.optim import Knobs
 from scaling.train.step import Chunk, graph, init_state, train_steps
 
@@ -39,7 +38,7 @@ def movement(model: ModelSpec, optim: OptimSpec, steps: int) -> dict[str, float]
     @functools.partial(jax.jit, compiler_options=QUICK)
     def forward(params: Any) -> tuple[jax.Array, jax.Array]:
         merged = nnx.merge(graphdef, params)
-        return _stream(merged, tokens), merged(tokens)
+        return merged.stream(tokens), merged(tokens)
 
     def moved(role: str) -> Any:
         return jax.tree.map(
@@ -53,11 +52,3 @@ def movement(model: ModelSpec, optim: OptimSpec, steps: int) -> dict[str, float]
     change = {"stream": ended[0] - began[0], "logits": ended[1] - began[1]}
     change |= {role: forward(moved(role))[0] - began[0] for role in ("embedding", "hidden", "residual_out")}
     return {name: float(jnp.sqrt(jnp.mean(value**2))) for name, value in change.items()}
-
-
-def _stream(model: Transformer, token_BxL: jax.Array) -> jax.Array:
-    """The residual stream before the last norm, [D, B * L]."""
-    x_DxT = model.embed_VxD[...][token_BxL.reshape(-1)].T
-    for block in model.blocks:
-        x_DxT = block(x_DxT, len(token_BxL))
-    return x_DxT

@@ -178,8 +178,7 @@ def _cut_finer(run: RunSpec, job: _Job) -> RunRecord:
     tried, reason = _placed(run, 1, job.placement), ""
     for placement in finer(run, tried):
         first = start(run, job.branch_steps, job.ledger)
-        how = f"{placement.microbatches} microbatches" + (" and rematerialisation" if placement.remat else "")
-        _note(job, run, f"memory ran out, so it went on from step {first} with {how}")
+        _note(job, run, f"memory ran out, so it went on from step {first} with {_cuts(placement)}")
         while True:
             try:
                 (record,) = _train_together([run], first, job, placement)
@@ -193,9 +192,14 @@ def _cut_finer(run: RunSpec, job: _Job) -> RunRecord:
                 break
         gc.collect()
     raise OutOfMemory(
-        f"run {run.id} does not fit the memory, not even with {tried.microbatches} microbatches"
-        f"{' and rematerialisation' if tried.remat else ''} ({reason}); give it a larger device, or more of them"
+        f"run {run.id} does not fit the memory, not even with {_cuts(tried)} ({reason}); give it a larger device, or "
+        "more of them"
     )
+
+
+def _cuts(placement: Placement) -> str:
+    again = {"none": "", "dots": " and rematerialisation (dots)", "blocks": " and rematerialisation (blocks)"}
+    return f"{placement.microbatches} microbatches{again[placement.remat]}"
 
 
 def _placed(run: RunSpec, members: int, placement: Placement | How) -> Placement:

@@ -6,16 +6,26 @@ all products, reductions and copies, which XLA:CPU runs up to four times as fast
 """
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from scaling.spec import ModelSpec, OptimSpec
+from scaling.train import attention
 from scaling.train.attention import attend, rotate
 from scaling.train.parametrization import Role, init_std, output_multiplier, residual_multiplier
-from scaling.train.placement import laid
+from scaling.train.placement import Remat, laid
+
+# Layers that are compiled one by one, which a small model's step wants (benchmarks/README.md). More are one loop over a
+# stack of weights, whose compilation takes as long for forty layers as for one.
+UNROLLED = 8
+
+KEPT = ("product", attention.KEPT)  # what is not computed again where dense products are kept
 
 
 class Transformer(nnx.Module):
@@ -24,32 +34,55 @@ class Transformer(nnx.Module):
     def __init__(self, spec: ModelSpec, optim: OptimSpec, key: jax.Array):
         self.spec = spec
         self.logit_scale = output_multiplier(spec.d_model, optim)
-        weight = functools.partial(_weight, spec, optim, nnx.Rngs(params=key))
+        weight = Weights(spec, optim, key)
         D, V = spec.d_model, spec.vocab_size
         self.embed_VxD = weight((V, D), ("vocab", "embed"), "embedding")
         if spec.positions == "learned":
             self.position_LxD = weight((spec.context, D), ("positions", "embed"), "embedding")
-        self.blocks = nnx.List([Block(spec, optim, weight) for _ in range(spec.n_layers)])
+        block = functools.partial(Block, spec, optim)
+        if spec.n_layers > UNROLLED:
+            self.blocks = weight.stack(block, spec.n_layers)
+        else:
+            self.blocks = nnx.List([block(weight) for _ in range(spec.n_layers)])
         self.norm_D = weight((D,), ("embed",), "gain")
         if not spec.tied:
             self.head_VxD = weight((V, D), ("vocab", "embed"), "head")
 
-    def __call__(self, token_BxL: jax.Array, *, remat: bool = False) -> jax.Array:
-        """Logits [V, B * L], float32. With `remat` the backward pass computes the inside of each block again."""
+    def __call__(self, token_BxL: jax.Array, *, remat: Remat = "none") -> jax.Array:
+        """Logits [V, B * L], float32; `remat` as `Placement` says."""
+        x_DxT = _rms_norm(self.stream(token_BxL, remat=remat), self.norm_D[...])
+        head_VxD = self.embed_VxD if self.spec.tied else self.head_VxD
+        if x_DxT.dtype != jnp.float32:
+            return _half_product(head_VxD[...].T, x_DxT) * self.logit_scale
+        return jnp.dot(head_VxD[...], x_DxT) * self.logit_scale
+
+    def stream(self, token_BxL: jax.Array, *, remat: Remat = "none") -> jax.Array:
+        """The residual stream after the last block, [D, B * L]."""
         B, L = token_BxL.shape
         x_DxT = laid(self.embed_VxD[...], "vocab", None)[token_BxL.reshape(B * L)].T
         if self.spec.positions == "learned":
             x_DxT += jnp.tile(self.position_LxD[...][:L].T, (1, B))
         x_DxT = x_DxT.astype(self.spec.compute_dtype)
         x_DxT = laid(x_DxT, None, "batch", rows=B)
-        for block in self.blocks:
-            x_DxT = jax.checkpoint(block, static_argnums=1)(x_DxT, B) if remat else block(x_DxT, B)
-            x_DxT = laid(x_DxT, None, "batch", rows=B)
-        x_DxT = _rms_norm(x_DxT, self.norm_D[...])
-        head_VxD = self.embed_VxD if self.spec.tied else self.head_VxD
-        if x_DxT.dtype != jnp.float32:
-            return _half_product(head_VxD[...].T, x_DxT) * self.logit_scale
-        return jnp.dot(head_VxD[...], x_DxT) * self.logit_scale
+        through = functools.partial(_through, batch=B, remat=remat)
+        if isinstance(self.blocks, nnx.List):
+            for block in self.blocks:
+                x_DxT = through(block, x_DxT)
+            return x_DxT
+        graphdef, stack = nnx.split(self.blocks)
+        layer = functools.partial(through, looped=True)
+        return jax.lax.scan(lambda x_DxT, of: (layer(nnx.merge(graphdef, of), x_DxT), None), x_DxT, stack)[0]
+
+
+def _through(block: "Block", x_DxT: jax.Array, *, batch: int, remat: Remat, looped: bool = False) -> jax.Array:
+    def layer(x_DxT: jax.Array) -> jax.Array:
+        return block(x_DxT, batch)
+
+    if remat != "none":
+        policy = jax.checkpoint_policies.save_only_these_names(*KEPT) if remat == "dots" else None
+        # XLA would join what is computed again with what was computed before, where they are not in two loops.
+        layer = jax.checkpoint(layer, policy=policy, prevent_cse=not looped)
+    return laid(layer(x_DxT), None, "batch", rows=batch)
 
 
 class Block(nnx.Module):
@@ -95,8 +128,8 @@ class Block(nnx.Module):
         """[O, T], in the type of the activations."""
         rounded_IxO = _rounded(weight[...], self.spec.weight_bits)
         if x_IxT.dtype != jnp.float32:
-            return _half_product(rounded_IxO, x_IxT).astype(x_IxT.dtype)
-        return rounded_IxO.T @ x_IxT
+            return checkpoint_name(_half_product(rounded_IxO, x_IxT).astype(x_IxT.dtype), "product")
+        return checkpoint_name(rounded_IxO.T @ x_IxT, "product")
 
     def _attend(self, x_DxT: jax.Array, batch: int) -> jax.Array:
         D, T = x_DxT.shape
@@ -153,20 +186,39 @@ class Block(nnx.Module):
         return self._product(self.down_FxD, up_FxT)
 
 
-def _weight(
-    spec: ModelSpec,
-    optim: OptimSpec,
-    rngs: nnx.Rngs,
-    shape: tuple[int, ...],
-    axes: tuple[str | None, ...],
-    role: Role,
-) -> nnx.Param:
-    """One float32 tensor with its logical axes beside its shape."""
-    if role == "gain":
-        value = jnp.ones(shape, jnp.float32)
-    else:
-        value = jax.random.normal(rngs.params(), shape, jnp.float32) * init_std(role, shape[0], spec.n_layers, optim)
-    return nnx.Param(value, axes=axes, role=role)
+class Weights:
+    """Makes a model's tensors: float32, each from a key of its own, with logical axes and role beside the shape."""
+
+    def __init__(self, spec: ModelSpec, optim: OptimSpec, key: jax.Array):
+        self.spec, self.optim, self.key, self.drawn = spec, optim, key, 0
+
+    def __call__(self, shape: tuple[int, ...], axes: tuple[str | None, ...], role: Role) -> nnx.Param:
+        value = self._value(shape, role, self.drawn)
+        self.drawn += role != "gain"
+        return nnx.Param(value, axes=axes, role=role)
+
+    def stack(self, make: Callable[[Any], "Block"], layers: int) -> "Block":
+        """One module for many that are alike: its tensors have a leading axis for them, and the numbers of the many."""
+        roles: list[Role] = []
+        make(lambda shape, axes, role: roles.append(role))
+        each = sum(role != "gain" for role in roles)
+        first_N = self.drawn + each * np.arange(layers)
+        drawn = 0
+
+        def stacked(shape: tuple[int, ...], axes: tuple[str | None, ...], role: Role) -> nnx.Param:
+            nonlocal drawn
+            value = jax.vmap(functools.partial(self._value, shape, role))(first_N + drawn)
+            drawn += role != "gain"
+            return nnx.Param(value, axes=("layers", *axes), role=role)
+
+        self.drawn += each * layers
+        return make(stacked)
+
+    def _value(self, shape: tuple[int, ...], role: Role, number: int | jax.Array) -> jax.Array:
+        if role == "gain":
+            return jnp.ones(shape, jnp.float32)
+        drawn = jax.random.normal(jax.random.fold_in(self.key, number), shape, jnp.float32)
+        return drawn * init_std(role, shape[0], self.spec.n_layers, self.optim)
 
 
 @jax.custom_vjp

@@ -10,6 +10,7 @@ import optax.contrib
 from flax import nnx
 
 from scaling.spec import OptimSpec, RunSpec
+from scaling.train.parametrization import Role
 
 Number = jax.Array | np.float32
 Flag = jax.Array | bool
@@ -108,19 +109,25 @@ def measured(optim: OptimSpec, params: PyTree, opt_state: PyTree) -> PyTree:
 
 
 def change(
-    weight: jax.Array, direction: jax.Array, lr: jax.Array, multiplier: float, weight_decay: Number
+    weight: jax.Array, direction: jax.Array, lr: jax.Array, multiplier: float, role: Role, weight_decay: Number
 ) -> jax.Array:
     """Of a weight in one step. Decay is decoupled and not scaled by width (arXiv:2512.05620); gains do not decay."""
-    decay = weight_decay * weight if weight.ndim > 1 else jnp.zeros(())
+    decay = jnp.zeros(()) if role == "gain" else weight_decay * weight
     return -lr * (multiplier * direction + decay)
 
 
 def _changed(params: PyTree, directions: PyTree, lr: jax.Array, multipliers: PyTree, knobs: Knobs) -> PyTree:
+    roles = jax.tree.map(
+        lambda param: param.replace(param.get_metadata()["role"]),
+        params,
+        is_leaf=lambda leaf: isinstance(leaf, nnx.Variable),
+    )
     return jax.tree.map(
-        lambda weight, direction, multiplier: change(weight, direction, lr, multiplier, knobs.weight_decay),
+        lambda weight, direction, multiplier, role: change(weight, direction, lr, multiplier, role, knobs.weight_decay),
         params,
         directions,
         multipliers,
+        roles,
     )
 
 
@@ -188,9 +195,9 @@ def _muon(knobs: Knobs) -> optax.GradientTransformation:
 
     An orthogonal m x n matrix has entries of root mean square max(m, n)^-1/2; 0.2 max(m, n)^1/2 times it moves weights
     as much as Adam does (equation 4 there), so that one learning rate serves both. Query, key and value of all heads
-    are one matrix here and are orthogonalised as one.
+    are one matrix here and are orthogonalised as one; each layer of a stack is one by itself.
     """
-    whole = optax.contrib.MuonDimensionNumbers()
+    whole = optax.contrib.MuonDimensionNumbers(reduction_axis=-2, output_axis=-1)
     matrices = optax.contrib.scale_by_muon(
         beta=knobs.momentum,  # type: ignore[arg-type]
         weight_dimension_numbers=lambda tree: jax.tree.map(lambda _: whole, tree),
@@ -209,7 +216,7 @@ def _muon(knobs: Knobs) -> optax.GradientTransformation:
     def update(grads: PyTree, state: MuonState, params: PyTree = None) -> tuple[PyTree, MuonState]:
         hidden, others = split(grads)
         turned, state_hidden = matrices.update(hidden, state.hidden)
-        turned = jax.tree.map(lambda x: 0.2 * max(x.shape) ** 0.5 * x, turned)
+        turned = jax.tree.map(lambda x: 0.2 * max(x.shape[-2:]) ** 0.5 * x, turned)
         plain, state_others = adam.update(others, state.others)
         leaves, structure = _variables(grads)
         both = turned | plain

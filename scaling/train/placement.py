@@ -34,8 +34,11 @@ RULES: Mapping[str | None, str | tuple[str, ...] | None] = {
     "ff": "tensor",
     "vocab": "tensor",
     "positions": None,
+    "layers": None,
     None: None,
 }
+
+Remat = Literal["none", "dots", "blocks"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,10 +49,10 @@ class Placement:
     data: int = 1  # copies of the weights, each with its share of the batch
     fsdp: int = 1  # weights and optimizer state are cut along d_model, the batch too
     tensor: int = 1  # heads, MLP hidden units and vocabulary are cut
-    microbatches: int = (
-        0  # equal parts of a device's rows, taken in turn; 0: on a CPU as many as its cache wants, else 1
-    )
-    remat: bool = False  # keep only the stream between blocks for the backward pass, and compute the rest again
+    microbatches: int = 0  # equal parts of a device's rows, in turn; 0: on a CPU as many as its cache wants, else 1
+    # What the backward pass computes again, so as not to keep it: all of a block but its dense products (dots: and on a
+    # TPU its attention), or all of it (blocks).
+    remat: Remat = "none"
 
     @property
     def devices(self) -> int:
@@ -133,7 +136,7 @@ def auto(run: RunSpec, devices: Devices, members: int = 1, how: How = "auto") ->
        is enough, as for a block, a table or a single row that is too large. It divides the heads, d_ff and the
        vocabulary, and leaves a device TENSOR_UNITS hidden units at least.
     5. Within each of them: the whole batch at once, then twice the microbatches and so on to a row at a time, and at
-       last rematerialisation, which costs a third more compute.
+       last rematerialisation: dots, which computes little again, then blocks, which costs a third more compute.
 
     What `least_bytes` rules out is left out; where that is all, the thriftiest is given. `how` = data is rules 2 and 5
     alone; fsdp is the largest fsdp of rule 3 at once. Raises ValueError where several processes cannot share the batch.
@@ -161,7 +164,7 @@ def least_bytes(run: RunSpec, placement: Placement, platform: str, members: int 
                                                 keeps of it: s tensors (STATE_TENSORS)
         layer   b max(N_block, V D) / tensor    where fsdp cuts: the largest of what is whole while it is used
         stream  b D per token and block         of a microbatch; without rematerialisation the inside of each block
-                                                too, b (2 D + (H + 2 G) K / tensor + F / tensor)
+                                                too, b (2 D + (H + 2 G) K / tensor + F / tensor), with dots b D less
         logits  8 V / tensor per token          and their gradient
 
     b bytes of the compute type. What a compiler adds (workspace, collectives in flight, scores of attention where its
@@ -173,7 +176,8 @@ def least_bytes(run: RunSpec, placement: Placement, platform: str, members: int 
     state = 4 * N * (STATE_TENSORS[run.optim.name] + (run.optim.average > 0)) / (placement.fsdp * cut)
     block = (count_params(m).kaplan) / m.n_layers
     layer = width * max(block, V * D) / cut if placement.fsdp > 1 else 0
-    inside = 0 if placement.remat else 2 * D + ((m.n_heads + 2 * m.kv_heads) * m.d_head + m.d_ff) / cut
+    products = ((m.n_heads + 2 * m.kv_heads) * m.d_head + m.d_ff) / cut
+    inside = {"none": 2 * D + products, "dots": D + products, "blocks": 0}[placement.remat]
     rows = placement.part_rows(run.batch, m.context, platform)
     tokens = min(rows, run.batch // placement.shares) * m.context
     here = -(-members // placement.member)
@@ -221,7 +225,7 @@ def _by_parts(run: RunSpec, cut: Placement, platform: str) -> list[Placement]:
         if n == counts[-1] or n >= 2 * (doubled[-1] if doubled else at_first):
             doubled.append(n)
     finer = [cut, *(replace(cut, microbatches=n) for n in doubled)]
-    return [*finer, replace(finer[-1], remat=True)]
+    return [*finer, *(replace(finer[-1], remat=remat) for remat in ("dots", "blocks"))]
 
 
 def _of_process(devices: Sequence[Any], process: int) -> list[Any]:

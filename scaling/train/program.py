@@ -228,8 +228,8 @@ def finer(run: RunSpec, placement: Placement) -> Iterator[Placement]:
             break
         placement = replace(placement, microbatches=parts)
         yield placement
-    if not placement.remat:
-        yield replace(placement, remat=True)
+    harder = {"none": ("dots", "blocks"), "dots": ("blocks",), "blocks": ()}[placement.remat]
+    yield from (replace(placement, remat=remat) for remat in harder)
 
 
 def _parts(run: RunSpec, placement: Placement) -> tuple[int, int]:

@@ -13,6 +13,7 @@ from scaling.spec import ModelSpec, OptimSpec
 from scaling.train.model import Transformer
 from scaling.train.optim import Knobs, changes, optimizer
 from scaling.train.parametrization import lr_multiplier
+from scaling.train.placement import Remat
 
 PyTree = Any
 Array = Any  # NumPy's outside a compiled call, JAX's inside
@@ -61,18 +62,18 @@ class Cut(NamedTuple):
 
     mesh: Mesh | None = None
     part_rows: int = 1 << 62  # the most rows of its share that a device takes at once
-    remat: bool = False
+    remat: Remat = "none"
 
 
 WHOLE = Cut()  # a batch at once on one device
 
 
-def mean_loss(params: PyTree, window_BxM: jax.Array, *, graphdef: nnx.GraphDef, remat: bool = False) -> jax.Array:
+def mean_loss(params: PyTree, window_BxM: jax.Array, *, graphdef: nnx.GraphDef, remat: Remat = "none") -> jax.Array:
     """Next-token cross-entropy of windows of M = context + 1 tokens, nats per token."""
     return token_losses(params, window_BxM, graphdef=graphdef, remat=remat).mean()
 
 
-def token_losses(params: PyTree, window_BxM: jax.Array, *, graphdef: nnx.GraphDef, remat: bool = False) -> jax.Array:
+def token_losses(params: PyTree, window_BxM: jax.Array, *, graphdef: nnx.GraphDef, remat: Remat = "none") -> jax.Array:
     """[B, context] float32."""
     token_BxL, target_BxL = window_BxM[:, :-1].astype(jnp.int32), window_BxM[:, 1:].astype(jnp.int32)
     logit_VxT = nnx.merge(graphdef, params)(token_BxL, remat=remat)

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from dataclasses import fields
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 
@@ -25,11 +26,12 @@ def asked(*words: str, population: str = "auto") -> argparse.Namespace:
 def test_an_option_has_a_size_for_every_field_of_a_placement():
     from scaling.train import Placement
 
-    text = "member=1,data=2,fsdp=3,tensor=4,microbatches=5,remat=true"
+    text = "member=1,data=2,fsdp=3,tensor=4,microbatches=5,remat=blocks"
     assert mesh.sizes(text).keys() == {field.name for field in fields(Placement)}
-    assert Placement(**mesh.sizes(text)) == Placement(data=2, fsdp=3, tensor=4, microbatches=5, remat=True)
-    assert mesh.sizes(str(Placement(fsdp=2, remat=True))) == {"fsdp": 2, "remat": True}
-    assert mesh.sizes("remat=false") == {"remat": False}
+    assert Placement(**mesh.sizes(text)) == Placement(data=2, fsdp=3, tensor=4, microbatches=5, remat="blocks")
+    assert mesh.sizes(str(Placement(fsdp=2, remat="blocks"))) == {"fsdp": 2, "remat": "blocks"}
+    assert mesh.sizes("remat=none") == {"remat": "none"}
+    assert get_args(get_type_hints(Placement)["remat"]) == mesh.REMAT
 
 
 @pytest.mark.parametrize(
@@ -41,7 +43,7 @@ def test_an_option_has_a_size_for_every_field_of_a_placement():
         (["--mesh", "data"], "--mesh data: must be a positive whole number"),
         (["--mesh", "data=0"], "--mesh data=0: must be a positive whole number"),
         (["--mesh", "data=2,data=4"], "--mesh data=4: data is given twice"),
-        (["--mesh", "remat=yes"], "--mesh remat=yes: must be true or false"),
+        (["--mesh", "remat=yes"], "--mesh remat=yes: must be none, dots or blocks"),
         (["--mesh", "data=3"], "--mesh data * fsdp = 3: must divide batch of every run, and does not with 2 of them"),
         (["--mesh", "data=2,microbatches=3"], "--mesh data * fsdp * microbatches = 6: must divide batch"),
         (["--mesh", "fsdp=32"], "--mesh fsdp = 32: must divide model.d_model of every run"),
@@ -58,7 +60,7 @@ def test_what_no_devices_could_make_good_is_refused(tiny: RunSpec, words: list[s
 
 
 def test_sizes_that_every_run_takes_are_not_refused(tiny: RunSpec):
-    for text in ("data=8", "data=2,fsdp=4", "tensor=2", "data=4,microbatches=2,remat=true"):
+    for text in ("data=8", "data=2,fsdp=4", "tensor=2", "data=4,microbatches=2,remat=blocks"):
         assert mesh.unfit(asked("--mesh", text), [tiny]) == []
     assert mesh.unfit(asked("--mesh", "member=2", population="4"), [tiny]) == []
     assert "multiple of 2" in mesh.unfit(asked("--mesh", "member=2", population="3"), [tiny])[0]

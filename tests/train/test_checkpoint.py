@@ -296,7 +296,7 @@ def test_a_run_that_never_fits_says_what_was_tried(tiny: RunSpec, tmp_path: Path
     with pytest.raises(OutOfMemory, match="not even with 8 microbatches and remat.* allocating 12 bytes") as told:
         train(tiny, results=tmp_path, placement=HERE)
     assert [(placement.microbatches, placement.remat) for placement in tried] == [
-        (0, False), (2, False), (4, False), (8, False), (8, True)
+        (0, "none"), (2, "none"), (4, "none"), (8, "none"), (8, "dots"), (8, "blocks")
     ]  # fmt: skip
     assert "\n" not in str(told.value)
 
@@ -312,10 +312,10 @@ def test_a_population_that_does_not_fit_is_trained_one_by_one(
 
 def test_a_compiler_that_runs_out_of_memory_means_that_it_does_not_fit(tiny: RunSpec, monkeypatch: pytest.MonkeyPatch):
     def of(*shape: Any, **_: Any) -> Any:
-        return SimpleNamespace(memory=1) if shape[4].remat else exhausted()
+        return SimpleNamespace(memory=1) if shape[4].remat == "blocks" else exhausted()
 
     monkeypatch.setattr(program, "program", of)
-    assert program.roomy(tiny).remat
+    assert program.roomy(tiny).remat == "blocks"
     assert program.largest_batch(tiny.model, tiny.optim, 8, 10, HERE) is None
 
 

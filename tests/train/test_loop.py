@@ -136,16 +136,6 @@ def test_all_eight_devices_are_here():
     assert jax.device_count() == 8
 
 
-def test_weights_and_moments_are_born_in_their_shards(tiny: RunSpec):
-    spread = Placement(data=2, fsdp=2, tensor=2)
-    compiled = program.program(tiny.model, compiled_in(tiny.optim), 8, tiny.eval.tokens, spread)
-    state = compiled.initial(jax.random.key(0))
-    up = state.params["blocks"][0]["up_DxF"].get_value()
-    assert up.sharding.shard_shape(up.shape) == (8, 16)
-    moment = state.opt_state[1].mu["blocks"][0]["up_DxF"].get_value()
-    assert moment.sharding == up.sharding
-
-
 def test_the_held_out_loss_has_an_honest_standard_error(tiny: RunSpec, tmp_path: Path):
     """Measured again on other held-out facts, the loss moves by about its standard error."""
     found = [made(replace(tiny, eval=replace(tiny.eval, tokens=tokens)), tmp_path) for tokens in (1200, 36_000)]

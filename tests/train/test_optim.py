@@ -62,9 +62,13 @@ def test_knobs_as_arguments_give_the_optimizer_with_constants(name: str, theirs:
 
 def test_decay_pulls_matrices_and_leaves_gains():
     half = jnp.float32(0.5)
-    matrix, gain = jnp.full((2, 2), 4.0), jnp.full(2, 4.0)
-    np.testing.assert_allclose(change(matrix, jnp.ones((2, 2)), half, 0.25, half), -0.5 * (0.25 + 0.5 * 4))
-    np.testing.assert_allclose(change(gain, jnp.ones(2), half, 0.25, half), -0.5 * 0.25)
+    for shape in ((2, 2), (3, 2, 2)):  # and a stack of them
+        matrix = jnp.full(shape, 4.0)
+        moved = change(matrix, jnp.ones(shape), half, 0.25, "hidden", half)
+        np.testing.assert_allclose(moved, -0.5 * (0.25 + 0.5 * 4))
+    for shape in ((2,), (3, 2)):
+        gain = jnp.full(shape, 4.0)
+        np.testing.assert_allclose(change(gain, jnp.ones(shape), half, 0.25, "gain", half), -0.5 * 0.25)
 
 
 def test_a_square_root_cooldown_falls_fast_then_slowly(tiny: RunSpec):

@@ -48,7 +48,8 @@ def test_microbatches_come_before_rematerialisation_and_both_before_the_state_is
     assert found[0].fsdp == 1 and [one.fsdp for one in found] == sorted(one.fsdp for one in found)
     whole = [one for one in found if one.fsdp == 1]
     assert [one.microbatches for one in whole] == sorted(one.microbatches for one in whole)
-    assert [one.remat for one in whole] == [False] * (len(whole) - 1) + [True] and whole[-1].microbatches == 16
+    assert [one.remat for one in whole] == ["none"] * (len(whole) - 2) + ["dots", "blocks"]
+    assert whole[-1].microbatches == 16
 
 
 def test_rows_that_run_out_leave_devices_to_cut_the_layers(tiny: RunSpec):
@@ -97,7 +98,7 @@ def test_every_placement_of_the_rule_divides_what_it_cuts():
 def test_nothing_that_fits_is_ruled_out(tiny: RunSpec, monkeypatch: pytest.MonkeyPatch):
     """What is said to be needed at the least is no more than what the compiled program asks for."""
     monkeypatch.setattr(program, "EVAL_TOKENS", 12)  # less than a step, which then is what needs the memory
-    for placed in (Placement(), Placement(fsdp=4), Placement(data=2, fsdp=2, tensor=2), Placement(remat=True)):
+    for placed in (Placement(data=2, fsdp=2, tensor=2), Placement(remat="blocks")):
         shape = (tiny.model, program.compiled_in(tiny.optim), tiny.batch, tiny.eval.tokens, placed)
         need = program.program.__wrapped__(*shape).memory
         assert need / 8 < least_bytes(tiny, placed, "cpu") <= need
@@ -109,15 +110,15 @@ def test_the_first_that_fits_is_taken_by_what_the_compiler_says(tiny: RunSpec, m
 
     def planted(model, optim, batch, evaluation, placed, members):
         tried.append(placed)
-        parts = max(1, placed.microbatches) * (2 if placed.remat else 1)
+        parts = max(1, placed.microbatches) * {"none": 1, "dots": 1, "blocks": 2}[placed.remat]
         return SimpleNamespace(memory=1e9 / parts / placed.fsdp)
 
     run = replace(tiny, batch=8 * 43)
     monkeypatch.setattr(program, "program", planted)
     finest = Placement(data=8, microbatches=43)
     for limit, wanted in (
-        (1e9, Placement(data=8)), (1e8, finest), (1.2e7, replace(finest, remat=True)),
-        (8e6, Placement(data=4, fsdp=2, microbatches=43, remat=True)),
+        (1e9, Placement(data=8)), (1e8, finest), (1.2e7, replace(finest, remat="blocks")),
+        (8e6, Placement(data=4, fsdp=2, microbatches=43, remat="blocks")),
     ):  # fmt: skip
         monkeypatch.setattr(placement, "memory_limit", lambda limit=limit: int(limit))
         assert program.roomy(run) == wanted
@@ -126,7 +127,7 @@ def test_the_first_that_fits_is_taken_by_what_the_compiler_says(tiny: RunSpec, m
 
 def test_a_placement_is_said_as_it_is_asked_for():
     assert str(Placement()) == "data=1"
-    assert str(Placement(data=8, fsdp=4, remat=True)) == "data=8,fsdp=4,remat=true"
+    assert str(Placement(data=8, fsdp=4, remat="blocks")) == "data=8,fsdp=4,remat=blocks"
 
 
 def test_more_devices_than_there_are_is_refused_with_the_way_out():
