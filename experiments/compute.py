@@ -169,4 +169,15 @@ POD = Size(
     layer_per=64,
 )  # fmt: skip
 
-STUDIES = {"laptop": study("compute", LAPTOP), "gpu": study("compute-gpu", GPU), "pod": study("compute-pod", POD)}
+# The same law asked further, off its best split too: 2 to 33 times the largest fitted compute, one epoch of 70 MB.
+REACH = replace(
+    GPU,
+    ahead={6e14: (224, 320, 448), 1e15: (224, 320, 512), 3e15: (448, 576, 768), 1e16: (832, 1024)},
+    mistakes=(),
+)
+STUDIES = {
+    "laptop": study("compute", LAPTOP),
+    "gpu": study("compute-gpu", GPU),
+    "gpu-reach": study("compute-gpu-reach", REACH),
+    "pod": study("compute-pod", POD),
+}

@@ -27,7 +27,7 @@ def study(
     *,
     widths: Sequence[int],
     seeds: Sequence[int],  # widths trained twice more
-    ahead: int,  # the width that is forecast, of ten times the parameters
+    ahead: Sequence[int],  # the widths that are forecast
     depths: Sequence[int],
     deep: int,  # their width, in no other ladder
 ) -> Study:
@@ -41,7 +41,7 @@ def study(
         plan=straight(base, wide(widths), [tokens], group="width")
         + repeated(straight(base, wide(seeds), [tokens], group="width"), seeds=[1, 2])
         + straight(base, layers, [tokens], group="depth", role="compare"),
-        held_out=straight(base, wide([ahead]), [tokens], group="width", role="held_out"),
+        held_out=straight(base, wide(ahead), [tokens], group="width", role="held_out"),
         analysis=Analysis(laws=(), ladders={"width": "n", "depth": "n"}),
     )
 
@@ -80,15 +80,15 @@ LARGE = RunSpec(
 
 STUDIES = {
     "laptop": study(
-        "model_size", TINY, 7e6, widths=(4, 8, 12, 16, 24, 32, 48, 64, 96, 136), seeds=(8, 32, 96), ahead=440,
+        "model_size", TINY, 7e6, widths=(4, 8, 12, 16, 24, 32, 48, 64, 96, 136), seeds=(8, 32, 96), ahead=(440,),
         depths=(1, 2, 4, 8, 16), deep=40,
     ),
     "gpu": study(
         "model_size-gpu", SMALL, 6.4e7, widths=(16, 32, 48, 64, 96, 128, 192, 256, 384), seeds=(32, 96, 256),
-        ahead=1216, depths=(1, 2, 4, 8, 16, 32), deep=160,
+        ahead=(656, 1216), depths=(1, 2, 4, 8, 16, 32), deep=160,
     ),
     "pod": study(
         "model_size-pod", LARGE, 2e10, widths=(128, 192, 256, 384, 512, 768, 1024, 1536, 2048), seeds=(192, 512, 1024),
-        ahead=6464, depths=(3, 6, 12, 24, 48), deep=1280,
+        ahead=(6464,), depths=(3, 6, 12, 24, 48), deep=1280,
     ),
 }  # fmt: skip

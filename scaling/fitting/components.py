@@ -20,6 +20,7 @@ from scaling.fitting.laws import Array
 
 LEAST_LEFT = 0.25  # of the square of a source's strongest contrast, left when the law is fitted
 LEAST_APART = 0.05  # 1 - correlation^2 between what two sources do to the residuals, below which they are one
+RANK = 1e-10  # of the largest singular value, below which a direction of the Jacobian is rounding
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -150,6 +151,7 @@ def components(
     labels = sources(j / spread[:, None], shared)
     names = ("run", *labels)
     roots = [indicator(label) for label in labels.values()]
+    j = _basis(j, spread)
     q = np.linalg.qr(j / spread[:, None])[0]
     white = residual / spread
     total = float(((white - q @ (q.T @ white)) ** 2).sum()) / max(rows - j.shape[1], 1)
@@ -189,6 +191,14 @@ def components(
         names=names, variance=np.where(variance <= 2 * floor, 0.0, variance), information=information, labels=labels,
         spread=spread, known=known,
     )  # fmt: skip
+
+
+def _basis(j: Array, spread: Array) -> Array:
+    """Columns that span what j's do; of j itself they may be alike up to rounding, where a law is hardly told."""
+    scaled = j / spread[:, None]
+    scaled = scaled / np.maximum(np.linalg.norm(scaled, axis=0), 1e-300)
+    left, singular, _ = np.linalg.svd(scaled, full_matrices=False)
+    return left[:, singular > RANK * singular.max()] * spread[:, None]
 
 
 def _score(

@@ -2,8 +2,9 @@
 
 In sample, laws differ little; extrapolated, they differ by more than the interval of any one of them. So all are asked.
 
-`forecast` is of one run of a study, by a rule fixed before it: its number is that of the law which extrapolated best
-when the runs of most compute were left out (`fit.hold_out`), its interval reaches over those of all laws.
+`forecast` is of one run of a study, by a rule fixed before it: its number is the geometric mean of the laws', its
+interval reaches over those of all. The law that extrapolated best when the runs of most compute were left out
+(`fit.hold_out`) does not do better than the mean further out, on open tables of runs (benchmarks/forecast_rules.py).
 
 `project` answers for a compute budget, for N and D, for N or for D, by laws weighted as `tournament` weighs them. Each
 law gives a number Student's t distribution about its own value: of the logarithm for N, D, C and losses. The laws
@@ -30,6 +31,7 @@ FAR = 10.0  # times the largest fitted compute: beyond it a forecast is called a
 TOO_FAR = 100.0  # beyond it `project` refuses unless told otherwise
 OFF = 2.0  # by what factor N is off, for the regret of a budget spent at another N
 BRACKET = 16.0  # |ln(D/N)| in which the compute-optimal D of an N is looked for
+MEAN = "mean of the laws"  # the headline of a forecast by several
 SAME_POINT = 0.01  # relative difference below which two N, or two D, are the same
 
 
@@ -47,14 +49,14 @@ class Prediction:
 
 @dataclass(frozen=True, kw_only=True)
 class Forecast:
-    """The loss of one new run, nats per token: the number of one law, the interval of all (see `forecast`)."""
+    """The loss of one new run, nats per token: the mean of the laws, and the interval of all (see `forecast`)."""
 
     n: float  # parameters, counted as `params` says
     d: float  # training tokens
     flops: float
     params: str
     level: float  # of every interval
-    headline: str  # the law whose number is `loss`
+    headline: str  # whose number is `loss`: `MEAN`, or a law's where one alone was asked, or by an older rule chosen
     loss: float  # nats per token
     low: float  # least of the laws' intervals
     high: float  # greatest of the laws' intervals
@@ -82,8 +84,8 @@ class Score:
 def forecast(fits: Sequence[Fit], n: float, d: float, flops: float, *, level: float = 0.9) -> Forecast:
     """The loss of one new run with N = n, D = d, by each fit whose law is identified: of N and D, or of one of N, D, C.
 
-    Fits of different laws to the same runs. The headline law has the least held-out error; where no law has one, it
-    is the first. Raises `Refusal` when no law is identified, or the fits count N in different ways.
+    Fits of different laws to the same runs. The loss is the geometric mean of the laws'. Raises `Refusal` when no law
+    is identified, or the fits count N in different ways.
     """
     known = [fit for fit in fits if fit.law is not None]
     conventions = {fit.params or "" for fit in fits}
@@ -101,33 +103,30 @@ def forecast(fits: Sequence[Fit], n: float, d: float, flops: float, *, level: fl
         faults.append(f"the fits count N as {', '.join(sorted(conventions))}: use one")
     if faults:
         raise Refusal(faults)
-    predictions = []
+    warnings, predictions = [], []
     for fit in known:
         point = _place(fit, n, d, flops)
-        low, high = fit.interval(*point, level=level)
+        loss, (low, high) = float(fit.predict(*point)), fit.interval(*point, level=level)
+        if not (0 < loss < math.inf and 0 <= low and high < math.inf):
+            warnings.append(f"{fit.name}: left out, it has no finite answer there")
+            continue
         held = fit.holdout or {}
-        predictions.append(
-            Prediction(
-                law=fit.name,
-                loss=float(fit.predict(*point)),
-                low=low,
-                high=high,
-                holdout_error=held.get("error"),
-                baseline_error=held.get("baseline"),
-            )  # fmt: skip
-        )
-    tested = [p for p in predictions if p.holdout_error is not None]
-    best = min(tested, key=lambda p: p.holdout_error or 0.0) if tested else predictions[0]
-    warnings = []
-    if not tested:
-        warnings.append("no law could be tested by leaving the largest compute out: the headline is the first law's")
+        errors = {"holdout_error": held.get("error"), "baseline_error": held.get("baseline")}
+        predictions.append(Prediction(law=fit.name, loss=loss, low=low, high=high, **errors))
+    if not predictions:
+        raise Refusal(warnings)
+    if all(p.holdout_error is None for p in predictions):
+        warnings.append("no law could be tested by leaving the largest compute out")
+    if len(predictions) == 1:
+        warnings.append("one law alone: the interval holds no disagreement of laws")
     warnings += [f"{fit.name}: left out, it is not identified by these runs" for fit in fits if fit.law is None]
     extrapolation = flops / max(fit.flops_max for fit in known)
     if extrapolation > FAR:
         warnings.append(f"{extrapolation:.0f} times the largest fitted compute: an extrapolation far beyond the runs")
     return Forecast(
         n=float(n), d=float(d), flops=float(flops), params=known[0].params or "", level=level,
-        headline=best.law, loss=best.loss,
+        headline=MEAN if len(predictions) > 1 else predictions[0].law,
+        loss=math.exp(math.fsum(math.log(p.loss) for p in predictions) / len(predictions)),
         low=min(p.low for p in predictions), high=max(p.high for p in predictions), extrapolation=float(extrapolation),
         predictions=tuple(predictions), warnings=tuple(warnings),
     )  # fmt: skip
@@ -146,7 +145,7 @@ def forecast_from_json(document: Mapping[str, Any]) -> Forecast:
     numbers += [number for one in predictions for number in (one.loss, one.low, one.high)]
     if strange := [number for number in numbers if type(number) not in (int, float)]:
         raise ValueError(f"{strange[0]!r:.60} is no number")
-    if said.headline not in [one.law for one in predictions]:
+    if said.headline not in [MEAN, *(one.law for one in predictions)]:
         raise ValueError(f"{said.headline!r:.60} is no law that it asked")
     return said
 

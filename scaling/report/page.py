@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scaling.fitting.fitted import Fit
+from scaling.fitting.forecast import MEAN
 from scaling.record import Ledger
 from scaling.record.files import commit_text
 from scaling.report import markup, points, provenance, tables, whatif, words
@@ -222,7 +223,7 @@ def _forecasts(found: Findings, behind: Behind) -> str:
         parts.append(
             f"<p>Run {_run(one.run_id)}, N = {words.short(said.n)}, D = {words.short(said.d)}, "
             f"{words.beyond(said.extrapolation)}. The forecast takes its number from the "
-            f"{escape(said.headline)} law and its interval from all: "
+            f"{escape(said.headline)}{'' if said.headline == MEAN else ' law'} and its interval from all: "
             f"{words.of_loss(said.loss, said.low, said.high)}; the run {measured}.</p>\n"
             + table(header, rows, label=f"forecast of {one.run_id}", chosen=said.headline)
         )

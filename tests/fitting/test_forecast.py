@@ -6,6 +6,7 @@ import pytest
 from scaling.fitting.fit import fit
 from scaling.fitting.fitted import fit_from_json
 from scaling.fitting.forecast import (
+    MEAN,
     Target,
     _Belief,
     _mixture,
@@ -31,11 +32,26 @@ def fits(runs, grid):
     return [fit(runs(*grid, loss), law) for law in LAWS]
 
 
-def test_the_headline_is_the_law_that_extrapolated_best(fits):
+def test_a_forecast_is_the_geometric_mean_of_the_laws_in_any_order(fits):
     found = forecast(fits, 4e6, 2e8, 4.8e15)
-    errors = {fit.name: fit.holdout["error"] for fit in fits}
-    assert found.headline == min(errors, key=lambda name: errors[name])
-    assert found.loss == next(p.loss for p in found.predictions if p.law == found.headline)
+    assert found.headline == MEAN
+    assert np.log(found.loss) == pytest.approx(np.mean([np.log(p.loss) for p in found.predictions]), rel=1e-12)
+    assert forecast(fits[::-1], 4e6, 2e8, 4.8e15).loss == pytest.approx(found.loss, rel=1e-12)
+
+
+def test_one_law_alone_is_its_own_mean_and_says_that_no_other_was_asked(fits):
+    found = forecast(fits[:1], 4e6, 2e8, 4.8e15)
+    assert found.headline == "chinchilla" and found.loss == found.predictions[0].loss
+    assert "one law alone" in " ".join(found.warnings)
+
+
+def test_a_forecast_registered_by_an_older_rule_reads_back_with_its_own_number(fits):
+    found = forecast(fits, 4e6, 2e8, 4.8e15)
+    chosen = found.predictions[1]
+    document = {**found.to_json(), "headline": chosen.law, "loss": chosen.loss}
+    assert forecast_from_json(json.loads(json.dumps(document))).loss == chosen.loss
+    with pytest.raises(ValueError):
+        forecast_from_json({**document, "headline": "nobody"})
 
 
 def test_the_interval_is_the_union_of_the_laws_and_holds_the_truth(fits):
