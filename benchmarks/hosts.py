@@ -7,6 +7,7 @@ Each process is `scaling run ... --distributed`, on CPU devices of this machine,
 
     batches        every batch and every held-out window, put together from what each process made: sha256 as of one
     table          undisturbed: losses against those of one process with one device, relative
+    meshes         likewise, with --mesh: fsdp over all devices, data x fsdp, data x tensor
     kill_follower  SIGKILL to the last process's worker: all end with 75, and the same command gives the same table
     kill_lead      likewise, to the whole of process 0
     term_follower  SIGTERM to the last process alone: all save and end with 75, and the same command goes on
@@ -127,9 +128,9 @@ class Proof:
             self.tables[processes, devices] = losses(out)
         return self.tables[processes, devices]
 
-    def start(self, processes: int, devices: int, out: str) -> list["subprocess.Popen[bytes]"]:
+    def start(self, processes: int, devices: int, out: str, *mesh: str) -> list["subprocess.Popen[bytes]"]:
         port = free_port()
-        command = [sys.executable, "-m", "scaling", "run", str(self.study), "--out", out]
+        command = [sys.executable, "-m", "scaling", "run", str(self.study), "--out", out, *mesh]
         started = []
         for k in range(processes):
             words = ["--distributed", f"127.0.0.1:{port},{processes},{k}"] if processes > 1 else ["--workers", "1"]
@@ -147,8 +148,8 @@ class Proof:
             "SCALING_TEST_BUCKET": str(self.folder / "bucket"),
         }  # fmt: skip
 
-    def run(self, processes: int, devices: int, out: str) -> list[int]:
-        return ended(self.start(processes, devices, out))
+    def run(self, processes: int, devices: int, out: str, *mesh: str) -> list[int]:
+        return ended(self.start(processes, devices, out, *mesh))
 
     def said(self, out: str) -> str:
         return "\n".join(path.read_text() for path in sorted(self.folder.glob(f"said-{Path(out).name}-*")))[-4000:]
@@ -234,6 +235,19 @@ def table(proof: Proof, processes: int, devices: int) -> dict[str, Any]:
     return {"ok": difference <= CLOSE, "difference": difference}
 
 
+def meshes(proof: Proof, processes: int, devices: int) -> dict[str, Any]:
+    """Of all devices: the state cut over all of them, copies of it that are cut, and heads cut over two."""
+    differences, statuses, count = {}, set(), processes * devices
+    for mesh in {f"fsdp={count}", f"data={count // 2},fsdp=2", f"data={count // 2},tensor=2"}:
+        out = proof.out()
+        statuses |= {*proof.run(processes, devices, out, "--mesh", mesh)}
+        differences[mesh] = apart(losses(out), proof.table(1, 1))
+    return {
+        "ok": statuses == {0} and max(differences.values()) <= CLOSE, "difference": max(differences.values()),
+        "by_mesh": dict(sorted(differences.items())),
+    }  # fmt: skip
+
+
 def kill_follower(proof: Proof, processes: int, devices: int) -> dict[str, Any]:
     here = (processes, devices)
     return proof.disturbed(here, here, lambda pids: kill([worker_of(pids[-1])]))
@@ -265,7 +279,7 @@ def bucket(proof: Proof, processes: int, devices: int) -> dict[str, Any]:
     name = f"gs://bucket/out-{proof.count}"
     statuses = proof.run(processes, devices, name)
     command = [sys.executable, __file__, "--losses", name]
-    done = subprocess.run(command, env=proof.environment(devices), capture_output=True, check=True)
+    done = subprocess.run(command, env=proof.environment(devices), stdout=subprocess.PIPE, check=True)
     difference = apart(json.loads(done.stdout), proof.table(processes, devices))
     return {"ok": set(statuses) == {0} and difference == 0.0, "statuses": statuses, "difference": difference}
 
@@ -329,7 +343,7 @@ def hashes(coordinator: str, processes: str, process: str) -> list[str]:
 
 
 CASES: dict[str, Callable[[Proof, int, int], dict[str, Any]]] = {
-    "batches": batches, "table": table, "kill_follower": kill_follower, "kill_lead": kill_lead,
+    "batches": batches, "table": table, "meshes": meshes, "kill_follower": kill_follower, "kill_lead": kill_lead,
     "term_follower": term_follower, "elsewhere": elsewhere, "from_one": from_one, "bucket": bucket,
 }  # fmt: skip
 
