@@ -114,6 +114,7 @@ class Proof:
         self.folder, self.count = folder, 0
         self.study = folder / "hosts.py"
         self.study.write_text(STUDY)
+        (folder / "bucket").mkdir()
         self.tables: dict[tuple[int, int], dict[str, Any]] = {}
 
     def out(self) -> str:
@@ -278,10 +279,11 @@ def bucket(proof: Proof, processes: int, devices: int) -> dict[str, Any]:
     proof.count += 1
     name = f"gs://bucket/out-{proof.count}"
     statuses = proof.run(processes, devices, name)
+    assert {*statuses} == {0}, proof.said(name)
     command = [sys.executable, __file__, "--losses", name]
     done = subprocess.run(command, env=proof.environment(devices), stdout=subprocess.PIPE, check=True)
     difference = apart(json.loads(done.stdout), proof.table(processes, devices))
-    return {"ok": set(statuses) == {0} and difference == 0.0, "statuses": statuses, "difference": difference}
+    return {"ok": difference == 0.0, "statuses": statuses, "difference": difference}
 
 
 def batches(proof: Proof, processes: int, devices: int) -> dict[str, Any]:

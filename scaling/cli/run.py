@@ -82,7 +82,8 @@ def _on_hosts(arguments: argparse.Namespace, study: Study, ledger: Ledger, conso
         with Member(command, log) as member:
             member.join()
             said = f"process {member.process} of {member.processes}"
-            console.print(f"{said}: {'follows process 0' if member.process else 'leads'}; log: {log}", highlight=False)
+            said += f": {'follows process 0' if member.process else 'leads'}; log: {log}"
+            console.print(said, highlight=False, soft_wrap=True, markup=False)
             if member.process:
                 return member.follow(SIGNALS)
             status = FAILED

@@ -57,6 +57,8 @@ class Peer:
         threading.Thread(target=self._listen, daemon=True).start()
 
     def _listen(self) -> None:
+        # An engine's tasks have it blocked (`scaling.launch.participant`), and so what they start.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         with contextlib.suppress(OSError, EOFError):
             while True:
                 message = self._connection.recv_bytes()

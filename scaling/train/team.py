@@ -139,7 +139,7 @@ def open_everywhere(run: RunSpec) -> None:
                     f"{str(theirs.get(which))[:12]}, here {str(here.get(which))[:12]}); copy the same there"
                 )
     if faults:
-        raise Refusal(faults)
+        raise Refusal(dict.fromkeys(faults))
 
 
 def pack(do: str, arrays: Sequence[np.ndarray], what: dict[str, Any]) -> bytes:
