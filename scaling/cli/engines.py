@@ -37,6 +37,7 @@ OF = {
     "constraint": ("slurm",), "slurm": ("slurm",), "nodes": ("slurm",), "setup": ("slurm", "tpu-vm"),
     "detach": ("slurm",), "address": ("ray",),
     "cpus": ("slurm", "ray"), "gpus": ("slurm", "ray"), "memory_gb": ("slurm", "ray"), "workers": ("local",),
+    "distributed": ("local",),
     **tpu.OF,
 }  # fmt: skip
 

@@ -17,6 +17,7 @@ from scaling.cli import mesh
 from scaling.cli.locate import unwritable
 from scaling.cli.progress import SweepView, label
 from scaling.launch import provenance
+from scaling.launch.hosts import Member
 from scaling.launch.local import LocalSweep, Outcome, Stop, default_population, default_workers, one_core_each
 from scaling.launch.mirror import mirrored
 from scaling.launch.process import Event
@@ -71,7 +72,7 @@ def unfit_sinks(ledger: Ledger, sinks: Collection[str]) -> list[str]:
 def unfit_team(plan: Plan, option: str, processes: int, population: str, folder: Path) -> list[str]:
     """What speaks against training each run of `plan` on several processes."""
     faults = []
-    if on_store(folder):
+    if on_store(folder) and option != "--distributed":
         faults.append(f"{option} = {processes}: needs a results folder on a disk, where the processes meet")
     if population not in ("auto", "1"):
         faults.append(f"--population = {population}: must be 1 with {option} above 1, which share one run")
@@ -202,17 +203,19 @@ def sweep(
     linger: bool = True,
     processes: int = 1,
     team: str = "",
+    member: Member | None = None,
 ) -> Outcome:
     """Train what is pending; a signal stops it, a second one at once.
 
     `options` are those of `scaling.cli.options.sweep_options`; `release` is called when the runs that are held back may
     begin. The rest is as in `LocalSweep`.
     """
-    stop = Stop()
+    stop, processes = Stop(), member.processes if member else processes
     before = {number: signal.signal(number, lambda *_: stop.ask()) for number in SIGNALS}
     study = ledger.study()
-    single = processes == 1 and study.get(SINGLE, one_core_each(plan, workers))
-    if processes == 1 and single != one_core_each(plan, workers):
+    alone = member is None and processes == 1
+    single = alone and study.get(SINGLE, one_core_each(plan, workers))
+    if alone and single != one_core_each(plan, workers):
         how = "one core" if single else "all cores"
         print(f"workers have {how} each, as this sweep was begun with: the same bits for every run", file=sys.stderr)
     _clear(plan, ledger, holder)
@@ -243,6 +246,7 @@ def sweep(
                 single=single,
                 processes=processes,
                 team=team,
+                member=member,
             ).run()
     finally:
         if not stop.asked():  # who has to be gone soon leaves that to the next

@@ -25,6 +25,7 @@ from scaling.cli.sweep import (
     workers_of,
     write_table,
 )
+from scaling.launch.local import EXIT_SECONDS
 from scaling.launch.sinks import missing
 from scaling.launch.team import attend, close
 from scaling.plan import Plan
@@ -135,5 +136,6 @@ def _unfit_team(arguments: argparse.Namespace, workers: int, pending: Plan, fold
 
 def _attend(ledger: Ledger, arguments: argparse.Namespace) -> int:
     team = ["--team", arguments.team, "--processes", str(arguments.processes), "--process", str(arguments.process)]
-    status = attend(worker_command(ledger, arguments) + team, ledger.folder, arguments.team)
+    command = worker_command(ledger, arguments) + team
+    status = attend(command, ledger.folder, arguments.team, EXIT_SECONDS)
     return DONE if status == 0 else FAILED

@@ -4,19 +4,22 @@ import argparse
 import contextlib
 import errno
 import json
+import os
+import secrets
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from scaling.cli.mesh import mesh_options, sizes
-from scaling.launch import team
-from scaling.launch.worker import Failed, Job, Stopped, own_stdout, serve
+from scaling.launch import hosts, team
+from scaling.launch.worker import STOPPED, Failed, Job, Stopped, own_stdout, serve
 from scaling.machine import cache_folder, programs_folder
 from scaling.record import Ledger
 from scaling.record.claims import ClaimLost
 from scaling.record.files import FULL, folder_of, on_store
+from scaling.spec import Refusal
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,6 +31,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--host", default=team.HERE)  # where the others find process 0
     parser.add_argument("--process", type=int, default=0)  # 0 leads
+    parser.add_argument("--distributed", default="")  # on a host of several, which all run the same command
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -51,10 +55,14 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.process > 0:
         return _follow(ledger.folder, arguments)
     others: list[team.Peer] = []
+    broken: list[Exception] = []  # what the others may have been left in the middle of
     placement = Placement(**sizes(arguments.mesh)) if arguments.mesh else arguments.placement or "auto"
 
     def meet() -> None:
-        if arguments.processes > 1:
+        if arguments.distributed:
+            others[:] = _meet_hosts(hosts.Meeting.of(arguments.distributed), placement, events)
+            lead(others, shared=lambda: _is_seen(ledger.folder))
+        elif arguments.processes > 1:
             others[:], coordinator = team.gather(ledger.folder, arguments.team, arguments.processes, arguments.host)
             join(coordinator, arguments.processes, 0)
             lead(others)
@@ -97,27 +105,73 @@ def run(arguments: argparse.Namespace) -> int:
                 raise Stopped(str(interrupted)) from None
             except Exception as error:
                 kind = _kind(error, ledger.folder)
-                if others and kind in ("", "out_of_memory") and not isinstance(error, ClaimLost):
-                    # The others may be in the middle of a call that this process left.
+                if others and kind != "trunk_lost" and not isinstance(error, ClaimLost | Refusal):
+                    broken.append(error)
                     said = str(error) if kind else f"{type(error).__name__}: {error}"
                     raise Failed(kind or "error", said, fatal=True) from error
                 if kind:
                     raise Failed(kind, str(error)) from error
+                if isinstance(error, Refusal):
+                    raise Failed("error", "; ".join(error.faults)) from error
                 raise
 
+    status = STOPPED
     try:
-        return serve(make, meet, events)
+        status = serve(make, meet, events)
+        return status
     finally:
+        if broken:
+            os._exit(STOPPED)  # and with it the others, whatever they wait for
         for other in others:
             other.leave()
-        dismiss()
+        dismiss(status if arguments.distributed else 0)
+
+
+def _meet_hosts(meeting: hosts.Meeting, placement: Any, events: IO[str]) -> list[team.Peer]:
+    """Join the other hosts, and tell the supervisor as which. Returns whom this process leads; one that is led raises
+    SystemExit, in the end. Raises `Refusal`, on all of them, where they are too few for the placement."""
+    from scaling.train import Placement, follow, join
+    from scaling.train.team import from_lead
+
+    process, processes = join(meeting.coordinator, meeting.processes, meeting.process)
+    if isinstance(placement, Placement):
+        try:
+            placement.mesh()
+        except ValueError as error:
+            raise Refusal(str(error)) from None
+    peers: list[team.Peer] = []
+    if process == 0 and processes > 1:
+        peers = team.admit(processes, meeting.names(), lambda door: from_lead(json.dumps(door)))
+    elif process:
+        peers = [team.enter(json.loads(from_lead()), process)]
+    events.write(json.dumps({"event": "joined", "process": process, "processes": processes}) + "\n")
+    events.flush()
+    if process:
+        raise SystemExit(team.serve_lead(peers[0], follow))
+    return peers
+
+
+def _is_seen(folder: Path) -> bool:
+    """Whether all processes see the results folder: then each writes its shards of a checkpoint there."""
+    from scaling.train.team import all_see
+
+    if on_store(folder):
+        return False
+    words = secrets.token_hex()
+    path = folder / "teams" / words[:12]
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(words, encoding="utf-8")
+    try:
+        return all_see(os.fspath(path), words)
+    finally:
+        path.unlink()
 
 
 def _follow(folder: Path, arguments: argparse.Namespace) -> int:
-    """A process that is led by another. What asks a process to end the lead hears: it saves, and ends both."""
+    """A process that is led by another."""
     from scaling.train import follow, join
 
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+    for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     try:
         boss, coordinator = team.join(folder, arguments.team, arguments.process)

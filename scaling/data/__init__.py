@@ -14,6 +14,7 @@ Sources:
 NumPy only. Suffixes: S steps, B rows of a batch on this host, R rows, L = context, T = context + 1.
 """
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,10 +33,28 @@ __all__ = [
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class HeldOut:
-    """What a model is measured on."""
+    """What a model is measured on; read when it is asked for."""
 
-    token_RxT: np.ndarray  # [rows, context + 1], inputs and targets
-    log_prob_RxL: np.ndarray | None  # [rows, context] of each target under the true source, nats; None: not known
+    source: Source
+    rows: int  # windows
+    context: int
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def windows(self, row_R: np.ndarray) -> np.ndarray:
+        """[R, context + 1] inputs and targets of the windows with these numbers; no other is read."""
+        return self.source.held_out_rows(row_R, self.context)
+
+    @functools.cached_property
+    def token_RxT(self) -> np.ndarray:
+        """[rows, context + 1] of all windows."""
+        return self.windows(np.arange(self.rows))
+
+    @functools.cached_property
+    def log_prob_RxL(self) -> np.ndarray | None:
+        """[rows, context] of each target under the true source, nats; None: not known."""
+        return None if isinstance(self.source, Corpus) else self.source.log_prob(self.token_RxT)
 
 
 def batches(source: Source, run: RunSpec, start: int, count: int, *, rows: slice = slice(None)) -> np.ndarray:
@@ -61,8 +80,7 @@ def held_out(source: Source, tokens: int, context: int) -> HeldOut:
         raise Refusal(
             f"eval.tokens = {tokens}: {source.name} holds out {source.held_out_tokens} tokens, in windows of {context}"
         )
-    token_RxT, log_prob_RxL = source.held_out_rows(rows, context)
-    return HeldOut(token_RxT=token_RxT, log_prob_RxL=log_prob_RxL)
+    return HeldOut(source=source, rows=rows, context=context)
 
 
 def unique_tokens(source: Source, run: RunSpec) -> int:

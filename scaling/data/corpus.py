@@ -167,9 +167,9 @@ class Corpus:
             corrupt(token_RxT, start_R, self.alphabet_V, data.corrupted, data.seed)
         return token_RxT
 
-    def held_out_rows(self, rows: int, context: int) -> tuple[np.ndarray, None]:
-        """[R, context + 1] tokens of the first held-out windows; their true probabilities are not known."""
-        return self.held_out.windows(np.arange(rows) * context, context + 1, self.dtype), None
+    def held_out_rows(self, row_R: np.ndarray, context: int) -> np.ndarray:
+        """[R, context + 1] tokens of these held-out windows."""
+        return self.held_out.windows(row_R * context, context + 1, self.dtype)
 
     def misfits(self, model: ModelSpec) -> list[str]:
         """What keeps this model from reading this source, one line each."""

@@ -10,7 +10,8 @@
     provenance         what identifies the content: sha256, sizes, versions; the first access reads up to 1 GiB
     sample(data, context) -> which windows a run reads
     train_rows(row_R, context, data) -> [R, context + 1]
-    held_out_rows(rows, context) -> [rows, context + 1], exact log-probabilities [rows, context] or None
+    held_out_rows(row_R, context) -> [R, context + 1]
+    log_prob(token_RxT) -> [R, context], exact, where the entropy is known
     misfits(model) -> what keeps a model from reading it, one line each
 
 A new source is a file beside this one, a line in `open_source` and one in `FORMS`.

@@ -94,11 +94,10 @@ class ZipfFacts:
         first_R = self.sample(data, context).visited(row_R) * self._records(context)
         return self._rows(key("zipf-facts train", data.seed), first_R, context)
 
-    def held_out_rows(self, rows: int, context: int) -> tuple[np.ndarray, np.ndarray]:
-        """[R, context + 1] tokens, the same for every data seed, and [R, context] exact log-probabilities."""
-        first_R = _HELD_OUT_FROM + np.arange(rows) * self._records(context)
-        token_RxT = self._rows(key("zipf-facts held out"), first_R, context)
-        return token_RxT, self.log_prob(token_RxT)
+    def held_out_rows(self, row_R: np.ndarray, context: int) -> np.ndarray:
+        """[R, context + 1] tokens of these held-out windows, the same for every data seed."""
+        first_R = _HELD_OUT_FROM + row_R * self._records(context)
+        return self._rows(key("zipf-facts held out"), first_R, context)
 
     def _records(self, context: int) -> int:
         """Records by which one window follows another; neighbours share a token, as windows of a text do."""

@@ -20,6 +20,7 @@ from pathlib import Path
 from queue import Empty
 from queue import SimpleQueue as Queue
 
+from scaling.launch.hosts import Member
 from scaling.launch.process import PATIENCE_SECONDS, Event, Worker, ended
 from scaling.launch.team import HERE
 from scaling.machine import cache_folder, cores, cores_are_ours, given_cores
@@ -120,7 +121,9 @@ class LocalSweep:
     of the plan in their hands, to go on with them should these die; without, it ends as soon as nothing is left for it.
     `retry` tries again what failed for good before. `single` workers have a core and a thread each, others what there
     is; by default it is `one_core_each`. With several `processes` each worker is the lead of so many
-    (`scaling.launch.team`), which are started here; the others of a `team` that has a name come from elsewhere.
+    (`scaling.launch.team`), which are started here; the others of a `team` that has a name come from elsewhere. A
+    `member` is the worker of several hosts, which is there already and stays: when it is lost, or one of its others is
+    asked to stop, the sweep stops.
     """
 
     def __init__(
@@ -143,15 +146,16 @@ class LocalSweep:
         single: bool | None = None,
         processes: int = 1,
         team: str = "",
+        member: Member | None = None,
     ):
         self._plan, self._ledger, self._command, self._holder = plan, ledger, command, holder
         self._held_back = {run_id for run_id in held_back if run_id not in ledger}
         self._awaited = [p.run.id for p in plan.runs if p.role == "fitted"]  # the last one is asked for
         self._release, self._seen, self._stop = release, seen, stop
         self._population, self._linger, self._patience = population, linger, patience
-        self._processes, self._team = processes, team
+        self._processes, self._team, self._member = processes, team, member
         self._only = None if only is None else set(only)
-        self._said: Queue[Event] = Queue()
+        self._said: Queue[Event] = member.said if member else Queue()
         self._attempts: Counter[str] = Counter()
         self._workers: dict[int, Worker] = {}
         self._unready: Counter[int] = Counter()  # workers that ended before they were ready, by number
@@ -286,6 +290,9 @@ class LocalSweep:
             self.outcome.failed.setdefault(run_id, Failure(kind="blocked", reason=why))
 
     def _open(self, number: int) -> None:
+        if self._member:
+            self._workers[number] = self._member.worker
+            return
         log = self._logs / f"{self._log_name}-{number}.log"
         core = self._cores[number % len(self._cores)]
         lead, others = self._command, []
@@ -363,6 +370,8 @@ class LocalSweep:
                     del self._queue[member.run.id]
                     self._attempts[member.run.id] += 1
                 worker.start(jobs, self._branch_steps(jobs[0]), claims)
+            elif not self._more_to_come() and self._member:
+                del self._workers[worker.number]
             elif not self._more_to_come():
                 worker.ending = True
                 worker.tell(do="end")
@@ -462,6 +471,8 @@ class LocalSweep:
         if event.kind == "gone":
             del self._workers[event.worker]
             worker.close()
+            if self._member and (worker.jobs or self._queue):
+                self._stop.ask()
             if worker.jobs:
                 event = self._died(worker, event.values["status"])
             elif self._queue and not worker.ending and not self._stop.asked():
@@ -469,6 +480,8 @@ class LocalSweep:
         else:
             worker.hear(event)
         if event.kind == "stopped":
+            if self._member or self._team:  # who of the others was signalled does not come again
+                self._stop.ask()
             if not self._stop.asked():  # somebody signalled it alone
                 self._queue |= worker.jobs
                 self._attempts.subtract([*worker.jobs])  # the runs are not to blame
@@ -548,6 +561,6 @@ class LocalSweep:
         self._queue.clear()
 
     def _log_of(self, worker: Worker) -> str:
-        if self._in_store:
+        if not worker.log.is_relative_to(self._ledger.folder):
             return f"{platform.node()}:{worker.log}"
         return str(worker.log.relative_to(self._ledger.folder))

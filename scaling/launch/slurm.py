@@ -111,14 +111,13 @@ class Task:
             told.append(number)
             participant.ask()
 
-        participant = self._participant = Participant([*self.command, *_team()], granted=given_cores())
-        leads = _rank() == 0
-        # submitit lets it pass. The other nodes of a task end with the one that leads, which saves first.
-        signal.signal(signal.SIGTERM, ask if leads else signal.SIG_IGN)
+        team = _team()
+        participant = self._participant = Participant([*self.command, *team], granted=given_cores())
+        signal.signal(signal.SIGTERM, ask)  # submitit lets it pass; a node that is led tells the one that leads
         status = participant.wait()
         if status not in OVER:
             raise RuntimeError(f"the participant ended with status {status}")
-        if status == STOPPED and told and _state() == "RUNNING":
+        if status == STOPPED and (told or team) and _rank() == 0 and _state() == "RUNNING":
             # Neither cancelled nor queued again: SLURM announced a preemption, and takes a task that ends for done.
             signal.raise_signal(_notice())
         return status

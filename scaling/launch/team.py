@@ -2,8 +2,9 @@
 
 A team is several processes, here or on several nodes, that train one run together as one JAX program. The lead serves a
 supervisor as any worker does; what it calls on its devices the others are told, and call too (`scaling.train.follow`).
-They meet through a file in the results folder and connect to the lead. A team ends as a whole: whose connection closes
-while it is needed ends at once, as a worker does whose supervisor is gone.
+They meet through a file in the results folder, or are told by JAX where to (`scaling.launch.hosts`), and connect to the
+lead. A team ends as a whole: whose connection closes while it is needed ends at once, as a worker does whose supervisor
+is gone. Whoever of them is asked to stop tells the lead, which saves and ends them all.
 
     teams/<name>    where the lead waits for the others, readable by its owner alone; or that no lead will come again
 """
@@ -13,6 +14,7 @@ import json
 import os
 import re
 import secrets
+import signal
 import socket
 import subprocess
 import sys
@@ -24,6 +26,7 @@ from multiprocessing import AuthenticationError
 from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
 from queue import SimpleQueue
+from typing import Any
 
 from scaling.launch.worker import STOPPED
 
@@ -33,7 +36,10 @@ PAUSE_SECONDS = 1.0  # before a process is started again, which may not even sta
 LINGER_SECONDS = 5.0  # of a process with an error of its own, in which the lead may have more to say of it
 NO_LEAD = 3  # exit status of a process that waited for so long
 HERE = "127.0.0.1"  # of a team whose processes are all on this machine
+ANYWHERE = "0.0.0.0"
 OVER = {"over": True}
+STOP = b"stop"  # what a process says that was asked to
+CONNECT_SECONDS = 10.0  # that one address of the lead is tried for
 PROCESS = re.compile(rb"process ([0-9]{1,6})")
 
 
@@ -42,7 +48,8 @@ class Over(Exception):
 
 
 class Peer:
-    """The other end of a connection. When it closes before `leave`, this process ends with status 75."""
+    """The other end of a connection. When it closes before `leave`, this process ends with status 75. A stop that the
+    other end was asked for is asked of this process, by the signal that it would hear of itself."""
 
     def __init__(self, connection: Connection, who: str):
         self._connection, self._who, self._leaving = connection, who, False
@@ -50,9 +57,16 @@ class Peer:
         threading.Thread(target=self._listen, daemon=True).start()
 
     def _listen(self) -> None:
+        # An engine's tasks have it blocked (`scaling.launch.participant`), and so what they start.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         with contextlib.suppress(OSError, EOFError):
             while True:
-                self._heard.put(self._connection.recv_bytes())
+                message = self._connection.recv_bytes()
+                if message == STOP:
+                    print(f"{self._who} was asked to stop", file=sys.stderr, flush=True)
+                    os.kill(os.getpid(), signal.SIGTERM)
+                else:
+                    self._heard.put(message)
         if not self._leaving:
             print(f"{self._who} is gone, and with it the team", file=sys.stderr, flush=True)
             os._exit(STOPPED)
@@ -73,49 +87,71 @@ class Peer:
 def gather(folder: Path, name: str, processes: int, host: str) -> tuple[list[Peer], str]:
     """The lead's part: wait for the others, which find this machine as `host`. Returns them, and the address of JAX's
     coordinator, which is free here."""
-    key, path = secrets.token_hex(), folder / "teams" / name
-    bound = HERE if host == HERE else "0.0.0.0"
+    path, coordinator = folder / "teams" / name, f"{host}:{_free_port()}"
+
+    def tell(door: dict[str, Any]) -> None:
+        _put(path, json.dumps(door | {"coordinator": coordinator}))
+
+    try:
+        return admit(processes, [host], tell), coordinator
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def admit(processes: int, hosts: Sequence[str], tell: Callable[[dict[str, Any]], object]) -> list[Peer]:
+    """The lead's part: `tell` the others the names of this machine, a port and a key, and wait until all are there."""
+    key, bound = secrets.token_hex(), HERE if hosts == [HERE] else ANYWHERE
     with Listener((bound, 0), backlog=processes, authkey=key.encode()) as listener:
-        port = int(listener.address[1])
-        coordinator = f"{host}:{_free_port()}"
-        _put(path, json.dumps({"host": host, "port": port, "coordinator": coordinator, "key": key}))
+        tell({"hosts": [*hosts], "port": int(listener.address[1]), "key": key})
+        there: dict[int, Connection] = {}
+        while len(there) < processes - 1:
+            try:
+                connection = listener.accept()
+                said = PROCESS.fullmatch(connection.recv_bytes(64))
+            except (OSError, EOFError, AuthenticationError):
+                continue  # not one of ours, or gone again
+            if said and 0 < int(said[1]) < processes:
+                there[int(said[1])] = connection
+    return [Peer(connection, f"process {k}") for k, connection in there.items()]
+
+
+def enter(door: dict[str, Any], process: int) -> Peer:
+    """The part of process 1, 2, ...: connect to the lead by the first of its names that leads there. Raises OSError."""
+    for name in door["hosts"]:
         try:
-            there: dict[int, Connection] = {}
-            while len(there) < processes - 1:
-                try:
-                    connection = listener.accept()
-                    said = PROCESS.fullmatch(connection.recv_bytes(64))
-                except (OSError, EOFError, AuthenticationError):
-                    continue  # not one of ours, or gone again
-                if said and 0 < int(said[1]) < processes:
-                    there[int(said[1])] = connection
-        finally:
-            path.unlink(missing_ok=True)
-    return [Peer(connection, f"process {k}") for k, connection in there.items()], coordinator
+            socket.create_connection((name, door["port"]), CONNECT_SECONDS).close()
+            connection = Client((name, door["port"]), authkey=door["key"].encode())
+        except (OSError, EOFError, AuthenticationError):
+            continue
+        connection.send_bytes(b"process %d" % process)
+        return Peer(connection, "the lead")
+    raise OSError(f"no lead at {', '.join(door['hosts'])}, port {door['port']}")
 
 
 def join(folder: Path, name: str, process: int) -> tuple[Peer, str]:
     """The part of process 1, 2, ...: find the lead. Raises TimeoutError where there is none for ten minutes."""
     path, end = folder / "teams" / name, time.monotonic() + MEET_SECONDS
     while time.monotonic() < end:
-        with contextlib.suppress(OSError, EOFError, ValueError, AuthenticationError):
+        with contextlib.suppress(OSError, ValueError):
             said = json.loads(path.read_text(encoding="utf-8"))
             if said == OVER:
                 raise Over
-            connection = Client((said["host"], said["port"]), authkey=said["key"].encode())
-            connection.send_bytes(b"process %d" % process)
-            return Peer(connection, "the lead"), said["coordinator"]
+            return enter(said, process), said["coordinator"]
         time.sleep(LOOK_SECONDS)
     raise TimeoutError(f"{path}: no lead for {MEET_SECONDS:g} seconds")
 
 
-def attend(command: Sequence[str], folder: Path, name: str) -> int:
-    """Start one of the other processes, and start it again with every new lead, until no more will come."""
+def attend(command: Sequence[str], folder: Path, name: str, patience: float) -> int:
+    """Start one of the other processes, and start it again with every new lead, until no more will come. Interrupted,
+    it has the lead save and end, for `patience` seconds."""
     while True:
         with subprocess.Popen(list(command), stdin=subprocess.DEVNULL, start_new_session=True) as process:
             try:
                 status = process.wait()
             except BaseException:
+                process.terminate()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(patience)
                 process.kill()
                 raise
         if is_over(folder, name):
@@ -138,10 +174,12 @@ def close(folder: Path, name: str) -> None:
         _put(folder / "teams" / name, json.dumps(OVER))
 
 
-def serve_lead(lead: Peer, follow: Callable[[Callable[[], bytes], Callable[[bytes], None]], None]) -> int:
-    """Do as the lead says until it ends; returns the exit status."""
+def serve_lead(lead: Peer, follow: Callable[[Callable[[], bytes], Callable[[bytes], None]], int]) -> int:
+    """Do as the lead says until it ends; returns the exit status that it says. A signal to stop is told the lead."""
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, lambda *_: lead.send(STOP))
     try:
-        follow(lead.receive, lead.send)
+        status = follow(lead.receive, lead.send)
     except Exception:
         import traceback
 
@@ -149,7 +187,7 @@ def serve_lead(lead: Peer, follow: Callable[[Callable[[], bytes], Callable[[byte
         time.sleep(LINGER_SECONDS)
         return 1
     lead.leave()
-    return 0
+    return status
 
 
 def _free_port() -> int:

@@ -69,7 +69,8 @@ def own_stdout() -> IO[str]:
 
 def serve(make: Make, prepare: Callable[[], None] = lambda: None, events: IO[str] | None = None) -> int:
     """Make runs until told to stop: one at a time, or a population that `make` may train in one program. `prepare` is
-    called before the worker says that it is ready."""
+    called before the worker says that it is ready, and may raise SystemExit. Returns the exit status, which it may be
+    told with its end."""
     events = events or own_stdout()
     stop, jobs = _Stop(), SimpleQueue()
 
@@ -85,7 +86,8 @@ def serve(make: Make, prepare: Callable[[], None] = lambda: None, events: IO[str
         events.write(json.dumps(event) + "\n")
         events.flush()
 
-    threading.Thread(target=_listen, args=(jobs, stop), daemon=True).start()
+    ending: list[int] = []
+    threading.Thread(target=_listen, args=(jobs, stop, ending), daemon=True).start()
     prepare()
     say(event="ready")
     while not stop.is_set():
@@ -117,7 +119,7 @@ def serve(make: Make, prepare: Callable[[], None] = lambda: None, events: IO[str
                     stop.set()
         if stop.is_set():
             say(event="stopped")
-    return STOPPED if stop.is_set() else 0
+    return STOPPED if stop.is_set() else (*ending, 0)[0]
 
 
 def _job(message: dict[str, Any]) -> Job:
@@ -138,7 +140,7 @@ def _what_befell(error: Exception) -> dict[str, str]:
     return {"event": "failed", "kind": "error", "reason": f"{type(error).__name__}: {said}"}
 
 
-def _listen(jobs: "SimpleQueue[dict[str, Any] | None]", stop: _Stop) -> None:
+def _listen(jobs: "SimpleQueue[dict[str, Any] | None]", stop: _Stop, ending: list[int]) -> None:
     for line in sys.stdin:
         try:
             message = json.loads(line)
@@ -149,6 +151,7 @@ def _listen(jobs: "SimpleQueue[dict[str, Any] | None]", stop: _Stop) -> None:
         else:  # "stop" saves and ends; "end" lets the run in hand finish
             if message["do"] == "stop":
                 stop.set()
+            ending.append(message.get("status", 0))
             jobs.put(None)
     if not stop.is_set():
         os._exit(STOPPED)

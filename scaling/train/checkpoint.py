@@ -24,6 +24,7 @@ import orbax.checkpoint as ocp
 
 from scaling.record import manifest
 from scaling.record.files import beside, flush_file, flush_folder
+from scaling.train import team
 from scaling.train.failures import Unsound, out_of_memory
 from scaling.train.step import TrainState
 
@@ -36,16 +37,13 @@ class Checkpoints:
     def __init__(self, run_folder: Path, fence: Callable[[], None] = lambda: None):
         self.saving, self.fence = 0.0, fence  # seconds spent in `save`
         self._run, self._folder = run_folder.name, run_folder.absolute() / "checkpoints"
-        # Where others lead a part of the devices, weights come from the host, and orbax waits for nobody.
-        alone = ocp.options.MultiprocessingOptions(active_processes={0}, barrier_sync_key_prefix="lead")
-        options: dict[str, Any] = {"multiprocessing_options": alone} if jax.process_count() > 1 else {}
-        self._orbax = ocp.Checkpointer(ocp.StandardCheckpointHandler(**options), **options)
+        self._together = team.writes_shards()  # all processes, or this one alone
 
     def __enter__(self) -> "Checkpoints":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._orbax.close()
+        return None
 
     def steps(self) -> list[int]:
         """Those of committed checkpoints."""
@@ -70,7 +68,7 @@ class Checkpoints:
             part = self._part(step)
             try:
                 part.mkdir()
-                self._orbax.save(part / "weights", args=ocp.args.StandardSave(_named(state)))
+                self._write(part / "weights", state)
                 seal(part, self._facts(step) | {"notes": [*notes]})
                 self._commit(part, step)
             except BaseException:
@@ -95,7 +93,8 @@ class Checkpoints:
             shutil.rmtree(part, ignore_errors=True)
 
     def restore(self, step: int, like: TrainState) -> TrainState:
-        """The state at `step`, laid out as `like` is: same mesh or another; on the host where `like` is not all here.
+        """The state at `step`, laid out as `like` is, on the same mesh or another; on the host where the processes of a
+        team do not see its files.
 
         Raises KeyError when it was not saved, and `Unsound` when it is not what was saved: then it is set aside.
         """
@@ -105,13 +104,34 @@ class Checkpoints:
             raise Unsound(f"run {self._run}: the checkpoint of step {step} is unsound")
         path = self._readable(step)
         try:
-            found = self._orbax.restore(path / "weights", args=ocp.args.StandardRestore(_template(like)))
-            return jax.tree.unflatten(jax.tree.structure(like), [found[name] for name in _named(like)])
+            return self._read(path / "weights", like)
         except Exception as error:
             if out_of_memory(error):
                 raise
             self._set_aside(self._kept(step), f"it cannot be read back ({str(error).splitlines()[:1]})")
             raise Unsound(f"run {self._run}: the checkpoint of step {step} cannot be read back") from error
+
+    def _write(self, path: Path, state: TrainState) -> None:
+        if self._together:
+            team.tell("save", path=str(path))
+            write(path, team.held_by_all(state))
+        elif team.led():
+            team.tell("gather")
+            write(path, team.whole(team.held_by_all(state)), alone=True)
+        else:
+            write(path, state)
+
+    def _read(self, path: Path, like: TrainState) -> TrainState:
+        if not self._together:
+            return read(path, _on_host(like) if team.led() else like)
+        team.tell("restore", path=str(path))
+        try:
+            found = read(path, like)
+        finally:
+            faults = [said for said in team.answers() if said]
+        if faults:
+            raise OSError(faults[0])
+        return found
 
     def notes(self, step: int) -> list[str]:
         """What was said when the checkpoint at `step` was saved."""
@@ -166,11 +186,33 @@ def _named(state: TrainState) -> dict[str, jax.Array]:
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
 
 
-def _template(like: TrainState) -> dict[str, Any]:
-    return {
-        name: leaf if leaf.is_fully_addressable else np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape)
-        for name, leaf in _named(like).items()
-    }
+def write(path: Path, state: TrainState, *, alone: bool = False) -> None:
+    """Of several processes all call it, and each writes its shards; `alone` one does, with all of the state."""
+    with contextlib.closing(_orbax(alone)) as orbax:
+        orbax.save(path, args=ocp.args.StandardSave(_named(state)))
+
+
+def read(path: Path, like: TrainState) -> TrainState:
+    """What this process has of a state that lies as `like` does; of several processes none waits for another."""
+    with contextlib.closing(_orbax(True)) as orbax:
+        found = orbax.restore(path, args=ocp.args.StandardRestore(_named(like)))
+    return jax.tree.unflatten(jax.tree.structure(like), [found[name] for name in _named(like)])
+
+
+def _orbax(alone: bool) -> ocp.Checkpointer:
+    if jax.process_count() == 1 or not alone:
+        return ocp.Checkpointer(ocp.StandardCheckpointHandler())
+    here = jax.process_index()
+    options = ocp.options.MultiprocessingOptions(
+        primary_host=here, active_processes={here}, barrier_sync_key_prefix=f"process{here}"
+    )
+    return ocp.Checkpointer(
+        ocp.StandardCheckpointHandler(multiprocessing_options=options), multiprocessing_options=options
+    )
+
+
+def _on_host(like: TrainState) -> TrainState:
+    return jax.tree.map(lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape), like)
 
 
 def seal(part: Path, facts: dict[str, Any]) -> None:

@@ -9,8 +9,10 @@ import numpy as np
 from scaling import data
 from scaling.data import HeldOut
 from scaling.spec import RunSpec
+from scaling.train import team
 from scaling.train.program import Program
 from scaling.train.step import PyTree
+from scaling.train.windows import Measured
 
 BLOCKS = 32  # neighbouring windows share a document and its difficulty; blocks of many are nearly independent
 
@@ -29,27 +31,21 @@ def evaluate(
     """
     source = data.open_evaluated(run)
     held_out = data.held_out(source, run.eval.tokens, run.model.context)
-    calls, per_call, length = compiled.eval_shape
-    pieces = -(-len(held_out.token_RxT) // (calls * per_call))
-    window_RxM = padded(held_out.token_RxT, pieces * calls * per_call)
-    window_NxCxBxM = window_RxM.reshape(pieces, calls, per_call, length)
-    found = []
+    per_call = math.prod(compiled.eval_shape[:2])
+    firsts = range(0, len(held_out), per_call)
+    windows_N = [Measured(held_out=held_out, first=first, shape=compiled.eval_shape) for first in firsts]
+    pieces, found = len(windows_N), []
     for weights in params:
         loss_NxPxR, in_flight = [], None
-        for window_CxBxM in window_NxCxBxM:
+        for windows in windows_N:
             between(len(found) * pieces + len(loss_NxPxR) + (in_flight is not None), len(params) * pieces)
-            in_flight, before = compiled.losses(weights, window_CxBxM), in_flight
+            in_flight, before = compiled.losses(weights, windows if team.led() else windows.whole()), in_flight
             if before is not None:  # waited for while the device is already busy with the next
                 loss_NxPxR.append(np.asarray(before).reshape(compiled.members, -1))
         loss_NxPxR.append(np.asarray(in_flight).reshape(compiled.members, -1))
-        loss_PxR = np.concatenate(loss_NxPxR, axis=1)[:, : len(held_out.token_RxT)]
+        loss_PxR = np.concatenate(loss_NxPxR, axis=1)[:, : len(held_out)]
         found.append([loss_of(loss_R, held_out, source.entropy) for loss_R in loss_PxR])
     return found
-
-
-def padded(rows: np.ndarray, length: int) -> np.ndarray:
-    """`rows` with zeros behind them up to `length`: a compiled call has one shape."""
-    return np.concatenate([rows, np.zeros((length - len(rows), *rows.shape[1:]), rows.dtype)])
 
 
 def loss_of(window_loss_R: np.ndarray, held_out: HeldOut, entropy: float | None) -> Loss:

@@ -20,7 +20,7 @@ from scaling.train import host, team
 from scaling.train.bucket import checkpoints_of, disk_for
 from scaling.train.checkpoint import NEWEST
 from scaling.train.curve import Curve, noise_scale, probed, spikes
-from scaling.train.evaluate import Loss, evaluate, padded
+from scaling.train.evaluate import Loss, evaluate
 from scaling.train.failures import (
     Interrupted,
     OutOfMemory,
@@ -35,6 +35,7 @@ from scaling.train.placement import How, Placement
 from scaling.train.program import Program, finer, join, join_chunks, part, program, roomy, state_bytes
 from scaling.train.resume import lost_with_its_trunk, restored, start, trunk_rows
 from scaling.train.step import Chunk, PyTree, TrainState
+from scaling.train.windows import Batches, padded
 
 CHECKPOINT_SECONDS = 60.0  # work that a killed run may lose
 OTHER_BYTES = 1 << 20  # that a run puts down beside its weights
@@ -224,6 +225,7 @@ def _train_together(runs: Sequence[RunSpec], first: int, job: _Job, placement: P
     base, ledger, watch, members = runs[0], job.ledger, job.watch, len(runs)
     clock = dict.fromkeys(("compile", "train", "evaluate", "checkpoint"), 0.0)
     sources = [data.open_source(run.data, run.model) for run in runs]
+    team.open_everywhere(base)
     shape, losses, averaged = compiled_in(base.optim), [None] * members, [None] * members
     with ExitStack() as stack:
         disk, keeps = disk_for(ledger.folder)
@@ -261,9 +263,7 @@ def _train_together(runs: Sequence[RunSpec], first: int, job: _Job, placement: P
         clock["checkpoint"] += time.monotonic()
 
         def save(member: int, step: int, state: TrainState) -> None:
-            own[member].save(
-                step, part(compiled.host(state), member, members), keep=job.branch_steps, notes=notes[member]
-            )
+            own[member].save(step, part(state, member, members), keep=job.branch_steps, notes=notes[member])
 
         clock["train"] -= time.monotonic()
         state = _advance(runs, first, state, sources, compiled, save, job.branch_steps, curves, watch)
@@ -371,8 +371,9 @@ def _advance(
 def _chunk(run: RunSpec, source: data.Source, start: int, end: int, length: int) -> Chunk:
     """Optimizer steps start .. end, padded to the one length that a call has."""
     count = end - start
+    windows = Batches(run=run, source=source, start=start, count=count, length=length)
     return Chunk(
-        window_KxBxM=padded(data.batches(source, run, start, count), length),
+        window_KxBxM=windows if team.led() else windows.whole(),
         lr_K=padded(learning_rates(run, start, count), length),
         blend_K=padded(blends(run, start, count), length),
         probed_K=padded(probed(start, count), length),
@@ -397,6 +398,7 @@ def _measured(runs: Sequence[RunSpec], state: TrainState) -> PyTree:
     if runs[0].optim.name != "schedule_free":
         return state.params
     members = [part(state, member, len(runs)) for member in range(len(runs))]
+    team.tell("measured")
     found = [measured(run.optim, of.params, of.opt_state) for run, of in zip(runs, members, strict=True)]
     return jax.tree.map(lambda new, old: jax.device_put(new, old.sharding), join(found), state.params)
 

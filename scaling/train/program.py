@@ -47,7 +47,6 @@ class Program(NamedTuple):
     eval_shape: tuple[int, int, int]  # (C, B, M) of one call of `losses`
     memory: int  # bytes that a device needs for `steps` or `losses`: arguments, results and temporaries
     put: Callable[[list[TrainState]], TrainState]  # the states of the members, from the host or not, on the devices
-    host: Callable[[TrainState], TrainState] = lambda state: state  # as a checkpoint takes it
 
 
 class Traced(NamedTuple):
@@ -150,7 +149,8 @@ def _compiled_by_all(
 
 
 def _across(made: Program, each: NamedSharding, chunks: Chunk, windows: NamedSharding) -> Program:
-    """With arguments from the host, which every process has whole. `initial` takes the data of a key."""
+    """With arguments from the host, which every process has whole, windows excepted: each makes its own. `initial`
+    takes the data of a key."""
 
     def initial(key_data: Any) -> TrainState:
         return made.initial(jax.random.wrap_key_data(team.spread(key_data, each)))
@@ -164,7 +164,7 @@ def _across(made: Program, each: NamedSharding, chunks: Chunk, windows: NamedSha
     def losses(weights: Any, window_CxBxM: Any) -> jax.Array:
         return made.losses(weights, team.spread(window_CxBxM, windows))
 
-    return made._replace(initial=initial, put=put, steps=steps, losses=losses, host=team.whole)
+    return made._replace(initial=initial, put=put, steps=steps, losses=losses)
 
 
 def _precision(model: ModelSpec, platform: str) -> contextlib.AbstractContextManager[object]:

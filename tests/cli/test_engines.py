@@ -139,3 +139,18 @@ def test_a_task_of_ray_waits_for_its_trunk_alone(tiny: RunSpec, tmp_path: Path):
     left = ray.tasks(plan, plan.pending({trunk.run.id}), lambda ids: ids)
     assert [task.after for task in left] == ["", "", ""]
     assert sum(task.command[0] == trunk.run.id for task in left) == 2  # may make it again, if its weights are lost
+
+
+def test_what_hosts_cannot_share_is_refused_on_each_of_them_before_they_meet(
+    capsys: pytest.CaptureFixture,
+    study: Path,  # noqa: F811
+    tmp_path: Path,
+):
+    words = ("run", str(study), "--out", str(tmp_path / "out"), "--distributed")
+    assert "--distributed = here: must be auto or HOST:PORT" in refused(capsys, *words, "here")[0]
+    faults = refused(capsys, *words, "10.0.0.2:8476,3,1", "--workers", "2", "--population", "4")
+    for fault in ("--workers = 2: must be 1", "--population = 4: must be 1", "--distributed = 3: must divide the batch"):
+        assert any(fault in line for line in faults), fault
+    (line,) = refused(capsys, *words, "auto", *SLURM)
+    assert "is for the hosts themselves, not for --on slurm" in line
+    assert not (tmp_path / "out").exists()

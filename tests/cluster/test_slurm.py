@@ -161,6 +161,12 @@ def test_a_run_on_two_nodes_loses_a_process_and_is_requeued_and_is_that_of_one_n
     assert kept, "it saved before it was queued again"
     before = rows()
     until(lambda: rows() > before + 5)
+    led = subprocess.run(["pgrep", "-f", f"scaling work {out} .*--process 1"], capture_output=True, text=True)
+    task = subprocess.run(["ps", "-o", "ppid=", "-p", led.stdout.split()[0]], capture_output=True, text=True)
+    subprocess.run(["kill", "-TERM", task.stdout.strip()], check=True)  # as where one node alone is taken away
+    until(lambda: "Restarts=2" in shown(job), 300)
+    before = rows()
+    until(lambda: rows() > before + 5)
     subprocess.run(["kill", "-9", follower()], check=True)
     done = scaling(*words)
     assert done.returncode == 0, done.stderr
@@ -172,3 +178,14 @@ def test_a_run_on_two_nodes_loses_a_process_and_is_requeued_and_is_that_of_one_n
     scaling("run", str(path), "--out", str(alone), "--workers", "1")
     (single,) = [json.loads(path.read_text()) for path in alone.glob("runs/*/record.json")]
     assert record["loss"] == pytest.approx(single["loss"], rel=1e-5)
+
+
+def test_one_command_on_two_nodes_finds_the_others_by_itself(tmp_path: Path):
+    path, out = tmp_path / "long.py", tmp_path / "out"
+    path.write_text(LONG)
+    command = [sys.executable, "-m", "scaling", "run", str(path), "--out", str(out), "--distributed", "auto"]
+    nodes = ["srun", "--partition", "tests", "--nodes", "2", "--ntasks-per-node", "1"]
+    done = subprocess.run([*nodes, *command], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (record,) = [json.loads(path.read_text()) for path in out.glob("runs/*/record.json")]
+    assert record["machine"]["processes"] == "2"

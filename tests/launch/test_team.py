@@ -1,6 +1,7 @@
 """How the processes of a team meet, and what they cannot share. Pure Python; scaling.train has the rest."""
 
 import json
+import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -8,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from scaling.cli import main
-from scaling.launch import team
+from scaling.launch import hosts, team
 from scaling.plan import Analysis, Study, straight
 from scaling.record.files import commit_json
-from scaling.spec import DataSpec, EvalSpec, ModelSpec, OptimSpec, RunSpec
+from scaling.spec import DataSpec, EvalSpec, ModelSpec, OptimSpec, Refusal, RunSpec
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ def test_processes_meet_and_none_but_theirs_gets_in(tmp_path: Path):
         assert path.stat().st_mode & 0o077 == 0, "the key is its owner's"
         said = json.loads(path.read_text())
         with pytest.raises(team.AuthenticationError):
-            team.Client((said["host"], said["port"]), authkey=b"another")
+            team.Client((said["hosts"][0], said["port"]), authkey=b"another")
         lead, coordinator = team.join(tmp_path, "t", 1)
         (other,), same = waiting.result(timeout=10)
     assert coordinator == same and not path.exists()
@@ -48,6 +49,39 @@ def test_processes_meet_and_none_but_theirs_gets_in(tmp_path: Path):
     for message in (b"one", b"", b"x" * 1_000_000):
         other.send(message)
         assert lead.receive() == message
+
+
+def test_a_stop_that_one_process_is_asked_for_is_asked_of_the_lead(tmp_path: Path):
+    asked: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: asked.append(number))
+    try:
+        with ThreadPoolExecutor() as pool:
+            waiting = pool.submit(team.gather, tmp_path, "t", 2, team.HERE)
+            lead, _ = team.join(tmp_path, "t", 1)
+            (other,), _ = waiting.result(timeout=10)
+        lead.send(team.STOP)
+        lead.send(b"after")
+        assert other.receive() == b"after", "it is no message"
+        assert asked == [signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        lead.leave()
+        other.leave()
+
+
+@pytest.mark.parametrize(
+    "text", ["here", "10.0.0.2,4,0", "10.0.0.2:8476,4", "10.0.0.2:8476,4,4", "h:1,0,0", "h:1,2,-1"]
+)
+def test_a_meeting_that_cannot_be_is_refused(text: str):
+    with pytest.raises(Refusal, match=f"--distributed = {text}: "):
+        hosts.Meeting.of(text)
+
+
+def test_a_meeting_is_at_an_address_or_found_by_jax():
+    assert hosts.Meeting.of("auto") == hosts.Meeting()
+    given = hosts.Meeting.of("[fd00::2]:8476,4,3")
+    assert (given.coordinator, given.processes, given.process) == ("[fd00::2]:8476", 4, 3)
+    assert given.names() == ["fd00::2"] and hosts.Meeting().names()
 
 
 def test_no_lead_comes_again_once_its_sweep_is_over(tmp_path: Path):
