@@ -7,7 +7,7 @@ python benchmarks/placements.py --out benchmarks/results/placements.json
 CPU, in float32 and with activations in bfloat16. The run is stopped after 75 steps on each mesh, and what it saved goes
 on on each mesh to its end. Asked for is that the devices' rows make up the batches that the spec names, that a restored
 state is the saved one to the bit, and that losses are those of one device within 1e-5 (float32) and 5e-3 (bfloat16),
-relative. Exits 1 where that is not so. About 20 minutes of one core, most of it compilation.
+relative. Exits 1 where that is not so. About ten minutes of one core.
 """
 
 import argparse
