@@ -73,7 +73,7 @@ def test_the_main_job_and_its_tuning_are_published():
 @pytest.mark.parametrize("name", REFERENCES)
 def test_the_published_study_is_the_one_in_the_file(name: str):
     published = json.loads((ROOT / f"results/reference/{name}/study.json").read_text())
-    said = re.fullmatch(r"scaling run (\w+)(?: --size (\w+))?", published.pop("command"))
+    said = re.fullmatch(r"scaling run (\w+)(?: --size ([\w-]+))?", published.pop("command"))
     assert said and name == "-".join(filter(None, said.groups()))
     studies = studies_in(ROOT / f"experiments/{said[1]}.py")  # unchecked: the text may be on another machine
     study = studies[said[2] or next(iter(studies))]
