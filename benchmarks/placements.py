@@ -56,7 +56,7 @@ def main() -> int:
     options = parser.parse_args()
     jax.config.update("jax_num_cpu_devices", 8)
     program.MAX_CHUNK = CALL
-    found = {"devices": jax.device_count(), "steps": RUN.steps, "stopped_at": HALF}
+    found: dict[str, Any] = {"devices": jax.device_count(), "steps": RUN.steps, "stopped_at": HALF}
     for dtype in WITHIN:
         found[dtype] = of_type(replace(RUN, model=replace(RUN.model, compute_dtype=dtype)), WITHIN[dtype])
     if options.out:

@@ -35,8 +35,8 @@ def words(arguments: argparse.Namespace) -> list[str]:
 
 def sizes(mesh: str) -> dict[str, Any]:
     """The fields of a sound --mesh."""
-    pairs = dict(pair.partition("=")[::2] for pair in mesh.split(","))
-    return {name: value if name == "remat" else int(value) for name, value in pairs.items()}
+    pairs = (pair.partition("=") for pair in mesh.split(","))
+    return {name: value if name == "remat" else int(value) for name, _, value in pairs}
 
 
 def unfit(arguments: argparse.Namespace, runs: Iterable[RunSpec]) -> list[str]:
