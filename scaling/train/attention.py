@@ -85,7 +85,7 @@ def _splash(q_BxHxLxK: jax.Array, k_BxGxLxK: jax.Array, v_BxGxLxK: jax.Array, *,
         residual_checkpoint_name=KEPT,
         interpret=interpret,
     )
-    return jax.vmap(kernel)(q_BxHxLxK, k_BxGxLxK, v_BxGxLxK)
+    return jax.vmap(kernel)(q_BxHxLxK, k_BxGxLxK, v_BxGxLxK)  # type: ignore[return-value]
 
 
 def causal_attention(q_BxHxKxL: jax.Array, k_BxGxKxL: jax.Array, v_BxGxKxL: jax.Array) -> jax.Array:

@@ -17,13 +17,13 @@ from jax.ad_checkpoint import checkpoint_name
 
 from scaling.spec import ModelSpec, OptimSpec
 from scaling.train import attention
-from scaling.train.attention import attend, rotate
+from scaling.train.attention import attend, device_here, rotate
 from scaling.train.parametrization import Role, init_std, output_multiplier, residual_multiplier
 from scaling.train.placement import Remat, laid
 
-# Layers that are compiled one by one, which a small model's step wants (benchmarks/README.md). More are one loop over a
-# stack of weights, whose compilation takes as long for forty layers as for one.
-UNROLLED = 8
+# The most layers that have tensors of their own. More are a stack, which an accelerator goes through in one loop: forty
+# layers then compile as one does. A loop makes a CPU's step slower, so there each is compiled by itself all the same.
+APART = 8
 
 KEPT = ("product", attention.KEPT)  # what is not computed again where dense products are kept
 
@@ -40,7 +40,7 @@ class Transformer(nnx.Module):
         if spec.positions == "learned":
             self.position_LxD = weight((spec.context, D), ("positions", "embed"), "embedding")
         block = functools.partial(Block, spec, optim)
-        if spec.n_layers > UNROLLED:
+        if spec.n_layers > APART:
             self.blocks = weight.stack(block, spec.n_layers)
         else:
             self.blocks = nnx.List([block(weight) for _ in range(spec.n_layers)])
@@ -70,8 +70,10 @@ class Transformer(nnx.Module):
                 x_DxT = through(block, x_DxT)
             return x_DxT
         graphdef, stack = nnx.split(self.blocks)
-        layer = functools.partial(through, looped=True)
-        return jax.lax.scan(lambda x_DxT, of: (layer(nnx.merge(graphdef, of), x_DxT), None), x_DxT, stack)[0]
+        looped = device_here().platform != "cpu"
+        layer = functools.partial(through, looped=looped)
+        turn = lambda x_DxT, of: (layer(nnx.merge(graphdef, of), x_DxT), None)  # noqa: E731
+        return jax.lax.scan(turn, x_DxT, stack, unroll=1 if looped else self.spec.n_layers)[0]
 
 
 def _through(block: "Block", x_DxT: jax.Array, *, batch: int, remat: Remat, looped: bool = False) -> jax.Array:
@@ -214,7 +216,7 @@ class Weights:
         self.drawn += each * layers
         return make(stacked)
 
-    def _value(self, shape: tuple[int, ...], role: Role, number: int | jax.Array) -> jax.Array:
+    def _value(self, shape: tuple[int, ...], role: Role, number: Any) -> jax.Array:
         if role == "gain":
             return jnp.ones(shape, jnp.float32)
         drawn = jax.random.normal(jax.random.fold_in(self.key, number), shape, jnp.float32)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from scaling.cost import count_params
 from scaling.spec import RunSpec
@@ -259,7 +259,7 @@ def laid(x: jax.Array, *axes: str | None, rows: int = 0) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, spec)
 
 
-def fitting(mesh: Mesh, axes: tuple[str | None, ...], shape: tuple[int, ...]) -> NamedSharding:
+def fitting(mesh: Mesh | AbstractMesh, axes: tuple[str | None, ...], shape: tuple[int, ...]) -> NamedSharding:
     """`sharding`, with the dimensions that the mesh cannot cut evenly left whole."""
 
     def cut(axis: str | None, size: int) -> Any:

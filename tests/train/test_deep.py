@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -17,6 +18,7 @@ from scaling.train import model as model_file
 from scaling.train.checkpoint import Checkpoints, Unsound
 from scaling.train.optim import Knobs
 from scaling.train.step import Chunk, StepMetrics, graph, init_state, mean_loss, train_steps
+from tests.train.test_accelerator import slice_of
 from tests.train.test_accounting import dot_flops
 
 OPTIM = OptimSpec(peak_lr=0.01, weight_decay=0.3, parametrization="complete", base_layers=2)
@@ -29,7 +31,7 @@ WINDOW = np.random.default_rng(0).integers(20, size=(1, 9))  # one alone has no 
 def stacked(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[bool], None]]:
     """Whether two layers are a stack, at first as in a deep model."""
     with monkeypatch.context() as patch:
-        set_to = lambda yes: patch.setattr(model_file, "UNROLLED", 1 if yes else 8)  # noqa: E731
+        set_to = lambda yes: patch.setattr(model_file, "APART", 1 if yes else 8)  # noqa: E731
         set_to(True)
         yield set_to
 
@@ -47,7 +49,7 @@ def as_a_stack(params: Any) -> dict[str, np.ndarray]:
 def two_steps(model: ModelSpec, optim: OptimSpec, stack: bool, members: int = 1) -> tuple[Any, Any, StepMetrics]:
     """Weights before (but for the head, which is not zero) and after, and what the steps said."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(model_file, "UNROLLED", 1 if stack else 8)
+        patch.setattr(model_file, "APART", 1 if stack else 8)
         state, graphdef = init_state(model, optim, jax.random.key(0)), graph(model, optim)
     state.params["head_VxD"].set_value(0.1 * jax.random.normal(jax.random.key(1), (model.vocab_size, model.d_model)))
     columns = np.tile(WINDOW, (2, 1, 1)), np.full(2, 0.01, np.float32), np.zeros(2, np.float32)
@@ -56,10 +58,13 @@ def two_steps(model: ModelSpec, optim: OptimSpec, stack: bool, members: int = 1)
         begin = jax.tree.map(lambda leaf: jnp.stack([leaf] * members), begin)
 
     def step(state, finite, columns, knobs):
-        chunk, how = Chunk(*columns, jnp.zeros(2, bool), jnp.int32(2)), dict(model=model, optim=optim, members=members)
+        chunk = Chunk(*columns, probed_K=jnp.zeros(2, bool), count=jnp.int32(2))
+        how: dict[str, Any] = dict(model=model, optim=optim, members=members)
         return train_steps(state, finite, chunk, knobs, graphdef=graphdef, **how)
 
-    after, _, metrics = jax.jit(step, compiler_options=QUICK)(*begin)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model_file, "device_here", lambda: SimpleNamespace(platform="tpu"))  # whose loop is a loop
+        after, _, metrics = jax.jit(step, compiler_options=QUICK)(*begin)
     return state.params, after.params, metrics
 
 
@@ -102,10 +107,24 @@ def test_a_population_of_stacks_is_its_members():
         np.testing.assert_allclose(np.stack([value] * 2), both, rtol=1e-5)
 
 
+def test_an_accelerator_loops_over_a_stack_and_a_cpu_has_every_layer_compiled():
+    deep = replace(MODEL, n_layers=9)
+    params = jax.eval_shape(lambda: init_state(deep, OPTIM, jax.random.key(0)).params)
+
+    def loops(params: Any) -> int:
+        step = jax.jit(functools.partial(mean_loss, graphdef=graph(deep, OPTIM))).trace(params, WINDOW)
+        return step.lower(lowering_platforms=("tpu",)).as_text().count("stablehlo.while")
+
+    assert loops(params) == 0
+    with jax.sharding.use_abstract_mesh(slice_of(1, 1, 1, 1)):
+        assert loops(params) == 1
+
+
 @pytest.mark.parametrize("stack", [True, False])
-def test_what_is_computed_again_is_the_same(stack: bool, stacked):
+def test_what_is_computed_again_is_the_same(stack: bool, stacked, monkeypatch: pytest.MonkeyPatch):
     """And where dense products are kept it is attention without them."""
     stacked(stack)
+    monkeypatch.setattr(model_file, "device_here", lambda: SimpleNamespace(platform="tpu"))
     params, graphdef = init_state(MODEL, OPTIM, jax.random.key(0)).params, graph(MODEL, OPTIM)
     gradients, work = {}, {}
     for remat in ("none", "dots", "blocks"):

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -16,9 +17,9 @@ from scaling import data
 from scaling.cost import count_params
 from scaling.record import Ledger
 from scaling.spec import RunSpec, compiled_in
-from scaling.train import Interrupted, Placement, Watch, loop, train_population
+from scaling.train import Interrupted, Placement, Watch, loop, model, train_population
 from scaling.train.collectives import Collective, collectives
-from scaling.train.model import UNROLLED
+from scaling.train.model import APART
 from scaling.train.program import Program, part, state_bytes
 from scaling.train.step import init_state
 
@@ -46,8 +47,8 @@ def soon_compiled() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def steady(tiny: RunSpec) -> RunSpec:
     """150 steps below the edge of stability: above it any rounding grows tenfold in tens of them (docs/training.md)."""
-    model = replace(tiny.model, n_layers=1, d_head=4)  # four heads
-    return replace(tiny, model=model, steps=150, optim=replace(tiny.optim, peak_lr=2e-3))
+    four_heads = replace(tiny.model, n_layers=1, d_head=4)
+    return replace(tiny, model=four_heads, steps=150, optim=replace(tiny.optim, peak_lr=2e-3))
 
 
 @pytest.fixture(scope="module")
@@ -198,13 +199,13 @@ def test_a_cut_state_is_gathered_by_tensor_and_no_activation_travels(steady: Run
 
 def test_cut_layers_sum_activations_and_gather_nothing(steady: RunSpec):
     """Twice a block forwards and twice backwards, as each of its halves ends in one sum; the table and the head too."""
-    model, tokens = steady.model, steady.batch_tokens
+    spec, tokens = steady.model, steady.batch_tokens
     for place in (Placement(tensor=4), Placement(data=2, tensor=2)):
         found = of_a_step(steady, place)
         assert {one.kind for one in found} == {"all-reduce"}
-        stream = sorted((model.d_model, tokens // place.data))
+        stream = sorted((spec.d_model, tokens // place.data))
         sums = forms([one for one in found if one.group_size == place.tensor])[tuple(stream)]
-        assert sums == 2 * 2 * model.n_layers + 2
+        assert sums == 2 * 2 * spec.n_layers + 2
 
 
 def test_members_exchange_nothing_but_whether_one_goes_on(steady: RunSpec):
@@ -229,9 +230,10 @@ def test_nothing_gathers_all_parameters_or_moments(steady: RunSpec, place: Place
     assert sum(one.bytes * one.times for one in gathers) <= passes * 4 * N(steady) * 1.1
 
 
-def test_a_loop_over_layers_gathers_one_at_a_time(steady: RunSpec):
-    """Never the stack of them, nor that of their moments."""
-    layers = UNROLLED + 1
+def test_a_loop_over_layers_gathers_one_at_a_time(steady: RunSpec, monkeypatch: pytest.MonkeyPatch):
+    """As accelerators have it: never the stack of them, nor that of their moments."""
+    monkeypatch.setattr(model, "device_here", lambda: SimpleNamespace(platform="tpu"))
+    layers = APART + 1
     deep = replace(steady, model=replace(steady.model, n_layers=layers))
     gathers = [one for one in of_a_step(deep, Placement(fsdp=4)) if one.kind == "all-gather"]
     assert max(one.bytes for one in gathers) <= 4 * steady.model.vocab_size * steady.model.d_model
