@@ -149,7 +149,7 @@ def test_what_hosts_cannot_share_is_refused_on_each_of_them_before_they_meet(
     words = ("run", str(study), "--out", str(tmp_path / "out"), "--distributed")
     assert "--distributed = here: must be auto or HOST:PORT" in refused(capsys, *words, "here")[0]
     faults = refused(capsys, *words, "10.0.0.2:8476,3,1", "--workers", "2", "--population", "4")
-    for fault in ("--workers = 2: must be 1", "--population = 4: must be 1", "--distributed = 3: must divide the batch"):
+    for fault in ("--workers = 2: must be 1", "--population = 4: must be 1", "--distributed = 3: must divide"):
         assert any(fault in line for line in faults), fault
     (line,) = refused(capsys, *words, "auto", *SLURM)
     assert "is for the hosts themselves, not for --on slurm" in line
