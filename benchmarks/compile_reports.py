@@ -21,8 +21,8 @@ from scaling.spec import RunSpec
 
 ROOT = Path(__file__).parents[1]
 OUT = ROOT / "benchmarks" / "results" / "compile"
-TOPOLOGIES = ("v5e:16x16", "v5e:4x4", "v5p:4x4x4")
-WIDTHS = (256, 768, 1536, 2560)
+TOPOLOGIES = ("v5e:16x16", "v5p:4x4x4", "v5e:4x4")
+WIDTHS = (2560, 256, 1536, 768)
 
 
 def runs() -> list[RunSpec]:
@@ -39,6 +39,10 @@ def report(topology: str, run: RunSpec, tries: int) -> dict:
     return json.loads(done.stdout)
 
 
+def _size(shape: dict) -> int:
+    return shape["n_params"]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--topologies", nargs="+", default=TOPOLOGIES)
@@ -53,8 +57,8 @@ def main() -> None:
         for run in planned:
             if run.id in kept:
                 continue
-            one = report(topology, run, arguments.tries if run == planned[-1] else 0)
-            document = one | {"shapes": [*document["shapes"], *one["shapes"]]}
+            one = report(topology, run, arguments.tries if run == planned[0] else 0)
+            document = one | {"shapes": sorted([*document["shapes"], *one["shapes"]], key=_size)}
             path.write_text(json.dumps(document, indent=1) + "\n")
             print(f"{path.relative_to(ROOT)}: {one['shapes'][0]['name']}", flush=True)
 

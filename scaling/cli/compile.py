@@ -105,11 +105,11 @@ def _asked(arguments: argparse.Namespace) -> tuple[Topology, list[list[RunSpec]]
     if arguments.tries < 0:
         faults.append(f"--tries = {arguments.tries}: must be at least 0")
     study = tried(lambda: study_of(arguments.experiment, arguments.changes, arguments.size, sources=False)[0])
-    runs = tried(lambda: chosen([p.run for p in study.runs.runs], arguments.which)) if study else []
+    runs = study and tried(lambda: chosen([p.run for p in study.runs.runs], arguments.which)) or []
     wrong = mesh.unfit(arguments, runs)
+    if arguments.mesh and slice_of and not any("--population" not in fault for fault in wrong):
+        wrong = unfit(mesh.sizes(arguments.mesh), slice_of)
     faults += wrong
-    if arguments.mesh and slice_of and not wrong:
-        faults += unfit(mesh.sizes(arguments.mesh), slice_of)
     if find_spec("libtpu") is None:
         faults.append("libtpu, which compiles for TPUs, is not installed: pip install 'scaling[tpu]', best elsewhere")
     if faults:
@@ -140,6 +140,10 @@ def shapes(runs: Sequence[RunSpec]) -> list[list[RunSpec]]:
 
 def unfit(size: dict[str, Any], slice_of: Topology) -> list[str]:
     """A placement on more devices than there are, or on fewer, which not every slice can compile for."""
+    if size.get("member", 1) > 1:
+        return [
+            f"--mesh member={size['member']}: deals out a population, and runs are judged one at a time; leave it out"
+        ]
     taken = math.prod(size.get(axis, 1) for axis in AXES)
     if taken == slice_of.devices:
         return []

@@ -25,6 +25,7 @@ _FREE = {
     "partition-id", "replica-id", "opt-barrier", "iota", "async-update",
 }  # fmt: skip
 _SLICING = {"dynamic-slice", "slice", "gather"}
+_NO_KERNELS = re.compile(r'custom_call_target="(AllocateBuffer|ConcatBitcast)"')  # a place, and a name for two of them
 
 
 @dataclass
@@ -82,7 +83,7 @@ class _Program:
 
     def _moved(self, name: str, line: Line) -> float:
         """Bytes that an instruction which is no part of another reads and writes."""
-        if line.opcode in _FREE or line.opcode.endswith(("-done", "-update")):
+        if line.opcode in _FREE or line.opcode.endswith(("-done", "-update")) or _NO_KERNELS.search(line.rest):
             return 0.0
         operands = self._operands(line)
         if line.opcode == "fusion" and (called := _CALLED.findall(line.rest)):
@@ -94,13 +95,16 @@ class _Program:
             return 2 * _main_bytes(line.result)
         if line.opcode == "dynamic-update-slice":
             return 2 * _main_bytes(self.types[name].get(operands[1], ""))
-        result = line.result
-        if line.opcode.endswith("-start"):  # (operands, results, what it waits on), or a copy's (result, operand, ...)
-            shapes = [m[0] for m in _TENSOR.finditer(result)]
-            result = shapes[0] if line.opcode == "copy-start" and shapes else ""
-            if line.opcode != "copy-start":
-                return 2.0 * sum(_main_bytes(self.types[name].get(n, "")) for n in operands)
-        return _main_bytes(result) + sum(_main_bytes(self.types[name].get(n, "")) for n in operands)
+        read = sum(_main_bytes(self.types[name].get(n, "")) for n in operands)
+        if not line.opcode.endswith("-start"):
+            return _main_bytes(line.result) + read
+        parts = [m[0] for m in _TENSOR.finditer(line.result)]
+        if line.opcode == "copy-start":  # (result, operand, what is waited on)
+            return _main_bytes(parts[0]) + read
+        if line.opcode == "slice-start":  # (operands, result, what is waited on): of the operand a part is read
+            result = parts[len(operands)]
+            return min(read, _bytes(result)) + _main_bytes(result)
+        return 2.0 * read
 
     def _read(self, fused: str, index: int) -> float:
         """Bytes of a fusion's operand that it reads: of a stack of which one slice is taken, that slice."""
