@@ -26,7 +26,17 @@ MAY_IMPORT = {
     "report": {"spec", "chips", "cost", "roofline", "record", "fitting"},
     "launch": {"spec", "plan", "record", "machine"},
     "cli": {
-        "spec", "chips", "cost", "roofline", "data", "machine", "plan", "train", "record", "fitting", "report",
+        "spec",
+        "chips",
+        "cost",
+        "roofline",
+        "data",
+        "machine",
+        "plan",
+        "train",
+        "record",
+        "fitting",
+        "report",
         "launch",
     },
 }

@@ -60,9 +60,9 @@ def test_the_order_of_the_rows_changes_nothing(study):
 
 
 def test_four_laws_at_four_cuts_take_seconds(study):
-    begin = time.perf_counter()
+    begin = time.process_time()
     tournament(study("chinchilla"), (*NAMES, "chinchilla_tied"))
-    assert time.perf_counter() - begin < 5
+    assert time.process_time() - begin < 5
 
 
 def test_where_nothing_can_be_left_out_laws_weigh_alike_and_it_is_said(runs, grid):
