@@ -137,7 +137,7 @@ def test_a_run_goes_from_mesh_to_mesh_with_the_batches_and_the_curve_of_one_devi
         with monkeypatch.context() as patch:
             patch.setattr(loop, "program", watched)
             advance(together(steady, place), place, tmp_path, hop)
-        assert watched.restored == left
+        assert watched.restored[1:] == left  # the first is the state that begins
         left.append(watched.left)
     with monkeypatch.context() as patch:
         patch.setattr(loop, "program", watched)
