@@ -66,13 +66,13 @@ def main() -> None:
 def tables(data: Path) -> Iterator[tuple[str, Observations]]:
     """Open tables of runs over N and D."""
     runs = read_table(data / "epoch_chinchilla.csv")
-    yield "hoffmann2022", observe(runs[runs["dropped_by_besiroglu"] != "True"], params="n_params")
+    yield "hoffmann2022", observe(runs.loc[runs["dropped_by_besiroglu"] != "True"], params="n_params")
     yield "gadre2024", observe(read_table(data / "gadre_overtrain_rpj.csv"), params="n_params")
     runs = read_table(data / "porian_isoflop.csv")
     for group in runs["group"].unique():
-        yield f"porian2024 {group}", observe(runs[runs["group"] == group], params="n_params")
+        yield f"porian2024 {group}", observe(runs.loc[runs["group"] == group], params="n_params")
     runs = read_table(data / "muennighoff_repeat.csv")
-    fresh = runs[runs["epochs"].astype(float) <= 1].drop_duplicates("run_id")
+    fresh = runs.loc[runs["epochs"].astype(float) <= 1].drop_duplicates("run_id")
     yield "muennighoff2023", observe(fresh, params="n_params")
 
 

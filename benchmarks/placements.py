@@ -92,7 +92,7 @@ def of_type(run: RunSpec, within: float) -> dict[str, Any]:
                     start = joined(run, start, home)
                 seen.restored.clear()
                 curve = finished(run, after, start, home / "whole")
-                exact &= seen.restored[0] in seen.saved
+                exact &= seen.restored[0] in seen.left
                 resumed[str(before)][str(after)] = furthest(curve, alone)
             print(run.model.compute_dtype, f"from {before} on any:", max(resumed[str(before)].values()), flush=True)
     furthest_of_all = max(
@@ -159,11 +159,11 @@ def exchanged(run: RunSpec, place: Placement) -> dict[str, dict[str, int]]:
 
 
 class Seen:
-    """Hashes of what lies on the devices: the batch of each call, and states as they are saved and put back."""
+    """Hashes of what lies on the devices: the batch of each call, and states as calls leave them and as put back."""
 
     def __init__(self) -> None:
         self.batches: list[tuple[str, int]] = []  # with the number of members
-        self.saved: set[str] = set()
+        self.left: set[str] = set()
         self.restored: list[str] = []
 
 
@@ -181,18 +181,16 @@ def watched() -> Iterator[Seen]:
             for shard in there.addressable_shards:
                 whole[shard.index] = shard.data
             seen.batches.append((sha(part(whole, 0, members)[: chunk.count]), members))
-            return made.steps(state, finite, chunk, knobs)
+            state, finite, metrics = made.steps(state, finite, chunk, knobs)
+            seen.left.add(sha(*jax.tree.leaves(part(state, 0, members))))
+            return state, finite, metrics
 
         def put(states: list[Any]) -> Any:
             state = made.put(states)
             seen.restored.append(sha(*jax.tree.leaves(part(state, 0, members))))
             return state
 
-        def host(state: Any) -> Any:
-            seen.saved.add(sha(*jax.tree.leaves(part(state, 0, members))))
-            return made.host(state)
-
-        return made._replace(steps=steps, put=put, host=host)
+        return made._replace(steps=steps, put=put)
 
     loop.program = watching  # type: ignore[assignment]
     try:

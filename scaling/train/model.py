@@ -19,11 +19,7 @@ from scaling.spec import ModelSpec, OptimSpec
 from scaling.train import attention
 from scaling.train.attention import attend, device_here, rotate
 from scaling.train.parametrization import Role, init_std, output_multiplier, residual_multiplier
-from scaling.train.placement import Remat, laid
-
-# The most layers that have tensors of their own. More are a stack, which an accelerator goes through in one loop: forty
-# layers then compile as one does. A loop makes a CPU's step slower, so there each is compiled by itself all the same.
-APART = 8
+from scaling.train.placement import APART, Remat, laid
 
 KEPT = ("product", attention.KEPT)  # what is not computed again where dense products are kept
 

@@ -7,7 +7,7 @@ import pytest
 
 from scaling.spec import DataSpec, EvalSpec, ModelSpec, OptimSpec, RunSpec
 from scaling.train import Placement, placement, program
-from scaling.train.placement import Devices, auto, least_bytes
+from scaling.train.placement import APART, Devices, auto, least_bytes
 
 GIB = 1 << 30
 # 1.3e9 parameters, of which weights, gradients and moments take 19.8 GiB.
@@ -102,6 +102,14 @@ def test_nothing_that_fits_is_ruled_out(tiny: RunSpec, monkeypatch: pytest.Monke
         shape = (tiny.model, program.compiled_in(tiny.optim), tiny.batch, tiny.eval.tokens, placed)
         need = program.program.__wrapped__(*shape).memory
         assert need / 8 < least_bytes(tiny, placed, "cpu") <= need
+
+
+def test_a_gpu_s_loop_over_layers_keeps_its_products_alone():
+    """Reading back all that a loop kept takes longer than computing it again (benchmarks/remat.py)."""
+    gpu, tpu = slice_of(1, 80 * GIB, "gpu"), slice_of(1, 95 * GIB)
+    shallow, deep = (replace(LARGE, model=replace(LARGE.model, n_layers=n), batch=8) for n in (APART, APART + 1))
+    assert auto(shallow, gpu)[0].remat == "none" and auto(deep, gpu)[0].remat == "dots"
+    assert auto(deep, gpu)[-1].remat == "blocks" and auto(deep, tpu)[0].remat == "none"
 
 
 def test_the_first_that_fits_is_taken_by_what_the_compiler_says(tiny: RunSpec, monkeypatch: pytest.MonkeyPatch):
