@@ -67,8 +67,12 @@ def _row(topology: str, shape: dict, one: dict) -> str:
     of = one["estimate"]
     times = " | ".join(seconds(of[name]) for name in ("seconds", "seconds_in_turn"))
     hours = shape["runs"][0]["steps"] * of["seconds"] / 3600
-    said = f"{times} | {of['bound']} | {of['mfu']:.0%} | {hours:.2g} h"
+    said = f"{times} | {of['bound']} | {of['mfu']:.0%} | {_hours(hours)}"
     return f"| {shape['name']} | {topology} | {mesh} | {hbm} | {said} |"
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:.0f} h" if hours >= 10 else f"{hours:.2g} h" if hours >= 1 else f"{60 * hours:.2g} min"
 
 
 def main() -> None:
