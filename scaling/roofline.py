@@ -236,8 +236,9 @@ def _exchanges(
 
 
 def gib(size: float) -> str:
-    """12.3 GiB; small ones in MiB."""
-    return f"{size / 2**30:.3g} GiB" if size >= 2**30 else f"{size / 2**20:.3g} MiB"
+    """12.3 GiB; small ones in MiB or KiB."""
+    power, unit = next(((p, u) for p, u in ((30, "GiB"), (20, "MiB")) if size >= 1 << p), (10, "KiB"))
+    return f"{size / (1 << power):.3g} {unit}"
 
 
 def mfu(run: RunSpec, devices: int, topology: Topology, seconds: float) -> float:

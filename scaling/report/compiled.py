@@ -85,7 +85,8 @@ def verdict(one: dict[str, Any]) -> str:
 
 
 def seconds(value: float) -> str:
-    return f"{value:.3g} s" if value >= 1 else f"{1000 * value:.3g} ms"
+    scale, unit = next(((s, u) for s, u in ((1, "s"), (1e-3, "ms")) if value >= s), (1e-6, "µs"))
+    return f"{value / scale:.3g} {unit}"
 
 
 def shape_name(model: ModelSpec, n_params: int, batch: int) -> str:

@@ -20,6 +20,12 @@ _BRANCHES = re.compile(r"\b(branch_computations|called_computations)=\{([^}]*)\}
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 _AXES = re.compile(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}")
 _AXIS = re.compile(r"'([\w.\-]+)'(?::\((\d+)\)(\d+))?")
+_HANDED = re.compile(r'_xla_megascale_transfer_type="(\w+)"')
+_SLICES = re.compile(r'_xla_megascale_target="\{([\d,]+)\}x')
+_BY_NETWORK = {
+    "ALL_REDUCE": "all-reduce", "ALL_GATHER": "all-gather", "REDUCE_SCATTER": "reduce-scatter",
+    "ALL_TO_ALL": "all-to-all", "ONE_TO_ONE": "collective-permute",
+}  # fmt: skip
 _ORDER = re.compile(r"device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\)")
 _COUNTED = re.compile(r"replica_groups=\[\d+,(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
 
@@ -55,7 +61,8 @@ def collectives(compiled_text: str) -> list[Collective]:
     A collective in a loop counts `times` the turns that the text knows of, in loops within loops their product; a loop
     whose turns are an argument counts as one turn. So over the program of `scaling.train.step.train_steps` the sum of
     `bytes * times` of those that are `in_loop` and not `sometimes` is what a step exchanges. Asynchronous pairs count
-    once. Exchanges within a group of one device are none and left out.
+    once. Exchanges within a group of one device are none and left out. Between slices of TPUs a device sends its own
+    part of a tensor, and meets one device of each.
     """
     computations, entry = parsed(compiled_text)
     partitions = re.search(r"num_partitions=(\d+)", compiled_text)
@@ -153,8 +160,27 @@ def _visits(computations: dict[str, list[Line]], entry: str) -> Iterator[_Visit]
                 )
 
 
+def _between_slices(line: Line, at: _Visit, everybody: int) -> Iterator[Collective]:
+    """What a device hands to its host for the network between slices: its own part of a tensor, which it exchanges with
+    the devices of its place in the others."""
+    how = _HANDED.search(line.rest)
+    if not how or how[1] not in _BY_NETWORK:
+        return
+    pairs = line.rest.count("->")
+    slices = len(listed[1].split(",")) if (listed := _SLICES.search(line.rest)) else 2
+    each = pairs or everybody  # a slice has a program of its own
+    dtype, shape = _tensors(line, "send")[0]
+    yield Collective(
+        name=line.name, kind=_BY_NETWORK[how[1]], dtype=dtype, shape=shape,
+        bytes=math.ceil(math.prod(shape) * bits(dtype) / 8), group=tuple(each * k for k in range(slices)),
+        in_loop=at.in_loop, times=at.times, sometimes=at.sometimes,
+    )  # fmt: skip
+
+
 def _of(line: Line, at: _Visit, everybody: int) -> Iterator[Collective]:
     kind = line.opcode.removesuffix("-start")
+    if kind == "send":
+        yield from _between_slices(line, at, everybody)
     if kind not in KINDS:
         return
     fused = kind == "all-reduce" and at.computation.startswith("all-reduce-scatter")  # as a TPU's text has it

@@ -110,3 +110,16 @@ def test_a_loop_of_a_tpu_turns_as_often_as_its_condition_lets_it():
         )
         entry = "ENTRY %main (p: f32[8]) -> f32[8] {\n  %w = (s32[]) while(%t), condition=%condition, body=%body\n}\n"
         assert [one.times for one in collectives(body + condition + entry)] == [times]
+
+
+def test_what_slices_send_each_other_goes_by_the_network():
+    """A TPU's text has no collective there: each device hands its part to its host."""
+    targets = {
+        '_xla_megascale_target="{1,2}x{0:3}",_xla_megascale_transfer_type="ALL_REDUCE"': "all-reduce",
+        "_xla_megascale_target={{100000->200000},{100001->200001},{100002->200002},{100003->200003}},"
+        '_xla_megascale_transfer_type="ONE_TO_ONE"': "collective-permute",
+    }
+    for target, kind in targets.items():
+        send = f"  %s = (f32[2,8]{{1,0}}, u32[], token[]) send(%x, %t), frontend_attributes={{{target}}}"
+        (found,) = collectives(f"num_partitions=4\nENTRY %main (p: f32[8]) -> f32[8] {{\n{send}\n}}\n")
+        assert (found.kind, found.bytes, found.group) == (kind, 64, (0, 4))
