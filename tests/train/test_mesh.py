@@ -125,6 +125,16 @@ def test_placement_never_changes_the_curve(steady: RunSpec, alone: np.ndarray, p
     np.testing.assert_allclose(curve(steady, place, tmp_path), alone, rtol=1e-5)
 
 
+def test_half_precision_is_moved_no_further_than_its_rounding(steady: RunSpec, alone: np.ndarray, tmp_path: Path):
+    """On all axes at once; every mesh alone: benchmarks/placements.py."""
+    half = replace(steady, model=replace(steady.model, compute_dtype="bfloat16"))
+    one, cut = (
+        curve(half, place, tmp_path / str(place.shares)) for place in (ONE, Placement(data=2, fsdp=2, tensor=2))
+    )
+    np.testing.assert_allclose(cut, one, rtol=5e-3)
+    assert np.abs(one / alone - 1).max() > 1e-5, "nothing was rounded"
+
+
 def test_a_run_goes_from_mesh_to_mesh_with_the_batches_and_the_curve_of_one_device(
     steady: RunSpec, alone: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
