@@ -167,7 +167,7 @@ class Expected:
     exchanges: tuple[Exchange, ...]
 
 
-MOMENTS = {"adamw": 2, "sgd": 1, "muon": 2, "schedule_free": 2}  # beside the weights, of each parameter
+MOMENTS = {"adamw": 2, "sgd": 1, "muon": 2, "schedule_free": 3}  # beside the weights, of each parameter
 
 
 def expected(run: RunSpec, cut: Cut, topology: Topology) -> Expected:
@@ -195,13 +195,14 @@ def expected(run: RunSpec, cut: Cut, topology: Topology) -> Expected:
     products = each * (3 * D + (4 * D + F) / cut.tensor)
     held = {"none": kept, "dots": products, "blocks": each * D}[cut.remat]
     in_blocks = layers * held + (0 if cut.remat == "none" else kept)
+    moments = MOMENTS[run.optim.name] + (run.optim.average > 0)
     gradients = 4 * n / of_state * (2 if parts > 1 else 1)
-    state = (1 + MOMENTS[run.optim.name]) * 4 * n / of_state
+    state = (1 + moments) * 4 * n / of_state
     gathered = each * n / cut.tensor / layers if cut.fsdp > 1 else 0
     hbm = state + gradients + gathered + tokens / parts * (in_blocks + 10 * vocab)
 
     weights = parts * (3 if again else 2) * 4 * n / cut.tensor
-    update = (3 + 2 * MOMENTS[run.optim.name] + 2) * 4 * n / of_state
+    update = (3 + 2 * moments + 2) * 4 * n / of_state
     moved = weights + update + tokens * (layers * kept * (2 if again else 1.5) + 16 * vocab)
 
     return Expected(

@@ -107,11 +107,14 @@ def _asked(arguments: argparse.Namespace) -> tuple[Topology, list[list[RunSpec]]
     study = tried(lambda: study_of(arguments.experiment, arguments.changes, arguments.size, sources=False)[0])
     runs = study and tried(lambda: chosen([p.run for p in study.runs.runs], arguments.which)) or []
     wrong = mesh.unfit(arguments, runs)
-    if arguments.mesh and slice_of and not any("--population" not in fault for fault in wrong):
-        wrong = unfit(mesh.sizes(arguments.mesh), slice_of)
+    if arguments.mesh and slice_of and not mesh.malformed(arguments.mesh):
+        wrong = [fault for fault in wrong if "--population" not in fault]
+        wrong += unfit(mesh.sizes(arguments.mesh), slice_of)
     faults += wrong
     if find_spec("libtpu") is None:
-        faults.append("libtpu, which compiles for TPUs, is not installed: pip install 'scaling[tpu]', best elsewhere")
+        faults.append(
+            "libtpu, which compiles for TPUs, is not installed: pip install -e '.[tpu]', best in a venv of its own"
+        )
     if faults:
         raise Refusal(dict.fromkeys(faults))
     return slice_of, shapes(runs)

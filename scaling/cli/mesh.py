@@ -49,8 +49,8 @@ def unfit(arguments: argparse.Namespace, runs: Iterable[RunSpec]) -> list[str]:
         faults.append(f"--mesh = {mesh}: is a placement of its own; leave --placement {placement} out")
     if mesh is None:
         return faults
-    if malformed := _malformed(mesh):
-        return faults + malformed
+    if wrong := malformed(mesh):
+        return faults + wrong
     size = dict.fromkeys(SIZES, 1) | sizes(mesh)
     population = getattr(arguments, "population", "1")
     if size["member"] > 1 and not (population.isdecimal() and int(population) % size["member"] == 0 < int(population)):
@@ -63,7 +63,7 @@ def unfit(arguments: argparse.Namespace, runs: Iterable[RunSpec]) -> list[str]:
 
 def unfit_devices(arguments: argparse.Namespace, plan: Plan, workers: int, processes: int = 1) -> list[str]:
     """More devices than a worker will have, where that is known: on a CPU, or as an engine was asked for them."""
-    if arguments.mesh is None or _malformed(arguments.mesh):
+    if arguments.mesh is None or malformed(arguments.mesh):
         return []
     size = dict.fromkeys(AXES, 1) | sizes(arguments.mesh)
     needed = size["member"] * size["data"] * size["fsdp"] * size["tensor"]
@@ -75,14 +75,15 @@ def unfit_devices(arguments: argparse.Namespace, plan: Plan, workers: int, proce
     else:
         gpus = arguments.gpus or 0
         there = gpus * (getattr(arguments, "nodes", None) or 1) if gpus else None
-        way_out = "give more --gpus or --nodes"
+        way_out = "give more --gpus" + (" or --nodes" if engine == "slurm" else "")
     if there is None or needed <= there:
         return []
     said = f"needs {needed} devices, and a worker has {there}"
     return [f"--mesh = {arguments.mesh}: {said}; {way_out}, or leave it to --placement auto"]
 
 
-def _malformed(mesh: str) -> list[str]:
+def malformed(mesh: str) -> list[str]:
+    """What in it is no size of an axis."""
     faults, seen = [], set()
     for pair in mesh.split(","):
         name, _, value = pair.partition("=")
@@ -105,7 +106,7 @@ def _uneven(size: dict[str, int], runs: Sequence[RunSpec]) -> list[str]:
         ("data * fsdp", shares, "batch", lambda run: run.batch),
         ("data * fsdp * microbatches", shares * size["microbatches"], "batch", lambda run: run.batch),
         ("fsdp", size["fsdp"], "model.d_model", lambda run: run.model.d_model),
-        ("tensor", tensor, "heads", lambda run: _heads(run)),
+        ("tensor", tensor, "heads", heads),
         ("tensor", tensor, "model.d_ff", lambda run: run.model.d_ff),
         ("tensor", tensor, "model.vocab_size", lambda run: run.model.vocab_size),
     ]
@@ -122,7 +123,7 @@ def _uneven(size: dict[str, int], runs: Sequence[RunSpec]) -> list[str]:
     return faults
 
 
-def _heads(run: RunSpec) -> int | None:
+def heads(run: RunSpec) -> int | None:
     """What is cut by heads: those of keys and values, which are the fewest."""
     m = run.model
     return m.kv_heads if m.attention == "causal" else m.d_model if m.attention == "mean" else None

@@ -109,7 +109,11 @@ def _unfit_slice(arguments: argparse.Namespace) -> list[str]:
         taken = math.prod(size for axis, size in mesh.sizes(arguments.mesh).items() if axis in mesh.AXES)
         devices = there.devices // hosts if arguments.apart else there.devices
         if taken != devices:
-            lines.append(f"--mesh = {arguments.mesh}: takes {taken} devices, and there are {devices}")
+            where = "a host has" if arguments.apart else f"{arguments.accelerator} has"
+            lines.append(
+                f"--mesh = {arguments.mesh}: takes {taken} devices, and {where} {devices}; give sizes that multiply to "
+                "all of them, or leave it to --placement auto"
+            )
     if arguments.apart and hosts == 1:
         lines.append(f"--apart: {arguments.accelerator} has one host, which takes runs of its own anyway; leave it out")
     if not arguments.apart and hosts > 1 and arguments.population not in ("auto", "1"):
@@ -133,9 +137,7 @@ def uneven(arguments: argparse.Namespace, pending: Plan) -> list[str]:
 
 def _dealt_out(run: RunSpec, devices: int) -> bool:
     """Whether rows and widths have factors that multiply to the devices, as the placements of a slice do."""
-    model = run.model
-    heads = (model.n_heads, model.kv_heads) if model.attention == "causal" else ()
-    widths = (*heads, model.d_ff, model.vocab_size)
+    widths = [width for width in (mesh.heads(run), run.model.d_ff, run.model.vocab_size) if width is not None]
     return any(
         devices % cut == run.batch % (devices // cut) == 0 and all(width % cut == 0 for width in widths)
         for cut in range(1, devices + 1)

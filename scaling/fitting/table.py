@@ -221,7 +221,7 @@ def _parquet(path: Path) -> tuple[list[str], Lines]:
         import pyarrow  # pyright: ignore[reportMissingImports]
         import pyarrow.parquet as parquet  # pyright: ignore[reportMissingImports]
     except ImportError:
-        raise Refusal(f"{path}: Parquet needs pyarrow: pip install 'scaling[tables]', or save it as a CSV") from None
+        raise Refusal(f"{path}: Parquet needs pyarrow: pip install -e '.[tables]', or save it as a CSV") from None
     try:
         with parquet.ParquetFile(path) as file:
             groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]

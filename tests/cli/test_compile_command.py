@@ -49,7 +49,8 @@ def test_a_placement_takes_the_devices_of_its_slices_neither_more_nor_fewer(caps
         assert "1 x v5e:2x2 has 4" in unfit(size, topology("v5e:2x2"))[0]
     assert "one at a time" in unfit({"data": 2, "member": 2}, topology("v5e:2x2"))[0]
     assert main([*ASK, "--topology", "v5e:2x2", "--mesh", "data=7"]) == 2
-    assert "must divide batch of every run" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "must divide batch of every run" in said and "takes 7 devices" in said
 
 
 def test_a_refusal_needs_neither_jax_nor_the_text_of_the_study():

@@ -53,8 +53,8 @@ def test_every_fault_is_refused_at_once_and_before_anything(capsys: pytest.Captu
         (GKE, "kubectl apply -f"),
         (("--accelerator", "v4-8"), "--accelerator: is for --on tpu-vm and --on gke, not for --on local"),
         ((*TPU, "--dry-run", "--population", "4"), "give --apart"),
-        ((*TPU, "--dry-run", "--mesh", "data=4"), "takes 4 devices, and there are 8"),
-        ((*TPU, "--dry-run", "--apart", "--mesh", "data=8"), "takes 8 devices, and there are 4"),
+        ((*TPU, "--dry-run", "--mesh", "data=4"), "takes 4 devices, and v4-16 has 8; give sizes"),
+        ((*TPU, "--dry-run", "--apart", "--mesh", "data=8"), "takes 8 devices, and a host has 4; give sizes"),
         (("--on", "tpu-vm", "--dry-run", *SLICE[:4], *SLICE[6:], "--accelerator", "v4-8", "--apart"), "--apart: v4-8"),
     ],
 )

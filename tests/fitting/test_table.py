@@ -43,7 +43,7 @@ def test_json_lines_hold_the_same_runs_as_a_csv(csv, tmp_path):
 
 
 def test_parquet_holds_the_same_runs_as_a_csv(csv, tmp_path):
-    pyarrow = pytest.importorskip("pyarrow", reason="reading Parquet needs pyarrow: pip install 'scaling[tables]'")
+    pyarrow = pytest.importorskip("pyarrow", reason="reading Parquet needs pyarrow: pip install -e '.[tables]'")
     parquet = pytest.importorskip("pyarrow.parquet")
     nested = {"config": [{"lr": lr, "shape": [1, 2]} for lr in RUNS["lr"]]}
     plain = {name: column for name, column in RUNS.items() if name != "lr"}
@@ -63,7 +63,7 @@ def test_parquet_holds_the_same_runs_as_a_csv(csv, tmp_path):
 def test_parquet_without_its_package_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     (tmp_path / "runs.parquet").write_bytes(b"PAR1")
-    with pytest.raises(Refusal, match=r"needs pyarrow: pip install 'scaling\[tables\]'"):
+    with pytest.raises(Refusal, match=r"needs pyarrow: pip install -e '.\[tables\]'"):
         read_table(tmp_path / "runs.parquet")
 
 
