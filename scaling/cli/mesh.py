@@ -73,8 +73,9 @@ def unfit_devices(arguments: argparse.Namespace, plan: Plan, workers: int, proce
         if there == 1:
             way_out = "with --workers 1 it has every core"
     else:
-        gpus = arguments.gpus or 0
-        there = gpus * (getattr(arguments, "nodes", None) or 1) if gpus else None
+        gpus, nodes = arguments.gpus or 0, getattr(arguments, "nodes", None) or 1
+        elsewhere = any("gpu" in word or "gres" in word for word in getattr(arguments, "slurm", None) or ())
+        there = gpus * nodes if gpus else None if elsewhere or nodes > 1 else 1  # without, a worker has one core
         way_out = "give more --gpus" + (" or --nodes" if engine == "slurm" else "")
     if there is None or needed <= there:
         return []
@@ -117,8 +118,8 @@ def _uneven(size: dict[str, int], runs: Sequence[RunSpec]) -> list[str]:
             continue
         run, value = uneven[0]
         faults.append(
-            f"--mesh {axes} = {ways}: must divide {name} of every run, and does not with {len(uneven)} of them, e.g. "
-            f"{run.id}: {name} = {value}"
+            f"--mesh {axes} = {ways}: must divide {name} of every run that is left, and does not with {len(uneven)} of "
+            f"them, e.g. {run.id}: {name} = {value}"
         )
     return faults
 

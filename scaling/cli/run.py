@@ -144,7 +144,7 @@ def _on_slice(arguments: argparse.Namespace) -> int:
     study, path = study_of(arguments.experiment, arguments.changes, arguments.size, sources=False)
     faults = _unknown_laws(study) + engines.misplaced(arguments) + tpu.unfit(arguments, path)
     faults += unfit_options(1, arguments.population, arguments.patience)
-    if faults := faults + mesh.unfit(arguments, (p.run for p in study.runs.runs)):
+    if faults := faults + mesh.unfit(arguments, ()):  # which runs are left only the bucket knows
         raise Refusal(faults)
     return tpu.run(arguments, study, path, shlex.join(["scaling", *sys.argv[1:]]), _close)
 
@@ -195,7 +195,7 @@ def _unfit(study: Study, workers: int, arguments: argparse.Namespace, ledger: Le
     faults += engines.unfit(arguments, study.runs, ledger.folder)
     if arguments.distributed:
         faults += _unfit_distributed(arguments, study, ledger)
-    faults += mesh.unfit(arguments, (p.run for p in study.runs.runs))
+    faults += mesh.unfit(arguments, (p.run for p in study.runs.pending(ledger).runs))
     if not arguments.distributed:
         faults += mesh.unfit_devices(arguments, study.runs, workers)
     return faults

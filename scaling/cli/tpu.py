@@ -195,7 +195,7 @@ def run(
     console, words = Console(stderr=True), command(arguments, study, experiment)
     if arguments.dry_run:
         show(study, frozenset(), 0, console)
-        for line in uneven(arguments, study.runs):
+        for line in uneven(arguments, study.runs) + mesh.unfit(arguments, (p.run for p in study.runs.runs)):
             console.print(f"refused until they are made: {line}", style="yellow", soft_wrap=True, markup=False)
         _print_life(arguments, experiment, words)
         return DONE
@@ -208,7 +208,7 @@ def run(
         raise Refusal(
             f"--bucket = {arguments.bucket}: cannot be read ({error}); see `gcloud auth application-default login`"
         ) from error
-    if faults := faults + uneven(arguments, pending):
+    if faults := faults + uneven(arguments, pending) + mesh.unfit(arguments, (p.run for p in pending.runs)):
         raise Refusal(faults)
     status = DONE if not len(pending) else _rent(arguments, study, ledger, experiment, words, console)
     if status == INTERRUPTED:

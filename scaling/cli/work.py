@@ -74,7 +74,8 @@ def _run(arguments: argparse.Namespace) -> int:
         f"--only {run_id}: {ledger.folder} plans no such run" for run_id in arguments.only if run_id not in known
     ]
     faults += _unfit_team(arguments, workers, plan.pending(ledger), ledger.folder)
-    faults += mesh.unfit(arguments, (p.run for p in plan.runs))
+    to_train = [p.run for p in plan.pending(ledger).runs if not arguments.only or p.run.id in arguments.only]
+    faults += mesh.unfit(arguments, to_train)
     faults += [] if arguments.team else mesh.unfit_devices(arguments, plan, workers, arguments.processes)
     if arguments.process and not faults:
         return _attend(ledger, arguments)

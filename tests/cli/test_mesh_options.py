@@ -11,7 +11,7 @@ import pytest
 
 from scaling.cli import engines, main, mesh, sweep
 from scaling.launch import local
-from scaling.plan import straight
+from scaling.plan import Plan, straight
 from scaling.record import Ledger
 from scaling.spec import RunSpec
 from tests.cli.test_work_command import folder  # noqa: F401
@@ -44,7 +44,10 @@ def test_an_option_has_a_size_for_every_field_of_a_placement():
         (["--mesh", "data=0"], "--mesh data=0: must be a positive whole number"),
         (["--mesh", "data=2,data=4"], "--mesh data=4: data is given twice"),
         (["--mesh", "remat=yes"], "--mesh remat=yes: must be none, dots or blocks"),
-        (["--mesh", "data=3"], "--mesh data * fsdp = 3: must divide batch of every run, and does not with 2 of them"),
+        (
+            ["--mesh", "data=3"],
+            "--mesh data * fsdp = 3: must divide batch of every run that is left, and does not with 2 of them",
+        ),
         (["--mesh", "data=2,microbatches=3"], "--mesh data * fsdp * microbatches = 6: must divide batch"),
         (["--mesh", "fsdp=32"], "--mesh fsdp = 32: must divide model.d_model of every run"),
         (["--mesh", "tensor=4"], "--mesh tensor = 4: must divide heads of every run"),
@@ -78,6 +81,18 @@ def test_more_devices_than_a_worker_has_are_refused_where_that_is_known(tiny: Ru
     assert mesh.unfit_devices(asked("--mesh", "data=8"), plan, workers=1) == []  # the worker itself will see
     on = argparse.Namespace(**vars(asked("--mesh", "data=8")), on="slurm", gpus=2, nodes=2)
     assert "needs 8 devices, and a worker has 4; give more --gpus or --nodes" in mesh.unfit_devices(on, plan, 1)[0]
+    on = argparse.Namespace(**vars(asked("--mesh", "data=8")), on="slurm", gpus=None, nodes=None, slurm=["exclusive"])
+    assert "needs 8 devices, and a worker has 1; give more --gpus" in mesh.unfit_devices(on, plan, 1)[0]
+    on.slurm = ["gres=gpu:a100:8"]  # how many there are sbatch knows
+    assert mesh.unfit_devices(on, plan, 1) == []
+
+
+def test_only_the_runs_that_are_left_have_to_be_divided(folder: Path, capsys: pytest.CaptureFixture[str]):  # noqa: F811
+    """So the last and largest runs of a study can have a mesh that its first could not."""
+    runs = [p.run.id for p in Plan.from_json(Ledger(folder).study()["plan"]).runs]
+    words = ["work", str(folder), "--mesh", "data=7"]
+    assert main(words) == 2 and f"with {len(runs)} of them" in capsys.readouterr().err
+    assert main([*words, "--only", runs[-1]]) == 2 and f"with 1 of them, e.g. {runs[-1]}" in capsys.readouterr().err
 
 
 def test_all_faults_are_said_at_once_and_before_jax_is_imported(folder: Path):  # noqa: F811
