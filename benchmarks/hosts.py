@@ -1,7 +1,7 @@
 """One study on several processes that are one JAX program, disturbed and not: the same tables.
 
-python benchmarks/hosts.py --out benchmarks/results/hosts.json       # the whole matrix; 20 minutes on 2 cores
-python benchmarks/hosts.py --processes 2 --devices 1 --cases table kill_follower
+python benchmarks/hosts.py --out benchmarks/results/hosts.json       # the whole matrix, an hour on 2 cores
+python benchmarks/hosts.py --devices 1 --out benchmarks/results/hosts.json      # one device each, 26 minutes
 
 Each process is `scaling run ... --distributed`, on CPU devices of this machine, with gloo's collectives. Cases:
 
