@@ -55,8 +55,10 @@ class Fake:
 def stand_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Fake:
     """gcloud on the PATH, and no pauses."""
     (folder / "bin").mkdir(parents=True)
-    script = (Path(__file__).parent / "gcloud.py").read_text().partition("\n")[2]
-    (folder / "bin" / "gcloud").write_text(f"#!{sys.executable} -ISs\n{script}")
+    script = Path(__file__).parent / "gcloud.py"
+    # By the shell: the path of an interpreter after #! may hold no space.
+    call = shlex.join([sys.executable, "-ISs", str(script)])
+    (folder / "bin" / "gcloud").write_text(f'#!/bin/sh\nexec {call} "$@"\n')
     (folder / "bin" / "gcloud").chmod(0o755)
     monkeypatch.setenv("GCLOUD_FAKE", str(folder))
     monkeypatch.setenv("PATH", f"{folder}/bin:{os.environ['PATH']}")
