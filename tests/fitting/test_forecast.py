@@ -177,6 +177,7 @@ def test_the_laws_together_are_the_mixture_of_their_distributions():
     assert high - low > 2 * 0.1 * 2
 
 
+@pytest.mark.long  # more of it: benchmarks/forecast_coverage.py
 def test_forecasts_hold_the_truth_of_planted_laws(runs, grid):
     """60 studies at 90 %, at 6.7 times the largest compute: 3 standard errors of the count are 0.12."""
     held = {"loss": 0, "n": 0, "d": 0, "run": 0}

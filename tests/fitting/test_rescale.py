@@ -42,6 +42,7 @@ def test_dropping_three_tokens_in_ten_is_found_as_that(study):
     json.dumps(exact.to_json(), allow_nan=False)
 
 
+@pytest.mark.long  # more of it: benchmarks/compare_coverage.py
 def test_an_algorithm_against_itself_is_one_with_nominal_coverage(study):
     """100 studies at 90 %: 3 standard errors of the count are 0.09. benchmarks/compare_coverage.py runs more."""
     hits, values = [], []
